@@ -1,0 +1,43 @@
+# Every target does its own set-up; on a fresh Debian 12 nothing but python3 and make is needed.
+BIN := .venv/bin
+SOURCES := proto agent coordinator cli tools tests
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check proto bench clean
+
+help:
+	@echo 'make demo    a coordinator, this host and replayed hosts: check, place, drift, cordon'
+	@echo 'make test    everything CI runs: check, then all tests'
+	@echo 'make check   lint, types, import rules, committed stubs, file sizes'
+	@echo 'make proto   regenerate the committed stubs from proto/vfioctl/v1/*.proto'
+	@echo 'make bench   the budgets, one line each: name value unit'
+	@echo 'make setup   only make .venv (every other target does it when needed)'
+	@echo 'make clean   remove .venv, caches and build results'
+
+setup:
+	@tools/setup.sh
+
+demo: setup
+	$(BIN)/python tools/demo.py
+
+test: check
+	$(BIN)/pytest
+
+check: setup
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tools/gen_proto.py --check
+	cd proto && ../$(BIN)/buf lint
+	$(BIN)/python tools/check_file_sizes.py
+
+proto: setup
+	$(BIN)/python tools/gen_proto.py
+
+bench: setup
+	$(BIN)/pytest -m bench --capture=no --quiet tests/bench
+
+clean:
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,103 @@
+"""Errors that cross the wire: one catalogue of code -> (status, public text).
+
+Domain code raises `ClusterError(code, detail)` and nothing else; only the servicer knows gRPC. A
+placement that finds nothing is an answer with reasons, never an error. The catalogue is total over
+`ErrorCode` (tested).
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class ErrorCode(StrEnum):
+    """Stable names, sent as the first word of a status message."""
+
+    BAD_REQUEST = "BAD_REQUEST"
+    UNKNOWN_NODE = "UNKNOWN_NODE"
+    UNKNOWN_VM = "UNKNOWN_VM"
+    VM_EXISTS = "VM_EXISTS"
+    NO_BASELINE = "NO_BASELINE"
+    NO_INVENTORY = "NO_INVENTORY"
+    NODE_MISMATCH = "NODE_MISMATCH"
+    NODE_CLONED = "NODE_CLONED"
+    SESSION_REPLACED = "SESSION_REPLACED"
+    PROTOCOL_UNSUPPORTED = "PROTOCOL_UNSUPPORTED"
+    BAD_SNAPSHOT = "BAD_SNAPSHOT"
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    PERMISSION_DENIED = "PERMISSION_DENIED"
+    CONFLICT = "CONFLICT"
+    STORE_REWOUND = "STORE_REWOUND"
+    STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
+    OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
+    SHUTTING_DOWN = "SHUTTING_DOWN"
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorText:
+    """`status` is a gRPC status name; `text` says what it means and what to do, for anyone."""
+
+    status: str
+    text: str
+
+
+CATALOGUE: dict[ErrorCode, ErrorText] = {
+    ErrorCode.BAD_REQUEST: ErrorText("INVALID_ARGUMENT", "The request cannot be understood."),
+    ErrorCode.UNKNOWN_NODE: ErrorText(
+        "NOT_FOUND", "No node of that name has ever joined; see: vfioctl node list"
+    ),
+    ErrorCode.UNKNOWN_VM: ErrorText(
+        "NOT_FOUND", "No VM of that name holds a claim; see: vfioctl vm list"
+    ),
+    ErrorCode.VM_EXISTS: ErrorText(
+        "ALREADY_EXISTS", "The VM already holds a claim; release it first: vfioctl vm release VM"
+    ),
+    ErrorCode.NO_BASELINE: ErrorText(
+        "NOT_FOUND", "The node has no accepted baseline; make one: vfioctl baseline accept NODE"
+    ),
+    ErrorCode.NO_INVENTORY: ErrorText(
+        "FAILED_PRECONDITION", "The node has sent no inventory of this boot; wait for its agent."
+    ),
+    ErrorCode.NODE_MISMATCH: ErrorText(
+        "PERMISSION_DENIED", "A certificate lets its node speak for itself only."
+    ),
+    ErrorCode.NODE_CLONED: ErrorText(
+        "ALREADY_EXISTS", "Another machine already holds this node name; the newcomer is refused."
+    ),
+    ErrorCode.SESSION_REPLACED: ErrorText(
+        "ABORTED", "A newer session of the same node took over; this one is closed."
+    ),
+    ErrorCode.PROTOCOL_UNSUPPORTED: ErrorText(
+        "FAILED_PRECONDITION", "No protocol version in common; upgrade the older side."
+    ),
+    ErrorCode.BAD_SNAPSHOT: ErrorText(
+        "INVALID_ARGUMENT", "The inventory cannot be read or does not match its digest."
+    ),
+    ErrorCode.UNAUTHENTICATED: ErrorText(
+        "UNAUTHENTICATED", "The client certificate names neither a node nor a user."
+    ),
+    ErrorCode.PERMISSION_DENIED: ErrorText(
+        "PERMISSION_DENIED", "The certificate's role does not allow this."
+    ),
+    ErrorCode.CONFLICT: ErrorText(
+        "ABORTED", "Others kept taking what this request chose; nothing was reserved. Try again."
+    ),
+    ErrorCode.STORE_REWOUND: ErrorText(
+        "FAILED_PRECONDITION", "The agent has seen a newer coordinator than this store knows."
+    ),
+    ErrorCode.STORE_UNAVAILABLE: ErrorText(
+        "UNAVAILABLE", "The store does not answer; nothing was changed."
+    ),
+    ErrorCode.OUTCOME_UNKNOWN: ErrorText(
+        "UNKNOWN", "The write may or may not have happened; look before you try again."
+    ),
+    ErrorCode.SHUTTING_DOWN: ErrorText("UNAVAILABLE", "The coordinator is stopping."),
+}
+
+
+class ClusterError(Exception):
+    """A refusal with a stable code; `detail` names the field or thing and what was wrong."""
+
+    def __init__(self, code: ErrorCode, detail: str) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail

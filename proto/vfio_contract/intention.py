@@ -1,0 +1,90 @@
+"""Which devices are meant for passthrough, and who says so (CHECKS.md, Intended devices).
+
+Only intended devices move a host's verdict; all others are candidates. A device is intended if it
+is vfio-bound, named by vfio ids, driver_override or driverctl, or claimed. VM configurations and
+mappings join as further sources. This module must never call a device intended without a reason
+that can be shown.
+"""
+
+from collections.abc import Collection
+
+from vfio_contract.address import Address
+from vfio_contract.model import Facts, Intent, PciFunction
+
+VFIO_DRIVERS = frozenset(
+    {
+        "vfio-pci",
+        "mlx5_vfio_pci",
+        "hisi_acc_vfio_pci",
+        "pds_vfio_pci",
+        "nvgrace_gpu_vfio_pci",
+        "virtio_vfio_pci",
+        "qat_vfio_pci",
+        "xe_vfio_pci",
+    }
+)
+"""vfio-pci and its in-tree variants up to Linux 6.19 (drivers/vfio/pci/*)."""
+
+
+def is_vfio_bound(function: PciFunction) -> bool | None:
+    """By `<device>/vfio-dev/` (6.1+) or a vfio driver; None when neither could be read."""
+    if function.vfio_device:
+        return True
+    if function.driver is None:
+        return None
+    return function.driver in VFIO_DRIVERS or function.driver.endswith(("-vfio-pci", "_vfio_pci"))
+
+
+def find_intentions(facts: Facts, claimed: Collection[Address]) -> dict[Address, tuple[str, ...]]:
+    """Reason texts by address, for intended functions only. Bridges are never intended."""
+    found: dict[Address, tuple[str, ...]] = {}
+    for function in facts.functions or ():
+        if function.is_bridge:
+            continue
+        reasons = tuple(_reasons(function, facts.intents or (), claimed))
+        if reasons:
+            found[function.address] = reasons
+    return found
+
+
+def _reasons(
+    function: PciFunction, intents: tuple[Intent, ...], claimed: Collection[Address]
+) -> list[str]:
+    reasons: list[str] = []
+    if is_vfio_bound(function):
+        reasons.append(f"bound to {function.driver or 'a vfio driver'}")
+    override = function.driver_override
+    if override and (override in VFIO_DRIVERS or override.endswith("vfio-pci")):
+        reasons.append(f"driver_override={override}")
+    for intent in intents:
+        if _names(intent, function):
+            reasons.append(intent.source)
+    if function.address in claimed:
+        reasons.append("claimed")
+    return reasons
+
+
+def _names(intent: Intent, function: PciFunction) -> bool:
+    if intent.kind in ("driverctl", "driver-override"):
+        return intent.value == function.address
+    if intent.kind != "vfio-ids":
+        return False
+    wanted = intent.value.lower().split(":")
+    have = (
+        function.vendor,
+        function.device,
+        function.subsystem_vendor,
+        function.subsystem_device,
+    )
+    if len(wanted) < 2:
+        return False
+    for text, value in zip(wanted, have, strict=False):
+        if text in ("", "ffffffff", "*"):
+            continue
+        try:
+            number = int(text, 16)
+        except ValueError:
+            return False
+        if value is None or number != value:
+            return False
+    return True

@@ -1,0 +1,464 @@
+"""What a host is, as evidence: the values that collection yields and everything else reads.
+
+Two halves. `Facts` is what should still be true in an hour and is content-addressed: the same host
+twice gives the same digest. `Readings` is what moves by itself (kernel log, memory, power states,
+who holds a group) and never enters the digest. Together they are a `Snapshot`.
+
+Invariant of this module: **`None` always means "not known"**. A known absence is an explicit value:
+`""` for no driver, `()` for an empty list, `NO_GROUP` for no group, `False`. No default may turn
+"not read" into "fine", so fields that a collector might fail to read default to None and each
+failed read leaves a `Gap`. Nothing here reads a file, a clock or an environment.
+
+Length: this is the vocabulary of one host, values without logic, and is read as one page.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vfio_contract.address import Address
+
+SCHEMA = "vfioctl.artifact/v1"
+
+NO_GROUP = -1
+"""Value of `PciFunction.group` when the kernel gave the function no IOMMU group."""
+
+# --- PCI -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Acs:
+    """Access Control Services of one function, raw bits (PCIe 6.12.1; pci_regs.h).
+
+    SV 0x01  TB 0x02  RR 0x04  CR 0x08  UF 0x10  EC 0x20  DT 0x40.
+    """
+
+    capability: int
+    control: int
+
+
+@dataclass(frozen=True, slots=True)
+class PcieCapability:
+    """The PCI Express capability: port type and what DevCap and LnkCap say.
+
+    `port_type` is the raw 4-bit value (0 endpoint, 1 legacy endpoint, 4 root port, 5 upstream,
+    6 downstream, 7 PCIe-to-PCI bridge, 8 PCI-to-PCIe, 9 RC integrated endpoint, 10 RC event
+    collector).
+    `flr` is DevCap bit 28, never DevCtl bit 15. Speeds in units of 2.5 GT/s steps as in LnkCap.
+    """
+
+    port_type: int
+    flr: bool
+    slot_implemented: bool
+    max_link_speed: int
+    max_link_width: int
+
+
+@dataclass(frozen=True, slots=True)
+class SriovCapability:
+    """SR-IOV extended capability: totals as the device offers them."""
+
+    total_vfs: int
+    initial_vfs: int
+    num_vfs: int
+    vf_device: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigSpace:
+    """What the configuration space proved, parsed by us.
+
+    `length` is how many bytes could be read: 64 without privilege, 256, or 4096. `capabilities`
+    and `extended` hold the ids found, or None where `length` ends before they could be found.
+    `dead` is True when every byte read was 0xff (not a VF: a VF's ids alone read as ffff).
+    A field of a capability that is absent is None *and* its id is missing from the list.
+    `faults` says in words what was broken (a looping list, a pointer out of range).
+    """
+
+    length: int
+    dead: bool
+    header_type: int | None
+    multifunction: bool | None
+    secondary_bus: int | None
+    subordinate_bus: int | None
+    capabilities: tuple[int, ...] | None
+    extended: tuple[int, ...] | None
+    pcie: PcieCapability | None
+    af_flr: bool | None
+    pm_no_soft_reset: bool | None
+    msi: bool | None
+    msix_vectors: int | None
+    acs: Acs | None
+    sriov: SriovCapability | None
+    serial_number: str | None
+    faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One line of sysfs `resource`: index 0-5 BARs, 6 ROM, 7+ SR-IOV or bridge windows."""
+
+    index: int
+    start: int
+    size_bytes: int
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class PciFunction:
+    """One PCI function as sysfs shows it (Documentation/ABI/testing/sysfs-bus-pci).
+
+    `parent` is the upstream bridge's address, "" directly below a host bridge. `root` is the host
+    bridge's device name (`pci0000:00`) and `root_path` its ACPI path ("" when it has none).
+    `driver` is "" when none is bound. `vfio_device` is True when `<device>/vfio-dev/` has an entry.
+    `reset_methods` is None when the file could not be read *or* does not exist because the kernel
+    is older than 5.15 (see `reset_method_file`); () when known to be empty.
+    `physfn` is the PF's address for a VF, "" otherwise; `vf_index` its number, -1 otherwise.
+    `numa_node` is -1 when the kernel knows none.
+    """
+
+    address: Address
+    parent: Address | None
+    root: str
+    root_path: str | None
+    vendor: int | None
+    device: int | None
+    subsystem_vendor: int | None
+    subsystem_device: int | None
+    class_code: int | None
+    revision: int | None
+    driver: str | None
+    driver_override: str | None
+    group: int | None
+    vfio_device: bool | None
+    reset_method_file: bool | None
+    reset_methods: tuple[str, ...] | None
+    reset_file: bool | None
+    numa_node: int | None
+    boot_vga: bool | None
+    sriov_total_vfs: int | None
+    sriov_num_vfs: int | None
+    physfn: Address | None
+    vf_index: int | None
+    bars: tuple[Bar, ...] | None
+    max_link_speed: str | None
+    max_link_width: int | None
+    config: ConfigSpace | None
+
+    @property
+    def is_bridge(self) -> bool | None:
+        """Header type other than 0; never judged by class 0604 (facts: Groups and viability)."""
+        if self.config is None or self.config.header_type is None:
+            return None
+        return self.config.header_type != 0
+
+    @property
+    def base_class(self) -> int | None:
+        """The class code's top byte, e.g. 0x03 for display."""
+        return None if self.class_code is None else self.class_code >> 16
+
+    @property
+    def sub_class(self) -> int | None:
+        """The class code without its programming interface, e.g. 0x0300."""
+        return None if self.class_code is None else self.class_code >> 8
+
+    @property
+    def ids(self) -> str:
+        """`vvvv:dddd` in hex, `????` for a half that could not be read."""
+        return f"{_hex4(self.vendor)}:{_hex4(self.device)}"
+
+
+def _hex4(value: int | None) -> str:
+    return "????" if value is None else f"{value:04x}"
+
+
+@dataclass(frozen=True, slots=True)
+class ReservedRegion:
+    """A line of `reserved_regions`; kind is direct, direct-relaxable, reserved or msi."""
+
+    start: int
+    end: int
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class IommuGroup:
+    """One directory of /sys/kernel/iommu_groups. The number is an attribute, never a key.
+
+    `name` is "" when the group has none (`vfio-noiommu` is the one that matters).
+    `members` are device names; PCI addresses, or platform device names on Arm.
+    """
+
+    number: int
+    name: str | None
+    type: str | None
+    members: tuple[str, ...]
+    reserved: tuple[ReservedRegion, ...] | None
+
+
+# --- host ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """`release` as `uname -r`, `build` as `uname -v`, `machine` as `uname -m`."""
+
+    release: str | None
+    build: str | None
+    machine: str | None
+
+    @property
+    def version(self) -> tuple[int, int] | None:
+        """(major, minor) of the release, None when it cannot be told."""
+        if self.release is None:
+            return None
+        parts = self.release.split("-", 1)[0].split(".")
+        if len(parts) < 2 or not parts[0].isdigit() or not parts[1].isdigit():
+            return None
+        return int(parts[0]), int(parts[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Firmware:
+    """Firmware identity. "" where the platform has no such thing, None where it was not readable.
+
+    Hashes are sha256 hex of the ACPI tables (root only); `attributes` are (name, value) pairs of
+    /sys/class/firmware-attributes, sorted.
+    """
+
+    bios_vendor: str | None
+    bios_version: str | None
+    bios_date: str | None
+    system_vendor: str | None
+    product_name: str | None
+    product_uuid: str | None
+    board_name: str | None
+    bmc_revision: str | None
+    microcode: str | None
+    dmar_sha256: str | None
+    ivrs_sha256: str | None
+    attributes: tuple[tuple[str, str], ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cpu:
+    """The first processor of /proc/cpuinfo; `flags` holds only vmx, svm, hypervisor, sev_snp."""
+
+    vendor: str | None
+    model: str | None
+    flags: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A kernel module that matters here, with the parameters sysfs shows, sorted."""
+
+    name: str
+    parameters: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """Someone's stated wish that a device go to a VM, and where it is written.
+
+    `kind` is `vfio-ids` (value `vvvv:dddd[:svvv:sddd]`), `driver-override` (value an address) or
+    `driverctl` (value an address). `source` is `path:line` or the kernel command line.
+    """
+
+    kind: str
+    value: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class BlockDevice:
+    """A block device or partition. `functions` are the PCI functions under it; () for none.
+
+    `parents` are the block devices directly below it (a partition's disk, dm and md slaves, the
+    disk that holds a loop device's file); `label` is what sysfs says of it (dm name, md level).
+    `functions` is None when the way down could not be followed.
+    """
+
+    name: str
+    number: str
+    functions: tuple[Address, ...] | None
+    parents: tuple[str, ...]
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class StorageUse:
+    """One thing that needs storage: a mount, a swap area.
+
+    `use` names it for people (`/ (ext4)`, `swap`). `devices` are BlockDevice names it stands on;
+    `functions` are PCI functions it stands on without a block device (9p, virtiofs).
+    `unresolved` is "" when the whole way down is known, else why it is not; an unresolved storage
+    use makes every storage function critical, an unresolved `network` one every NIC.
+    """
+
+    use: str
+    kind: str
+    devices: tuple[str, ...]
+    functions: tuple[Address, ...]
+    unresolved: str
+
+
+@dataclass(frozen=True, slots=True)
+class NetDevice:
+    """A network interface. `function` is the PCI function under it, "" for a virtual one.
+
+    `uppers` are the interfaces stacked on it (bridge, bond, VLAN, macvlan), `lowers` those below.
+    `addresses` are those a person or DHCP gave (kernel-made link-local ones are left out),
+    `routes` the destinations that leave by it. None where /proc/net could not be read.
+    """
+
+    name: str
+    function: Address | None
+    mac: str
+    uppers: tuple[str, ...]
+    lowers: tuple[str, ...]
+    addresses: tuple[str, ...] | None
+    routes: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What should still hold in an hour; the artifact's digest covers exactly this."""
+
+    host: str
+    kernel: Kernel
+    firmware: Firmware
+    cpu: Cpu
+    cmdline: str | None
+    kvm_device: bool | None
+    modules: tuple[Module, ...] | None
+    iommu_units: tuple[str, ...] | None
+    groups: tuple[IommuGroup, ...] | None
+    functions: tuple[PciFunction, ...] | None
+    intents: tuple[Intent, ...] | None
+    block: tuple[BlockDevice, ...] | None
+    storage_uses: tuple[StorageUse, ...] | None
+    network: tuple[NetDevice, ...] | None
+    keyboards: tuple[Address, ...] | None
+    memory_total_bytes: int | None
+
+
+# --- readings ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Something that could not be read; `errno` is 0 for a reason of our own (not captured).
+
+    `remedy` is the exact command that would close the gap, "" when there is none.
+    """
+
+    path: str
+    errno: int
+    reason: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One kernel log line without its prefix. `seconds` since boot, None when the format has none.
+
+    `number` is its place in the log (1 is the first line that was there).
+    """
+
+    number: int
+    seconds: float | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class KernelLog:
+    """An extract of the kernel log: only lines that some check or the ledger can use.
+
+    `from_boot` True when the boot's first line (`Linux version`) is there; `reached_userspace` True
+    when the log goes on past the start of init. Both together make it complete: only then does the
+    absence of a line prove anything. `total_lines` counts what was read.
+    """
+
+    source: str
+    from_boot: bool
+    reached_userspace: bool
+    total_lines: int
+    lines: tuple[LogLine, ...]
+
+    @property
+    def complete(self) -> bool:
+        """True when a missing line is evidence that the kernel never printed it in this boot."""
+        return self.from_boot and self.reached_userspace
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process that has a VFIO group or device node open."""
+
+    path: str
+    pid: int
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionReading:
+    """What changes about one function without anyone changing the host."""
+
+    address: Address
+    power_state: str | None
+    runtime_status: str | None
+    link_speed: str | None
+    link_width: int | None
+    aer_fatal: int | None
+    aer_nonfatal: int | None
+    aer_correctable: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """/proc/meminfo, in bytes and pages."""
+
+    available_bytes: int | None
+    hugepages_total: int | None
+    hugepages_free: int | None
+    hugepage_size_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ResetSummary:
+    """The ledger's summary for one function on this firmware tuple; see `vfio_contract.ledger`."""
+
+    identity: str
+    state: str
+    attempts: int
+    failures: int
+    last_outcome: str
+    last_evidence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """What moves by itself; never part of a digest. `names` maps `vvvv:dddd` to a device name."""
+
+    boot_id: str | None
+    live: bool
+    privileged: bool
+    collector: str
+    uptime_seconds: float | None
+    kernel_log: KernelLog | None
+    interrupt_chips: tuple[str, ...] | None
+    memory: Memory | None
+    holders: tuple[Holder, ...] | None
+    functions: tuple[FunctionReading, ...]
+    names: tuple[tuple[str, str], ...]
+    ledger: tuple[ResetSummary, ...] | None
+    gaps: tuple[Gap, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One host at one moment."""
+
+    facts: Facts
+    readings: Readings

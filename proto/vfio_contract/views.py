@@ -1,0 +1,298 @@
+"""What the coordinator tells people: status, nodes, units, VMs, placements and refusals.
+
+Values only. They cross the wire as the messages of the same name and field (see `codec`) and are
+printed by the CLI as they are. Ages are seconds on the coordinator's monotonic clock; `at` is UTC
+in ISO 8601. A node that is not heard is never shown as healthy.
+"""
+
+from dataclasses import dataclass
+
+from vfio_contract.findings import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a node is not simply ready. `owner` is `auto:<CODE>` or `user:<name>`."""
+
+    code: str
+    owner: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnitView:
+    """A unit as placement sees it.
+
+    `state` is free, claimed, foreign (a process outside our claims holds it), unfit, unknown or
+    pending. `why` is the first gate that refuses, in words; `needs` lists the `--allow` words that
+    would admit it. `vm` is the claim's holder, "" for none.
+    """
+
+    id: str
+    kind: str
+    model: str
+    ids: str
+    addresses: tuple[str, ...]
+    numa_node: int
+    intended: bool
+    state: str
+    why: str
+    needs: tuple[str, ...]
+    vm: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeView:
+    """One difference from the baseline; fields as in `drift.Change`."""
+
+    code: str
+    identity: str
+    address_before: str
+    address_after: str
+    detail: str
+    before: str
+    after: str
+    harms: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A node on one line, and with `findings`, `units`, `drift` filled in when asked for detail.
+
+    `state` is ready, cordoned, draining, drained, revalidating or lost. `verdict` is the worst of
+    its findings as last heard, UNKNOWN when not heard. `heard_age_s` is -1 when never heard since
+    the coordinator's start.
+    """
+
+    name: str
+    state: str
+    reasons: tuple[Reason, ...]
+    verdict: Verdict
+    heard_age_s: float
+    evidence_age_s: float
+    firmware: str
+    kernel: str
+    boot_id: str
+    agent: str
+    baseline: str
+    units_free: int
+    units_total: int
+    vms: tuple[str, ...]
+    units: tuple[UnitView, ...] = ()
+    drift: tuple[ChangeView, ...] = ()
+    findings: tuple["FindingView", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FindingView:
+    """A finding that is not PASS."""
+
+    check: str
+    subject: str
+    verdict: Verdict
+    code: str
+    evidence: tuple[str, ...]
+    meaning: str
+    decision: str
+    intended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HealthItem:
+    """One line of HEALTH: level ERR or WARN, a stable code, whom it concerns, what it means."""
+
+    level: str
+    code: str
+    scope: str
+    text: str
+    next: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnitCount:
+    """How the units of one kind stand; the parts add up to the total."""
+
+    kind: str
+    total: int
+    free: int
+    claimed: int
+    foreign: int
+    unfit: int
+    unknown: int
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One row of the event log. `seq` only grows; `subject` is `node:N`, `vm:V` or `cluster`."""
+
+    seq: int
+    at: str
+    subject: str
+    code: str
+    text: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class VmView:
+    """A VM with a claim. `state` is reserved, starting, running, stopping, released or unknown.
+
+    `kind` is `placed` (ours to start) or `external` (claimed for another orchestrator). `at_risk`
+    says in words why its node no longer vouches for it, "" otherwise. `generation` and `token` are
+    the fence.
+    """
+
+    name: str
+    node: str
+    generation: int
+    token: int
+    state: str
+    kind: str
+    units: tuple[str, ...]
+    addresses: tuple[str, ...]
+    at_risk: str
+    requested: str
+    owner: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterStatus:
+    """The one screen. `health` is HEALTH_OK, HEALTH_WARN or HEALTH_ERR."""
+
+    cluster: str
+    health: str
+    coordinator: str
+    revision: int
+    epoch: int
+    at: str
+    items: tuple[HealthItem, ...]
+    nodes: tuple[NodeView, ...]
+    units: tuple[UnitCount, ...]
+    vms: tuple[VmView, ...]
+    recent: tuple[Event, ...]
+    next: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRequest:
+    """`gpu:a5000=2` is kind gpu, model a5000, count 2. An empty model matches any."""
+
+    kind: str
+    model: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceRequest:
+    """A VM that needs devices. `node` pins it, "" for anywhere. `allow` lists accepted risks:
+    `acs-override`, `unsafe-interrupts`, `one-shot-reset`. `request_id` makes a retry the same
+    request. `external` reserves for another orchestrator and never starts.
+    """
+
+    vm: str
+    devices: tuple[DeviceRequest, ...]
+    same_numa: bool
+    allow: tuple[str, ...]
+    node: str
+    external: bool
+    dry_run: bool
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class GateProof:
+    """One gate that a placed unit passed: its verdict, the evidence and that evidence's age."""
+
+    gate: str
+    verdict: Verdict
+    code: str
+    evidence: tuple[str, ...]
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedUnit:
+    """A unit given to the VM; `assign` addresses are passed, `hold` are kept off host drivers."""
+
+    unit: str
+    kind: str
+    model: str
+    assign: tuple[str, ...]
+    hold: tuple[str, ...]
+    numa_node: int
+    proof: tuple[GateProof, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where it goes and why that is safe. `token` is 0 for a dry run."""
+
+    vm: str
+    node: str
+    generation: int
+    token: int
+    revision: int
+    units: tuple[PlacedUnit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StageCount:
+    """How many nodes a stage refused, and why in one line; the counts of a refusal add up."""
+
+    stage: str
+    nodes: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRefusal:
+    """One node, the first stage that refused it, and the evidence."""
+
+    node: str
+    stage: str
+    reason: str
+    evidence: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Nearest:
+    """A node that would fit after one change, and the command that makes it."""
+
+    node: str
+    change: str
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Nothing fits. An answer, not an error: stages sum to `nodes_total`, each node is listed."""
+
+    vm: str
+    revision: int
+    at: str
+    nodes_total: int
+    stages: tuple[StageCount, ...]
+    nearest: tuple[Nearest, ...]
+    nodes: tuple[NodeRefusal, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer to a request: exactly one of the two is set."""
+
+    placement: Placement | None
+    refusal: Refusal | None
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineView:
+    """An accepted baseline."""
+
+    node: str
+    digest: str
+    accepted_at: str
+    accepted_by: str
+    firmware: tuple[str, ...]
+    intended_units: tuple[UnitView, ...]
+    drift: tuple[ChangeView, ...]

@@ -1,0 +1,113 @@
+"""What holds for every test run: markers, the shared folder, skips and seeds.
+
+Tests that need the shared folder are deselected and counted where it is absent. Any other
+skip is listed last with its reason, and fails the run under CI: a test that silently does
+not run protects nobody. No test's own fixtures belong here.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from tests.shared_folder import locate_shared
+
+settings.register_profile("vfioctl", deadline=None, print_blob=True)
+settings.load_profile("vfioctl")
+
+_DESELECTED = pytest.StashKey[int]()
+_SKIPS = pytest.StashKey[list[tuple[str, str]]]()
+_SEED = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_DESELECTED] = 0
+    config.stash[_SKIPS] = []
+    seed = os.environ.get("VFIOCTL_SEED")
+    config.stash[_SEED] = int(seed) if seed else random.SystemRandom().getrandbits(32)
+    config.pluginmanager.register(_SkipLedger(config), "vfioctl-skips")
+
+
+class _SkipLedger:
+    """Keeps (test, reason) of every skip; an expected failure is not a skip."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._skips = config.stash[_SKIPS]
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.skipped and not hasattr(report, "wasxfail"):
+            self._skips.append((report.nodeid, _reason_of(report)))
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.skipped:
+            self._skips.append((report.nodeid, _reason_of(report)))
+
+
+def _reason_of(report: pytest.TestReport | pytest.CollectReport) -> str:
+    if isinstance(report.longrepr, tuple):
+        return report.longrepr[2].removeprefix("Skipped: ")
+    return str(report.longrepr)
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    seed = config.stash[_SEED]
+    return [
+        f"seed: {seed} (VFIOCTL_SEED={seed} repeats it)",
+        f"shared: {'present' if locate_shared() else 'absent'}",
+    ]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if locate_shared() is not None:
+        return
+    deselected = [item for item in items if item.get_closest_marker("shared")]
+    if deselected:
+        config.stash[_DESELECTED] = len(deselected)
+        config.hook.pytest_deselected(items=deselected)
+        items[:] = [item for item in items if not item.get_closest_marker("shared")]
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> Generator[None, None, None]:
+    # The outermost wrapper, so that what did not run is read last.
+    yield
+    count = config.stash[_DESELECTED]
+    if count:
+        terminalreporter.write_sep("-", "shared folder absent")
+        terminalreporter.write_line(
+            f"{count} test{'s' if count > 1 else ''} marked `shared` deselected: "
+            "no ../shared beside the checkout and no $VFIOCTL_SHARED"
+        )
+    if config.stash[_SKIPS]:
+        consequence = "; under CI each fails the run" if os.environ.get("CI") else ""
+        terminalreporter.write_sep("-", f"skipped{consequence}")
+        for nodeid, reason in config.stash[_SKIPS]:
+            terminalreporter.write_line(f"{nodeid}: {reason}")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    succeeded = session.exitstatus == pytest.ExitCode.OK
+    if succeeded and os.environ.get("CI") and session.config.stash[_SKIPS]:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real captures; only for tests marked `shared`."""
+    folder = locate_shared()
+    if folder is None:
+        pytest.fail("this test needs the shared folder and lacks the marker `shared`")
+    return folder
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """The run's seed, printed in the header, for fake clocks and transports."""
+    return request.config.stash[_SEED]
