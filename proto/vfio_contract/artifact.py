@@ -67,17 +67,19 @@ def compress(data: bytes) -> bytes:
     return zlib.compress(data, 6)
 
 
-def decompress(data: bytes) -> bytes:
-    """Bounded decompression; ArtifactError over MAX_BYTES or for a damaged stream."""
+def decompress(data: bytes, *, limit: int = MAX_BYTES) -> bytes:
+    """At most `limit` bytes; ArtifactError for more, or for a stream that is not exactly whole."""
     unpacker = zlib.decompressobj()
     try:
-        plain = unpacker.decompress(data, MAX_BYTES + 1)
+        plain = unpacker.decompress(data, limit + 1)
     except zlib.error as error:
         raise ArtifactError(f"compressed data is damaged: {error}") from error
-    if len(plain) > MAX_BYTES:
-        raise ArtifactError(f"larger than {MAX_BYTES} bytes when unpacked")
+    if len(plain) > limit:
+        raise ArtifactError(f"larger than {limit} bytes when unpacked")
     if not unpacker.eof:
         raise ArtifactError("compressed data is cut short")
+    if unpacker.unused_data:
+        raise ArtifactError(f"compressed data is followed by {len(unpacker.unused_data)} others")
     return plain
 
 

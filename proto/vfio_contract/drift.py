@@ -17,7 +17,7 @@ from vfio_contract.findings import Verdict
 from vfio_contract.host import Host
 from vfio_contract.intention import is_vfio_bound
 from vfio_contract.model import Facts, PciFunction
-from vfio_contract.units import resets_alone
+from vfio_contract.units import hot_resets, resets_alone
 
 _ISOLATING = 0x01 | 0x04 | 0x08 | 0x10
 """ACSCtl SV, RR, CR, UF: the bits that a group relies on (facts: Isolation beyond groups)."""
@@ -198,13 +198,12 @@ def reset_class(function: PciFunction, by_address: Mapping[Address, PciFunction]
     """`function`, `slot` (VFIO hot reset), `weak` (power management only), `none`; None unknown."""
     if resets_alone(function):
         return "function"
-    if function.reset_methods is None and function.config is None:
-        return None
-    if function.parent:
+    hot = hot_resets(function, by_address)
+    if hot is None or function.reset_methods is None:
+        return "slot" if hot else None
+    if hot:
         return "slot"
-    if "pm" in (function.reset_methods or ()):
-        return "weak"
-    return "none" if function.reset_methods is not None else None
+    return "weak" if "pm" in function.reset_methods else "none"
 
 
 def _acs_changes(identity: Identity, old: PciFunction, now: PciFunction) -> Iterable[Change]:

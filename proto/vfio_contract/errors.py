@@ -30,6 +30,7 @@ class ErrorCode(StrEnum):
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
     OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
     SHUTTING_DOWN = "SHUTTING_DOWN"
+    INTERNAL = "INTERNAL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,11 @@ CATALOGUE: dict[ErrorCode, ErrorText] = {
         "UNKNOWN", "The write may or may not have happened; look before you try again."
     ),
     ErrorCode.SHUTTING_DOWN: ErrorText("UNAVAILABLE", "The coordinator is stopping."),
+    ErrorCode.INTERNAL: ErrorText(
+        "INTERNAL",
+        "The coordinator failed on this, which is its own fault; its log says where. Look at what "
+        "is there before you try again.",
+    ),
 }
 
 

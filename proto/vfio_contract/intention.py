@@ -57,14 +57,15 @@ def _reasons(
     if override and (override in VFIO_DRIVERS or override.endswith("vfio-pci")):
         reasons.append(f"driver_override={override}")
     for intent in intents:
-        if _names(intent, function):
+        if names_function(intent, function):
             reasons.append(intent.source)
     if function.address in claimed:
         reasons.append("claimed")
     return reasons
 
 
-def _names(intent: Intent, function: PciFunction) -> bool:
+def names_function(intent: Intent, function: PciFunction) -> bool:
+    """True when this written intention is about this function."""
     if intent.kind in ("driverctl", "driver-override"):
         return intent.value == function.address
     if intent.kind != "vfio-ids":

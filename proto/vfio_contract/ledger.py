@@ -20,6 +20,9 @@ class Outcome(StrEnum):
     UNOBSERVED = "unobserved"
 
 
+FAILURES = frozenset({Outcome.FAILED, Outcome.WEDGED})
+
+
 class ResetState(StrEnum):
     """What the history amounts to. FAILING and WEDGED refuse placement; CLEAN is not PROVEN."""
 
@@ -34,7 +37,9 @@ class ResetState(StrEnum):
 class ResetAttempt:
     """One reset. `firmware` is the tuple's digest; `key` makes the same kernel line the same row.
 
-    `method` is a `reset_method` name or "" when the evidence does not tell.
+    `method` is a `reset_method` name or "" when the evidence does not tell. `boot_id` is "" where
+    it is not known. `place` is what `identity` is without a serial number ("" where not known): a
+    device that died has none left to read.
     """
 
     key: str
@@ -44,39 +49,41 @@ class ResetAttempt:
     method: str
     outcome: Outcome
     evidence: str
+    place: str = ""
 
 
 def summarise_attempts(
-    identity: str, attempts: Iterable[ResetAttempt], *, boot_id: str, firmware: str
+    identity: str, attempts: Iterable[ResetAttempt], *, boot_id: str | None, firmware: str
 ) -> ResetSummary:
-    """The state of one identity. `attempts` are in the order they happened.
+    """The state of one identity. `attempts` are in the order they happened, all firmware tuples.
 
-    Wedged in this boot stays wedged until a later success in it; wedged in an earlier boot becomes
-    probation, and only a later success clears that. Failures in this boot after the last success
-    are failing; older failures on the same firmware tuple are probation too. Success under another
-    firmware tuple proves nothing here.
+    A failure stands until a success on its own firmware tuple or on this one. Of the standing
+    failures, any that wedged the device in this boot make it wedged, else any of this boot failing,
+    else those of earlier boots probation: a reboot may have cured it and may not. Where `boot_id`
+    is None, or a failure's own is not known, no reboot lies between them for sure and it counts as
+    of this boot. A success on another tuple proves nothing about this one: nothing here is PROVEN.
     """
     rows = [a for a in attempts if a.identity == identity]
-    failures = [a for a in rows if a.outcome in (Outcome.FAILED, Outcome.WEDGED)]
-    state = ResetState.CLEAN
+    standing: list[ResetAttempt] = []
     for row in rows:
-        if row.outcome is Outcome.SUCCESS and row.firmware == firmware:
-            state = ResetState.CLEAN
-        elif row.outcome is Outcome.WEDGED:
-            state = ResetState.WEDGED if row.boot_id == boot_id else ResetState.PROBATION
-        elif row.outcome is Outcome.FAILED:
-            if row.boot_id == boot_id:
-                worse = state is ResetState.WEDGED
-                state = ResetState.WEDGED if worse else ResetState.FAILING
-            else:
-                state = ResetState.PROBATION
+        if row.outcome is Outcome.SUCCESS:
+            standing = [s for s in standing if row.firmware not in (firmware, s.firmware)]
+        elif row.outcome in FAILURES:
+            standing.append(row)
+    now = {s.outcome for s in standing if boot_id is None or s.boot_id in ("", boot_id)}
+    if Outcome.WEDGED in now:
+        state = ResetState.WEDGED
+    elif now:
+        state = ResetState.FAILING
+    else:
+        state = ResetState.PROBATION if standing else ResetState.CLEAN
     last = rows[-1] if rows else None
-    shown = failures[-1] if failures else last
+    shown = standing[-1] if standing else last
     return ResetSummary(
         identity=identity,
         state=str(state),
         attempts=len(rows),
-        failures=len(failures),
+        failures=sum(row.outcome in FAILURES for row in rows),
         last_outcome=str(last.outcome) if last else "",
         last_evidence=shown.evidence if shown else "",
     )

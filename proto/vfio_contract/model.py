@@ -377,7 +377,9 @@ class KernelLog:
 
     `from_boot` True when the boot's first line (`Linux version`) is there; `reached_userspace` True
     when the log goes on past the start of init. Both together make it complete: only then does the
-    absence of a line prove anything. `total_lines` counts what was read.
+    absence of a line prove anything. `total_lines` counts what was read. Of a kind of line that
+    repeats too often only the first and last are here; `omitted_lines` counts those left out. A
+    kind without any line here had none in the log.
     """
 
     source: str
@@ -385,6 +387,7 @@ class KernelLog:
     reached_userspace: bool
     total_lines: int
     lines: tuple[LogLine, ...]
+    omitted_lines: int = 0
 
     @property
     def complete(self) -> bool:

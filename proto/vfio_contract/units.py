@@ -21,6 +21,18 @@ from vfio_contract.model import PciFunction
 _FUNCTION_LEVEL = frozenset({"device_specific", "acpi", "flr", "af_flr"})
 """`reset_method` names that touch one function only. `pm` is weak, `bus` is not function-level."""
 
+BROKEN_FLR = frozenset(
+    {
+        (0x1022, 0x1487),
+        (0x1022, 0x148C),
+        (0x1022, 0x149C),
+        (0x1022, 0x7901),
+        (0x8086, 0x1502),
+        (0x8086, 0x1503),
+    }
+)
+"""Functions that advertise FLR and hang on it; the kernel never uses it (facts: Reset)."""
+
 _COMPANION_CLASSES = frozenset({0x0403, 0x0C03, 0x0C80})
 """HD audio, USB controller, UCSI serial bus: the functions of a GPU's slot (DESIGN, companion)."""
 
@@ -35,7 +47,8 @@ _KINDS_BY_CLASS = {
     0x12: "accel",
     0xFF: "other",
 }
-_KIND_RANK = ("gpu", "accel", "nic", "nvme", "storage", "usb", "audio", "crypto", "other")
+KINDS = ("gpu", "accel", "nic", "nvme", "storage", "usb", "audio", "crypto", "other")
+"""Every kind of unit, by which of its functions names it first."""
 
 _PCIE_PORTS = frozenset({4, 5, 6})
 """Root, upstream and downstream ports: pcieport drives them and manages DMA for their group."""
@@ -87,6 +100,8 @@ def resets_alone(function: PciFunction) -> bool:
     config = function.config
     if function.reset_methods is not None or config is None:
         return False
+    if (function.vendor, function.device) in BROKEN_FLR:
+        return False
     return bool((config.pcie is not None and config.pcie.flr) or config.af_flr)
 
 
@@ -106,6 +121,27 @@ def reset_domain(
         if function.parent in ancestors(other, by_address)
     ]
     return tuple(sorted({*below, function.address}, key=address_key))
+
+
+def hot_resets(function: PciFunction, by_address: Mapping[Address, PciFunction]) -> bool | None:
+    """True when the VFIO hot reset of this function's bus works; None when that is not known.
+
+    It needs an upstream bridge, and no device below it may refuse a bus reset. The kernel tells of
+    such a quirk by leaving `bus` out of the list of the first function there, which was alone when
+    its list was made (facts: Reset); later functions never list `bus` and prove nothing.
+    """
+    if function.parent is None:
+        return None
+    above = by_address.get(function.parent)
+    if not function.parent or (above is not None and above.is_bridge is False):
+        return False
+    if above is None or above.is_bridge is None:
+        return None
+    mates = [other for other in by_address.values() if other.parent == function.parent]
+    first = min((*mates, function), key=lambda f: address_key(f.address))
+    if first.reset_methods is None or (first.reset_methods == () and first.reset_method_file):
+        return None
+    return "bus" in first.reset_methods
 
 
 def companions(
@@ -166,7 +202,7 @@ def _make_unit(
     primary = min(
         (f for f in assign if kind_of(f)),
         key=lambda f: (
-            _KIND_RANK.index(kind_of(f)),
+            KINDS.index(kind_of(f)),
             function_number(f.address),
             identities[f.address].identity,
         ),

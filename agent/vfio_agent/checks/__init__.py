@@ -1,5 +1,223 @@
-"""The checks: one file each, one pure function each, from a Snapshot to a Finding.
+"""The checks: one file each, one pure function each, from a Host to findings.
 
-This package must never read a file, a clock or the network, and never take the absence
-of evidence for a PASS.
+`CATALOGUE` is the one list, in the order of the field guide; what blocks what stands beside it. A
+check whose blocker failed is not discussed: it gives exactly one BLOCKED finding (stop digging).
+This package must never read a file, a clock or the network, and never take the absence of evidence
+for a PASS. A check that raises is a bug of ours and is not caught here.
 """
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+
+from vfio_agent.checks import (
+    cpu_virtualization,
+    device_functions,
+    driver_binding,
+    group_isolation,
+    host_critical,
+    interrupt_remapping,
+    iommu_active,
+    reset_capability,
+    reset_history,
+)
+from vfio_agent.checks.inventory import INVENTORY_UNKNOWN, NO_DEVICES
+from vfio_contract.codes import CLUSTER_CODES, Code
+from vfio_contract.findings import (
+    NODE,
+    Evidence,
+    Finding,
+    Report,
+    Verdict,
+    severity,
+    summarise,
+)
+from vfio_contract.host import Host
+
+BLOCKED = Code(
+    "BLOCKED",
+    Verdict.BLOCKED,
+    "A check that this one depends on failed.",
+    "What this check would say follows from that failure and would only repeat it.",
+    "Fix the check that blocks it first, then: vfioctl check",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check. `step` is the field guide's; `gates` says whether placement refuses on it.
+
+    `blocked_by` names checks whose FAIL about the node makes this one pointless. `version` rises
+    when the same evidence may get another verdict, so that an upgrade is never taken for a
+    regression. `judge` gives at most one finding per subject and never raises.
+    """
+
+    id: str
+    step: str
+    title: str
+    judge: Callable[[Host], list[Finding]]
+    blocked_by: tuple[str, ...]
+    gates: bool
+    version: int
+    codes: tuple[Code, ...]
+
+    @property
+    def explanation(self) -> str:
+        """Evidence, meaning and source, as the check's own docstring states them."""
+        return inspect.cleandoc(self.judge.__doc__ or "")
+
+
+_DEVICE_CODES = (INVENTORY_UNKNOWN, NO_DEVICES)
+
+CATALOGUE: tuple[Check, ...] = (
+    Check(
+        id=cpu_virtualization.ID,
+        step="2",
+        title="Can this host run VMs in hardware?",
+        judge=cpu_virtualization.judge,
+        blocked_by=(),
+        gates=True,
+        version=1,
+        codes=cpu_virtualization.CODES,
+    ),
+    Check(
+        id=iommu_active.ID,
+        step="3",
+        title="Is DMA remapping active in this boot?",
+        judge=iommu_active.judge,
+        blocked_by=(),
+        gates=True,
+        version=1,
+        codes=iommu_active.CODES,
+    ),
+    Check(
+        id=interrupt_remapping.ID,
+        step="5",
+        title="Are interrupts of devices remapped?",
+        judge=interrupt_remapping.judge,
+        blocked_by=(),
+        gates=True,
+        version=1,
+        codes=interrupt_remapping.CODES,
+    ),
+    Check(
+        id=device_functions.ID,
+        step="1",
+        title="Which functions must be passed together?",
+        judge=device_functions.judge,
+        blocked_by=(),
+        gates=False,
+        version=1,
+        codes=(*device_functions.CODES, *_DEVICE_CODES),
+    ),
+    Check(
+        id=group_isolation.ID,
+        step="6",
+        title="Is every neighbour in the IOMMU group safe to hand to the same VM?",
+        judge=group_isolation.judge,
+        blocked_by=(iommu_active.ID,),
+        gates=True,
+        version=1,
+        codes=(*group_isolation.CODES, *_DEVICE_CODES),
+    ),
+    Check(
+        id=host_critical.ID,
+        step="6",
+        title="Would the host lose something it needs?",
+        judge=host_critical.judge,
+        blocked_by=(),
+        gates=True,
+        version=1,
+        codes=(*host_critical.CODES, *_DEVICE_CODES),
+    ),
+    Check(
+        id=reset_capability.ID,
+        step="7",
+        title="Can the function be reset between two VMs?",
+        judge=reset_capability.judge,
+        blocked_by=(),
+        gates=True,
+        version=1,
+        codes=(*reset_capability.CODES, *_DEVICE_CODES),
+    ),
+    Check(
+        id=reset_history.ID,
+        step="7",
+        title="How did its resets go so far?",
+        judge=reset_history.judge,
+        blocked_by=(),
+        gates=True,
+        version=1,
+        codes=(*reset_history.CODES, *_DEVICE_CODES),
+    ),
+    Check(
+        id=driver_binding.ID,
+        step="8",
+        title="Is the function on a vfio driver, and will it be after a reboot?",
+        judge=driver_binding.judge,
+        blocked_by=(iommu_active.ID,),
+        gates=True,
+        version=1,
+        codes=(*driver_binding.CODES, *_DEVICE_CODES),
+    ),
+)
+"""In the order of CHECKS.md; a blocker stands before what it blocks."""
+
+
+def judge(host: Host) -> Report:
+    """All checks on one host: findings worst first, then in the catalogue's order, and the verdict.
+
+    Same host, same report. Blockers are judged before what they block; only their finding about the
+    node blocks, so that one function without a group does not silence the others.
+    """
+    findings: list[Finding] = []
+    failed: set[str] = set()
+    for check in CATALOGUE:
+        blockers = [name for name in check.blocked_by if name in failed]
+        rows = [_block(check, blockers[0])] if blockers else check.judge(host)
+        failed |= {f.check for f in rows if f.subject == NODE and f.verdict is Verdict.FAIL}
+        findings.extend(rows)
+    return summarise(host.facts.host, sort_findings(findings))
+
+
+def sort_findings(findings: Iterable[Finding]) -> list[Finding]:
+    """Worst first; equals in the order of the catalogue, and there as they were given."""
+    ranks = {check.id: rank for rank, check in enumerate(CATALOGUE)}
+    return sorted(findings, key=lambda f: (-severity(f.verdict), ranks.get(f.check, len(ranks))))
+
+
+def checks_version() -> str:
+    """A digest of the catalogue's ids and versions: equal digests judge alike."""
+    text = ",".join(f"{check.id}={check.version}" for check in CATALOGUE)
+    return sha256(text.encode()).hexdigest()[:16]
+
+
+def explain(name: str) -> Check | Code | None:
+    """The check of that id or the code of that name, in any case; None when there is neither."""
+    for check in CATALOGUE:
+        if check.id == name.lower():
+            return check
+    wanted = name.upper().replace("-", "_")
+    return next((code for code in list_codes() if code.name == wanted), None)
+
+
+def list_codes() -> list[Code]:
+    """Every code that a check or the cluster can give, each once."""
+    own = (code for check in CATALOGUE for code in check.codes)
+    return list(dict.fromkeys((*own, BLOCKED, *CLUSTER_CODES)))
+
+
+def _block(check: Check, blocker: str) -> Finding:
+    return Finding(
+        check=check.id,
+        subject=NODE,
+        verdict=Verdict.BLOCKED,
+        code=BLOCKED.name,
+        evidence=(Evidence(blocker, Verdict.FAIL),),
+        meaning=BLOCKED.meaning,
+        decision=f"Fix {blocker} first, then: vfioctl check",
+        blocked_by=blocker,
+    )

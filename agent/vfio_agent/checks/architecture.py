@@ -1,0 +1,47 @@
+"""Which family of machine a host is, because each proves its IOMMU and interrupts differently.
+
+This module must never guess x86: lines that only x86 kernels print are no evidence elsewhere.
+"""
+
+import re
+
+from vfio_agent.checks.kernel_log import find_line
+from vfio_contract.host import Host
+
+X86, ARM, OTHER, UNKNOWN = "x86", "arm", "other", ""
+
+_X86_VENDORS = frozenset(
+    {"GenuineIntel", "AuthenticAMD", "HygonGenuine", "CentaurHauls", "  Shanghai  ", "Shanghai"}
+)
+_X86_LINE = re.compile(
+    r"^(DMAR|DMAR-IR|AMD-Vi|x2apic|smpboot|BIOS-e820|BIOS-provided|x86/|IOAPIC|kvm_(intel|amd))\b"
+    r"|^Linux version .*(x86_64|i[3-6]86)|^Hypervisor detected:|^PCI-DMA: |\bACPI: (DMAR|IVRS) 0x"
+)
+_ARM_LINE = re.compile(
+    r"^(GICv[23]|GICv2m|ITS|arm-smmu|arm-smmu-v3|psci|kvm \[\d+\]|Booting Linux on physical CPU)\b"
+    r"|^Linux version .*(aarch64|arm64|arm-linux)|gic-its@|gic.v3"
+)
+
+
+def family_of(host: Host) -> str:
+    """X86, ARM, OTHER (POWER, s390, RISC-V, ...) or UNKNOWN."""
+    machine = host.facts.kernel.machine
+    if machine:
+        return _family_of_machine(machine)
+    cpu = host.facts.cpu
+    if cpu.vendor in _X86_VENDORS or {"vmx", "svm"} & set(cpu.flags or ()):
+        return X86
+    chips = host.readings.interrupt_chips or ()
+    if any(chip.endswith("IO-APIC") for chip in chips):
+        return X86
+    if any(chip.startswith(("GIC", "ITS")) for chip in chips):
+        return ARM
+    if find_line(host, _ARM_LINE):
+        return ARM
+    return X86 if find_line(host, _X86_LINE) else UNKNOWN
+
+
+def _family_of_machine(machine: str) -> str:
+    if machine == "x86_64" or re.fullmatch(r"i[3-6]86", machine):
+        return X86
+    return ARM if machine.startswith(("aarch64", "arm")) else OTHER

@@ -1,0 +1,159 @@
+"""Check `driver-binding`: whether a VM finds its device on a vfio driver, now and after a reboot.
+
+Judged per assignable function. It must never advise to bind what the host needs, nor to bind by id
+where another function of the host has the same id.
+"""
+
+from vfio_agent.checks.host_use import Use, find_uses
+from vfio_agent.checks.inventory import (
+    assignable,
+    attribute,
+    describe,
+    is_intended,
+    missing_attribute,
+    report_nothing,
+    subject_of,
+)
+from vfio_agent.checks.virtual_functions import PF_HAS_VFS, judge_vfs
+from vfio_contract.codes import Code, make_finding
+from vfio_contract.findings import Evidence, Finding, Missing, Verdict
+from vfio_contract.host import Host
+from vfio_contract.intention import is_vfio_bound, names_function
+from vfio_contract.model import Intent, PciFunction
+
+ID = "driver-binding"
+
+BINDING_READY = Code(
+    "BINDING_READY",
+    Verdict.PASS,
+    "<device>/vfio-dev exists or the driver is a vfio driver, and a configuration names it.",
+    "A VM start finds the device as it needs it.",
+    "No action.",
+)
+BINDING_NOT_PERSISTENT = Code(
+    "BINDING_NOT_PERSISTENT",
+    Verdict.WARN,
+    "vfio-bound now, but no vfio ids in modprobe.d or on the command line and no driverctl entry.",
+    "A driver_override or new_id written by hand does not survive a reboot: then a host driver may "
+    "take the device.",
+    "Make it last: sudo driverctl set-override ADDRESS vfio-pci (unless the hypervisor binds it at "
+    "each VM start)",
+)
+BINDING_HOST_DRIVER = Code(
+    "BINDING_HOST_DRIVER",
+    Verdict.FAIL,
+    "The function's driver is not a vfio driver.",
+    "A host driver has the device: a VM that needs it does not start.",
+    "sudo driverctl set-override ADDRESS vfio-pci; vfioctl check",
+)
+NOT_BOUND = Code(
+    "NOT_BOUND",
+    Verdict.FAIL,
+    "The function has no driver at all.",
+    "Nobody uses it, but plain QEMU does not start with it before vfio-pci has it.",
+    "sudo driverctl set-override ADDRESS vfio-pci; vfioctl check",
+)
+BINDING_UNKNOWN = Code(
+    "BINDING_UNKNOWN",
+    Verdict.UNKNOWN,
+    "The function's driver, or whether it has VFs, could not be read.",
+    "Whether a VM could have it now is not known. Unknown is not bound.",
+    "Get the missing evidence below, then: vfioctl check",
+)
+CODES = (
+    BINDING_READY,
+    BINDING_NOT_PERSISTENT,
+    BINDING_HOST_DRIVER,
+    NOT_BOUND,
+    PF_HAS_VFS,
+    BINDING_UNKNOWN,
+)
+
+
+def judge(host: Host) -> list[Finding]:
+    """Is the function bound to a vfio driver, and will it be after a reboot?
+
+    Evidence: <device>/driver, <device>/vfio-dev, modprobe.d and command line ids, driverctl.
+    Meaning:  Only what a vfio driver has can be given to a VM.
+    Source:   Linux Documentation/driver-api/vfio.rst, vfio_pci.c; field guide step 8.
+    """
+    functions = assignable(host)
+    if not functions:
+        return report_nothing(ID, host)
+    uses = find_uses(host)
+    return [_judge_function(host, f, uses[f.address]) for f in functions]
+
+
+def _judge_function(host: Host, function: PciFunction, use: Use) -> Finding:
+    bound = is_vfio_bound(function)
+    evidence = [attribute(function, "driver", describe(function, host))]
+    decision = ""
+    missing: tuple[Missing, ...] = ()
+    if bound is None:
+        code = BINDING_UNKNOWN
+        missing = (missing_attribute(host, function, "driver"),)
+    elif bound:
+        code = _judge_bound(host, function)
+        evidence += [Evidence(i.source, f"{i.kind} {i.value}") for i in _written(host, function)]
+        if code is BINDING_UNKNOWN:
+            missing = (missing_attribute(host, function, "sriov_numvfs"),)
+    else:
+        code = BINDING_HOST_DRIVER if function.driver else NOT_BOUND
+        evidence += [
+            Evidence("intended", reason) for reason in host.intentions.get(function.address, ())
+        ]
+        decision = _advise(host, function, use)
+    return make_finding(
+        ID,
+        subject_of(function),
+        code,
+        *evidence,
+        intended=is_intended(host, [function.address]),
+        decision=(decision or code.decision).replace("ADDRESS", function.address),
+        missing=missing,
+    )
+
+
+def _judge_bound(host: Host, function: PciFunction) -> Code:
+    has_vfs = judge_vfs(host, function)
+    if has_vfs:
+        return PF_HAS_VFS
+    if has_vfs is None:
+        return BINDING_UNKNOWN
+    return BINDING_READY if _written(host, function) else BINDING_NOT_PERSISTENT
+
+
+def _written(host: Host, function: PciFunction) -> list[Intent]:
+    """Configuration that binds this function at every boot.
+
+    What /sys shows is the running module's state, not a file that the next boot will read.
+    """
+    return [
+        intent
+        for intent in host.facts.intents or ()
+        if names_function(intent, function) and not intent.source.startswith("/sys/")
+    ]
+
+
+def _advise(host: Host, function: PciFunction, use: Use) -> str:
+    """The exact commands that would bind it, or why not to."""
+    if use.needs or use.doubts:
+        reason = (use.needs or use.doubts)[0]
+        return f"Do not bind it: the host {'needs' if use.needs else 'may need'} it ({reason})."
+    if host.intentions.get(function.address):
+        return (
+            "The configuration names it, yet a host driver came first. Load vfio-pci earlier: echo "
+            f"'softdep {function.driver or 'DRIVER'} pre: vfio-pci' | sudo tee -a "
+            "/etc/modprobe.d/vfio.conf; sudo update-initramfs -u; reboot. Until then: "
+            "sudo driverctl --nosave set-override ADDRESS vfio-pci"
+        )
+    if [f for f in host.functions if f.ids == function.ids and f is not function]:
+        return (
+            "To pass it: sudo driverctl set-override ADDRESS vfio-pci (not by id: other functions "
+            f"of this host are {function.ids} too); vfioctl check"
+        )
+    return (
+        "To pass it: sudo driverctl set-override ADDRESS vfio-pci, or by id: echo 'options "
+        f"vfio-pci ids={function.ids}' | sudo tee -a /etc/modprobe.d/vfio.conf; "
+        "sudo update-initramfs -u; reboot; vfioctl check"
+    )

@@ -1,0 +1,270 @@
+"""Check `reset-capability`: whether a device can be brought back to a clean state between two VMs.
+
+Judged per assignable function. `bus` in `reset_method` is no reset of the function alone: the list
+was made before its siblings appeared. It must never promise a reset from a list that the kernel
+could not show, nor from a device that does not answer.
+"""
+
+from vfio_agent.checks.inventory import (
+    DEVICES,
+    assignable,
+    attribute,
+    describe,
+    group_of,
+    is_intended,
+    missing_attribute,
+    missing_groups,
+    report_nothing,
+    subject_of,
+)
+from vfio_contract.address import Address
+from vfio_contract.codes import Code, make_finding
+from vfio_contract.drift import reset_class
+from vfio_contract.findings import Evidence, Finding, Missing, Verdict
+from vfio_contract.host import Host
+from vfio_contract.model import NO_GROUP, PciFunction
+from vfio_contract.units import BROKEN_FLR, reset_domain
+
+ID = "reset-capability"
+
+RESET_FUNCTION = Code(
+    "RESET_FUNCTION",
+    Verdict.PASS,
+    "reset_method lists flr, af_flr, acpi or device_specific; on older kernels DevCap FLReset+ or "
+    "AF FLR+; a VF always has FLR.",
+    "The function can be reset alone. A good sign, not a promise: reset-history tells how it went.",
+    "No action.",
+)
+RESET_SLOT = Code(
+    "RESET_SLOT",
+    Verdict.PASS,
+    "No reset of its own, but a bridge above it that the kernel can reset (VFIO hot reset).",
+    "A reset takes along every function below that bridge: one VM must own all of them.",
+    "Pass all functions of the reset domain to the same VM.",
+)
+RESET_SHARED = Code(
+    "RESET_SHARED",
+    Verdict.FAIL,
+    "Only a bus reset is left, and below the bridge is something that no VM can own.",
+    'The hot reset is refused ("depends on group N which is not owned"): the device may work once '
+    "and stay wedged until the host reboots.",
+    "Move the card to a slot of its own, or choose hardware with FLR.",
+)
+RESET_WEAK = Code(
+    "RESET_WEAK",
+    Verdict.WARN,
+    "reset_method lists pm only (D3hot and back).",
+    "Power management may clear less than the next VM needs.",
+    "Test it: start, stop and start a VM without rebooting the host; if that fails, plan for a "
+    "host reboot between assignments.",
+)
+RESET_NONE = Code(
+    "RESET_NONE",
+    Verdict.FAIL,
+    "No reset method and no bridge above it that could be reset.",
+    "It works once, then keeps whatever state the last VM left: wedged, or another tenant's data.",
+    "Choose hardware with FLR, another slot, or a vendor reset module (vendor-reset); else accept "
+    "a host reboot between assignments.",
+)
+RESET_DISABLED = Code(
+    "RESET_DISABLED",
+    Verdict.FAIL,
+    "reset_method exists and is empty.",
+    "Someone switched off every reset of this function.",
+    "Switch the kernel's own choice back on.",
+)
+RESET_QUIRK = Code(
+    "RESET_QUIRK",
+    Verdict.WARN,
+    "The id is on the kernel's list of devices that advertise FLR and hang on it.",
+    "Its FLR is broken and not used; what is left is the weaker way that the evidence names.",
+    "Test it: start, stop and start a VM without rebooting the host, before you rely on it.",
+)
+RESET_UNKNOWN = Code(
+    "RESET_UNKNOWN",
+    Verdict.UNKNOWN,
+    "reset_method or the capabilities could not be read, or the device does not answer.",
+    "Whether it can be reset between two VMs is not known. Unknown is not resettable.",
+    "Get the missing evidence below, then: vfioctl check",
+)
+CODES = (
+    RESET_FUNCTION,
+    RESET_SLOT,
+    RESET_SHARED,
+    RESET_WEAK,
+    RESET_NONE,
+    RESET_DISABLED,
+    RESET_QUIRK,
+    RESET_UNKNOWN,
+)
+
+_LIST_SINCE = (5, 15)
+"""First kernel with `reset_method` (facts/kernel: sysfs)."""
+
+
+def judge(host: Host) -> list[Finding]:
+    """Can this function be reset between two VMs, and what goes along?
+
+    Evidence: reset_method in the kernel's order, DevCap and AF capabilities, the bridges above.
+    Meaning:  What cannot be reset works once and then stays wedged until the host reboots.
+    Source:   Linux drivers/pci/pci.c, vfio_pci_core.c (hot reset); field guide step 7.
+    """
+    functions = assignable(host)
+    if not functions:
+        return report_nothing(ID, host)
+    return [_judge_function(host, f) for f in functions]
+
+
+def _judge_function(host: Host, function: PciFunction) -> Finding:
+    code, meaning, decision = _decide(host, function)
+    missing: tuple[Missing, ...] = ()
+    if code is RESET_UNKNOWN:
+        missing = _list_missing(host, function)
+    return make_finding(
+        ID,
+        subject_of(function),
+        code,
+        *_list_evidence(host, function, code),
+        intended=is_intended(host, [function.address]),
+        meaning=meaning,
+        decision=decision,
+        missing=missing,
+    )
+
+
+def _decide(host: Host, function: PciFunction) -> tuple[Code, str, str]:
+    """(code, sharper meaning, sharper decision); "" leaves the code's own text."""
+    if function.config is None:
+        return RESET_UNKNOWN, "", ""
+    if function.config.dead:
+        dead = "Its config space reads all ones: the device has fallen off the bus."
+        return RESET_UNKNOWN, dead, f"Look at it: sudo lspci -vvv -s {function.address}; sudo dmesg"
+    if function.reset_methods == () and function.reset_method_file:
+        path = f"{DEVICES}/{function.address}/reset_method"
+        return RESET_DISABLED, "", f"echo default | sudo tee {path}; vfioctl check"
+    code = _classify(host, function)
+    if code in (RESET_SLOT, RESET_WEAK) and _has_broken_flr(function):
+        return RESET_QUIRK, "", ""
+    if code is RESET_SLOT:
+        return code, _describe_domain(reset_domain(function, host.by_address)), ""
+    return code, "", ""
+
+
+def _classify(host: Host, function: PciFunction) -> Code:
+    kind = reset_class(function, host.by_address)
+    if function.reset_methods is None and not function.physfn:
+        if _never_had_list(host, function):
+            kind = kind or _class_on_old_kernel(host, function)
+        elif kind == "function" and host.readings.live:
+            # The kernel's list may lack what the device advertises: quirked, or switched off.
+            kind = None
+    if kind != "slot":
+        known = {"function": RESET_FUNCTION, "weak": RESET_WEAK, "none": RESET_NONE}
+        return known.get(kind or "", RESET_UNKNOWN)
+    blocked = _is_domain_blocked(host, function)
+    if blocked is None:
+        return RESET_UNKNOWN
+    return RESET_SHARED if blocked else RESET_SLOT
+
+
+def _never_had_list(host: Host, function: PciFunction) -> bool:
+    """True on kernels before `reset_method`: capabilities and topology are all there is."""
+    version = host.facts.kernel.version
+    old = version is not None and version < _LIST_SINCE
+    return old and function.reset_method_file is False
+
+
+def _class_on_old_kernel(host: Host, function: PciFunction) -> str | None:
+    above = host.by_address.get(function.parent) if function.parent else None
+    if above is not None and above.is_bridge:
+        return "slot"
+    config = function.config
+    if function.parent is None or config is None or config.capabilities is None:
+        return None
+    if config.pm_no_soft_reset is False:
+        return "weak"
+    return "none" if function.reset_file is False else None
+
+
+def _has_broken_flr(function: PciFunction) -> bool:
+    return (function.vendor, function.device) in BROKEN_FLR
+
+
+def _is_domain_blocked(host: Host, function: PciFunction) -> bool | None:
+    """True when a reset takes along what no VM can own; None when that is not known."""
+    if _blockers(host, function):
+        return True
+    domain = _domain(host, function)
+    if len(domain) == 1:
+        return False
+    return None if any(m.is_bridge is None or group_of(host, m) is None for m in domain) else False
+
+
+def _blockers(host: Host, function: PciFunction) -> list[PciFunction]:
+    """Other members of the reset domain that no VM can own: they, or their group, are not assigned.
+
+    Without any group the IOMMU is off, and who could own what is not discussed.
+    """
+    domain = _domain(host, function)
+    if not host.members:
+        return []
+    owned = {group_of(host, m) for m in domain if m.is_bridge is False}
+    return [
+        m
+        for m in domain
+        if m is not function
+        and (group_of(host, m) == NO_GROUP or (m.is_bridge and group_of(host, m) not in owned))
+    ]
+
+
+def _domain(host: Host, function: PciFunction) -> list[PciFunction]:
+    return [host.by_address[a] for a in reset_domain(function, host.by_address)]
+
+
+# --- texts ---------------------------------------------------------------------------------------
+
+
+def _describe_domain(domain: tuple[Address, ...]) -> str:
+    if len(domain) == 1:
+        return "It has no reset of its own, but is alone below its bridge: one VM can own it all."
+    names = " ".join(domain)
+    return f"A reset takes along {names}: one VM can own them all, and must, or QEMU's reset fails."
+
+
+def _list_evidence(host: Host, function: PciFunction, code: Code) -> list[Evidence]:
+    found = [Evidence(f"{DEVICES}/{function.address}", describe(function, host))]
+    if function.reset_methods:
+        found.append(attribute(function, "reset_method", " ".join(function.reset_methods)))
+    elif function.reset_methods == ():
+        text = "empty" if function.reset_method_file else "does not exist: no reset of its own"
+        found.append(attribute(function, "reset_method", text))
+    config = function.config
+    if function.physfn:
+        found.append(attribute(function, "physfn", f"VF of {function.physfn}: FLR is mandatory"))
+    elif config is not None and config.pcie is not None:
+        text = f"DevCap FLReset{'+' if config.pcie.flr else '-'}"
+        found.append(attribute(function, "config", text))
+    if config is not None and config.af_flr:
+        found.append(attribute(function, "config", "AF FLR+"))
+    if code in (RESET_SLOT, RESET_SHARED, RESET_QUIRK):
+        domain = " ".join(reset_domain(function, host.by_address))
+        found.append(Evidence("reset domain", f"below {function.parent or 'no bridge'}: {domain}"))
+    if code is RESET_SHARED:
+        found += [
+            Evidence("not ownable", describe(member, host)) for member in _blockers(host, function)
+        ]
+    return found
+
+
+def _list_missing(host: Host, function: PciFunction) -> tuple[Missing, ...]:
+    found = []
+    if function.reset_methods is None:
+        found.append(missing_attribute(host, function, "reset_method"))
+    config = function.config
+    if config is None or config.capabilities is None or config.dead:
+        found.append(missing_attribute(host, function, "config"))
+    if function.parent is None:
+        found.append(Missing(f"{DEVICES}/{function.address}", "lspci -t"))
+    if any(group_of(host, m) is None for m in _domain(host, function)):
+        found.append(missing_groups(host))
+    return tuple(found)

@@ -1,0 +1,174 @@
+"""Check `reset-history`: how resets of a device went on this firmware and kernel.
+
+Judged per assignable function from the ledger's summary of its identity. Capability is a promise,
+history is the proof. It must never take the absence of an error line for a successful reset.
+"""
+
+from vfio_agent.checks import kernel_log as log
+from vfio_agent.checks.inventory import (
+    DEVICES,
+    assignable,
+    describe,
+    is_intended,
+    report_nothing,
+    subject_of,
+)
+from vfio_contract.codes import Code, make_finding
+from vfio_contract.findings import Evidence, Finding, Missing, Verdict
+from vfio_contract.host import Host
+from vfio_contract.ledger import ResetState
+from vfio_contract.model import PciFunction, ResetSummary
+
+ID = "reset-history"
+LEDGER = "reset ledger"
+
+RESET_PROVEN = Code(
+    "RESET_PROVEN",
+    Verdict.PASS,
+    "Observed start/stop/start cycles on this firmware and kernel, all successful.",
+    "This device came back clean every time it was watched.",
+    "No action.",
+)
+RESET_CLEAN = Code(
+    "RESET_CLEAN",
+    Verdict.PASS,
+    "The ledger and a complete kernel log hold no failed reset of this device.",
+    "No failure is recorded. Unobserved is not proven.",
+    "No action; start, stop and start a VM once to prove it.",
+)
+RESET_UNOBSERVED = Code(
+    "RESET_UNOBSERVED",
+    Verdict.WARN,
+    "The ledger holds no attempt, and the kernel log of this boot is incomplete.",
+    "A failed reset may have been lost with the log. No error line is not success.",
+    "Start, stop and start a VM once without rebooting the host, before you rely on it.",
+)
+RESET_PROBATION = Code(
+    "RESET_PROBATION",
+    Verdict.WARN,
+    "A reset failed before, in an earlier boot; none succeeded since.",
+    "The reboot may have cleared it, or only hidden it: a warm reboot may not reset a card.",
+    "Start, stop and start a VM once and watch it: vfioctl device history ADDRESS",
+)
+RESET_FAILED = Code(
+    "RESET_FAILED",
+    Verdict.FAIL,
+    "A reset failed in this boot, and none succeeded since.",
+    "The device is in an unknown state: the next VM start may fail or hang the host.",
+    "Treat reset as the root problem: power the host off and on (a warm reboot may not do), then "
+    "start, stop and start a VM once before production use.",
+)
+RESET_WEDGED = Code(
+    "RESET_WEDGED",
+    Verdict.FAIL,
+    "The device did not come back after a reset in this boot.",
+    "It is wedged until the host is power-cycled.",
+    "Move its VM away, power the host off and on, then: vfioctl check. If it happens again, choose "
+    "other hardware or a vendor reset module.",
+)
+HISTORY_UNKNOWN = Code(
+    "HISTORY_UNKNOWN",
+    Verdict.UNKNOWN,
+    "The reset ledger could not be read, or its rows cannot be matched to this device.",
+    "Whether resets failed before is not known. Unknown is not clean.",
+    "Get the missing evidence below, then: vfioctl check",
+)
+CODES = (
+    RESET_PROVEN,
+    RESET_CLEAN,
+    RESET_UNOBSERVED,
+    RESET_PROBATION,
+    RESET_FAILED,
+    RESET_WEDGED,
+    HISTORY_UNKNOWN,
+)
+
+_BY_STATE: dict[str, Code] = {
+    ResetState.PROVEN: RESET_PROVEN,
+    ResetState.PROBATION: RESET_PROBATION,
+    ResetState.FAILING: RESET_FAILED,
+    ResetState.WEDGED: RESET_WEDGED,
+}
+
+
+def judge(host: Host) -> list[Finding]:
+    """How did resets of this function go on this firmware and kernel?
+
+    Evidence: the reset ledger, by identity; the kernel lines that fed it; how far the log reaches.
+    Meaning:  A device that failed to reset is not given to the next VM before it is proved again.
+    Source:   Linux drivers/pci/pci.c ("not ready ... giving up"); field guide step 7, mistake 3.
+    """
+    functions = assignable(host)
+    if not functions:
+        return report_nothing(ID, host)
+    rows = {row.identity: row for row in host.readings.ledger or ()}
+    lost = _has_lost_rows(host, rows)
+    return [_judge_function(host, f, rows, lost) for f in functions]
+
+
+def _judge_function(
+    host: Host, function: PciFunction, rows: dict[str, ResetSummary], lost: bool
+) -> Finding:
+    identified = host.identities[function.address]
+    row = rows.get(identified.identity) or rows.get(identified.place)
+    code = _decide(host, row, lost)
+    evidence = [Evidence(f"{DEVICES}/{function.address}", describe(function, host))]
+    if row is not None:
+        counts = f"{row.attempts} attempts, {row.failures} failed, last {row.last_outcome or '-'}"
+        evidence.append(Evidence(LEDGER, f"{row.state}: {counts}"))
+        if row.last_evidence:
+            evidence.append(Evidence(log.SOURCE, row.last_evidence))
+    elif host.readings.ledger is not None:
+        evidence.append(Evidence(LEDGER, "no attempt recorded"))
+    reach = log.describe_log(host)
+    if code in (RESET_UNOBSERVED, RESET_CLEAN) and reach is not None:
+        evidence.append(reach)
+    decision = code.decision.replace("ADDRESS", function.address)
+    return make_finding(
+        ID,
+        subject_of(function),
+        code,
+        *evidence,
+        intended=is_intended(host, [function.address]),
+        decision=decision,
+        missing=_list_missing(host) if code is HISTORY_UNKNOWN else (),
+    )
+
+
+def _decide(host: Host, row: ResetSummary | None, lost: bool) -> Code:
+    if host.readings.ledger is None:
+        return HISTORY_UNKNOWN
+    if row is None:
+        if lost:
+            return HISTORY_UNKNOWN
+        return RESET_CLEAN if log.is_complete(host) else RESET_UNOBSERVED
+    if row.state == ResetState.CLEAN:
+        seen = row.attempts > 0 or log.is_complete(host)
+        return RESET_CLEAN if seen else RESET_UNOBSERVED
+    return _BY_STATE.get(row.state, HISTORY_UNKNOWN)
+
+
+def _has_lost_rows(host: Host, rows: dict[str, ResetSummary]) -> bool:
+    """True when a bad row fits no function while some identity is not fully known.
+
+    The row may then belong to any function whose serial number, ids or place could not be read.
+    """
+    known = {i.identity for i in host.identities.values()}
+    known |= {i.place for i in host.identities.values()}
+    bad = [r for r in rows.values() if r.identity not in known and r.state != ResetState.CLEAN]
+    return bool(bad) and any(not _is_identity_known(f) for f in host.functions)
+
+
+def _is_identity_known(function: PciFunction) -> bool:
+    if None in (function.vendor, function.device, function.parent, function.root_path):
+        return False
+    if None in (function.subsystem_vendor, function.subsystem_device, function.physfn):
+        return False
+    return function.config is not None and function.config.extended is not None
+
+
+def _list_missing(host: Host) -> tuple[Missing, ...]:
+    missing = log.missing_log(host)
+    if host.readings.ledger is None:
+        return (Missing(LEDGER, "sudo vfioctl check"), *missing)
+    return (Missing("serial numbers of all functions", "sudo lspci -vvv"), *missing)
