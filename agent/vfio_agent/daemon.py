@@ -1,13 +1,15 @@
 """The node agent: collect, judge, tell the coordinator, again and again.
 
 Two threads. The main one looks at the host every interval and offers what it saw; the other keeps a
-session with the coordinator and sends the latest. It must never stop looking because nobody
-listens, nor queue what nobody took.
+session with the coordinator and says the latest. It must never stop looking because nobody listens,
+nor queue what nobody took, nor go on after a fault of its own: an agent that half works looks like
+one that has nothing to report, so `run` raises and whoever supervises it starts it again.
 """
 
 from __future__ import annotations
 
 import logging
+import queue
 import random
 import threading
 import time
@@ -20,9 +22,9 @@ from vfio_agent.collect.root import open_root
 from vfio_agent.inspect import observe
 from vfio_agent.journal import Journal
 from vfio_agent.session.backoff import Backoff
-from vfio_agent.session.link import Link, Terms
-from vfio_agent.session.outbox import Outbox, pack
-from vfio_contract.bundle import Bundle
+from vfio_agent.session.conversation import Speaker, Terms
+from vfio_agent.session.link import Link
+from vfio_agent.session.outbox import Outbox, Packer, seconds_up
 from vfio_contract.model import Snapshot
 
 log = logging.getLogger("vfio-agent")
@@ -30,10 +32,17 @@ log = logging.getLogger("vfio-agent")
 DEFAULT_INTERVAL_S = 60.0
 """Between looks until a coordinator says otherwise."""
 
+MIN_REST_S = 1.0
+"""Between two looks, however long they take and whatever the interval: reading costs the host."""
+
 JOURNAL_FILE = "journal.db"
 
 _CLOSING_S = 5.0
 """How long a clean end waits for the session's thread."""
+
+
+class RootError(Exception):
+    """The root that is looked at cannot be opened; the text names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +51,16 @@ class Settings:
 
     node: str
     endpoint: str
-    bundle: Bundle
+    bundle: Path
     state: Path
     root: str
+
+
+class _Stop:
+    """Asks the main thread to end."""
+
+
+_STOP = _Stop()
 
 
 class Daemon:
@@ -53,80 +69,103 @@ class Daemon:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._outbox = Outbox()
-        self._stop = threading.Event()
-        self._wake = threading.Event()
+        # Reentrant, unlike an Event: a signal handler may put while the same thread is in get.
+        self._inbox: queue.SimpleQueue[_Stop | Terms | BaseException] = queue.SimpleQueue()
+        self._ending = threading.Event()
         self._interval_s = DEFAULT_INTERVAL_S
-        self._link: Link | None = None
 
     def stop(self) -> None:
         """Ask for a clean end; safe in a signal handler."""
-        self._stop.set()
-        self._wake.set()
+        self._inbox.put(_STOP)
 
     def run(self) -> None:
-        """Look and tell until stopped."""
-        journal = Journal.open(self._settings.state / JOURNAL_FILE)
-        speaker = threading.Thread(target=self._speak, args=(journal,), name="session", daemon=True)
-        speaker.start()
-        try:
-            self._look(journal)
-        finally:
-            self.stop()
-            link = self._link
-            if link is not None:
-                link.close()
-            speaker.join(_CLOSING_S)
-            journal.close()
+        """Look and tell until stopped.
 
-    def _look(self, journal: Journal) -> None:
-        previous: Snapshot | None = None
-        while not self._stop.is_set():
-            began = time.monotonic()
-            # A captured root may have been replaced by one of the next boot.
-            seen = observe(open_root(self._settings.root), journal, previous)
-            previous = seen.snapshot
-            findings, version_of_checks = seen.report.findings, checks_version()
-            self._outbox.offer(
-                pack(seen.snapshot, findings, checks_version=version_of_checks, at_s=began)
-            )
-            self._rest_until(began)
-
-    def _rest_until(self, began: float) -> None:
-        while not self._stop.is_set():
-            self._wake.clear()
-            left = began + self._interval_s - time.monotonic()
-            if left <= 0 or not self._wake.wait(left):
-                return
-
-    def _speak(self, journal: Journal) -> None:
+        JournalError and RootError name what is wrong with a file; anything else is our own fault.
+        """
         settings = self._settings
-        backoff = Backoff(random.uniform)
-        said = ""
-        while not (self._stop.is_set() or self._outbox.wait_first(timeout_s=1.0)):
-            continue
-        while not self._stop.is_set():
-            self._link = Link(
-                node=settings.node,
+        journal = Journal.open(settings.state / JOURNAL_FILE)
+        try:
+            link = Link(
                 endpoint=settings.endpoint,
                 bundle=settings.bundle,
-                version=version("vfioctl"),
-                state_id=journal.state_id,
+                speaker=Speaker(settings.node, journal.state_id, version("vfioctl")),
                 outbox=self._outbox,
                 fences=journal,
-                on_terms=self._take_terms,
+                on_terms=self._inbox.put,
             )
-            ended = self._link.run()
-            if self._stop.is_set():
-                return
-            if ended.welcomed:
-                backoff.succeeded()
-            if ended.reason != said:
-                log.warning("session ended: %s", ended.reason)
-                said = ended.reason
-            self._stop.wait(backoff.next_delay(permanent=ended.permanent))
+            speaking = threading.Thread(
+                target=self._speak, args=(link,), name="session", daemon=True
+            )
+            try:
+                self._look(journal, speaking)
+            finally:
+                self._ending.set()
+                link.close()
+                if speaking.ident is not None:
+                    speaking.join(_CLOSING_S)
+        finally:
+            journal.close()
+
+    def _look(self, journal: Journal, speaking: threading.Thread) -> None:
+        packer = Packer()
+        previous: Snapshot | None = None
+        asked = False
+        while not asked:
+            began, at_s = time.monotonic(), seconds_up()
+            try:
+                # opened each time: a captured root may have been replaced by one of the next boot
+                root = open_root(self._settings.root)
+            except OSError as error:
+                raise RootError(f"{self._settings.root}: {error.strerror or error}") from error
+            seen = observe(root, journal, previous)
+            previous = seen.snapshot
+            self._outbox.offer(
+                packer.pack(
+                    seen.snapshot,
+                    seen.report.findings,
+                    checks_version=checks_version(),
+                    at_s=at_s,
+                )
+            )
+            if speaking.ident is None:
+                speaking.start()  # Hello tells of this host, so it waits for the first look
+            asked = self._rest(began)
+
+    def _rest(self, began: float) -> bool:
+        """Wait for the next look; True when asked to end. A fault of the session is raised here."""
+        earliest = time.monotonic() + MIN_REST_S
+        while True:
+            left = max(began + self._interval_s, earliest) - time.monotonic()
+            try:
+                word = self._inbox.get(timeout=max(0.0, left))
+            except queue.Empty:
+                return False
+            match word:
+                case _Stop():
+                    return True
+                case Terms():
+                    self._take_terms(word)
+                case _:
+                    raise word
 
     def _take_terms(self, terms: Terms) -> None:
         log.info("in session with cluster %s, epoch %d", terms.cluster_id, terms.epoch)
-        if terms.observation_interval_s > 0:
-            self._interval_s = terms.observation_interval_s
-            self._wake.set()
+        self._interval_s = terms.observation_interval_s or DEFAULT_INTERVAL_S
+
+    def _speak(self, link: Link) -> None:
+        backoff = Backoff(random.uniform)
+        said = ""
+        try:
+            while not self._ending.is_set():
+                ended = link.run()
+                if self._ending.is_set():
+                    return
+                if ended.useful:
+                    backoff.succeed()
+                if ended.useful or ended.reason != said:
+                    log.warning("session ended: %s", ended.reason)
+                    said = ended.reason
+                self._ending.wait(backoff.next_delay(slow=ended.slow))
+        except BaseException as error:
+            self._inbox.put(error)

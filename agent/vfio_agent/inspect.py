@@ -19,7 +19,7 @@ from vfio_contract.host import Host
 from vfio_contract.model import Gap, Snapshot
 
 JOURNAL = Path("/var/lib/vfioctl/agent/journal.db")
-"""Where this host's agent keeps its reset history."""
+"""Where this host's agent keeps its reset history unless it was told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,26 +31,26 @@ class Inspection:
     report: Report
 
 
-def inspect_host(root_path: str = "/") -> Inspection:
+def inspect_host(root_path: str = "/", *, journal: Path = JOURNAL) -> Inspection:
     """Collect and judge `/`, a captured directory, or a captured tar; OSError if it is none."""
-    return inspect_root(open_root(root_path))
+    return inspect_root(open_root(root_path), journal=journal)
 
 
-def inspect_root(root: Root) -> Inspection:
-    """Collect and judge one root; this host's own journal is read where it may be."""
+def inspect_root(root: Root, *, journal: Path = JOURNAL) -> Inspection:
+    """Collect and judge one root. `journal` is this host's, and only read for the running host."""
     snapshot = collect_host(root)
     if not root.live:
         return judge_snapshot(with_known_history(snapshot, None))
     try:
-        journal = Journal.open_readonly(JOURNAL)
-    except (JournalError, OSError) as error:
-        gap = Gap(path=str(JOURNAL), errno=0, reason=str(error), remedy="sudo vfioctl check")
-        return judge_snapshot(_with_gap(with_known_history(snapshot, None), gap))
-    try:
-        return judge_snapshot(with_known_history(snapshot, journal))
-    finally:
-        if journal is not None:
-            journal.close()
+        opened = Journal.open_readonly(journal)
+        try:
+            return judge_snapshot(with_known_history(snapshot, opened))
+        finally:
+            if opened is not None:
+                opened.close()
+    except JournalError as error:
+        # What is not recorded in there is not known either, so the ledger stays None.
+        return judge_snapshot(_with_gap(snapshot, journal, error))
 
 
 def observe(root: Root, journal: Journal, previous: Snapshot | None) -> Inspection:
@@ -64,6 +64,10 @@ def judge_snapshot(snapshot: Snapshot) -> Inspection:
     return Inspection(snapshot=snapshot, host=host, report=judge(host))
 
 
-def _with_gap(snapshot: Snapshot, gap: Gap) -> Snapshot:
-    readings = replace(snapshot.readings, gaps=(*snapshot.readings.gaps, gap))
+def _with_gap(snapshot: Snapshot, journal: Path, error: JournalError) -> Snapshot:
+    cause = error.__cause__
+    number = cause.errno or 0 if isinstance(cause, OSError) else 0
+    remedy = "sudo vfioctl check" if isinstance(cause, PermissionError) else ""
+    gap = Gap(path=str(journal), errno=number, reason=str(error), remedy=remedy)
+    readings = replace(snapshot.readings, gaps=(*snapshot.readings.gaps, gap), ledger=None)
     return replace(snapshot, readings=readings)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 
 from vfio_contract.address import Address, address_key
+from vfio_contract.function_index import FunctionIndex
 from vfio_contract.identity import Identified, ancestors, identify
 from vfio_contract.intention import find_intentions
 from vfio_contract.model import Facts, IommuGroup, PciFunction, Readings, Snapshot
@@ -42,9 +43,9 @@ class Host:
         return tuple(sorted(rows, key=lambda f: address_key(f.address)))
 
     @cached_property
-    def by_address(self) -> Mapping[Address, PciFunction]:
-        """Function by address."""
-        return {f.address: f for f in self.functions}
+    def by_address(self) -> FunctionIndex:
+        """Function by address, and its neighbourhoods."""
+        return FunctionIndex.of(self.functions)
 
     @cached_property
     def identities(self) -> Mapping[Address, Identified]:

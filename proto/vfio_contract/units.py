@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from vfio_contract.address import Address, Identity, address_key, function_number, slot_of
+from vfio_contract.function_index import FunctionIndex, index
 from vfio_contract.identity import Identified, ancestors
 from vfio_contract.model import PciFunction
 
@@ -115,11 +116,9 @@ def reset_domain(
     """
     if resets_alone(function) or not function.parent:
         return (function.address,)
-    below = [
-        other.address
-        for other in by_address.values()
-        if function.parent in ancestors(other, by_address)
-    ]
+    below = index(by_address).below.get(function.parent, ())
+    if function.address in below:
+        return below
     return tuple(sorted({*below, function.address}, key=address_key))
 
 
@@ -137,7 +136,7 @@ def hot_resets(function: PciFunction, by_address: Mapping[Address, PciFunction])
         return False
     if above is None or above.is_bridge is None:
         return None
-    mates = [other for other in by_address.values() if other.parent == function.parent]
+    mates = index(by_address).children.get(function.parent, ())
     first = min((*mates, function), key=lambda f: address_key(f.address))
     if first.reset_methods is None or (first.reset_methods == () and first.reset_method_file):
         return None
@@ -150,13 +149,10 @@ def companions(
     """Functions of the same slot that must travel along with this display controller."""
     if function.base_class != 0x03:
         return ()
-    slot = slot_of(function.address)
     return tuple(
         other.address
-        for other in by_address.values()
-        if slot_of(other.address) == slot
-        and other.address != function.address
-        and other.sub_class in _COMPANION_CLASSES
+        for other in index(by_address).slots.get(slot_of(function.address), ())
+        if other.address != function.address and other.sub_class in _COMPANION_CLASSES
     )
 
 
@@ -166,7 +162,7 @@ def derive_units(
     identities: Mapping[Address, Identified],
 ) -> tuple[Unit, ...]:
     """All units of a host, by primary address."""
-    by_address = {f.address: f for f in functions}
+    by_address = FunctionIndex.of(functions)
     endpoints = [f for f in functions if not f.is_bridge]
     joined = _Joined(f.address for f in endpoints)
     for function in endpoints:

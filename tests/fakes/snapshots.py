@@ -365,16 +365,17 @@ _READINGS = frozenset(f.name for f in fields(Readings))
 def make_snapshot(*functions: PciFunction, **changes: Any) -> Snapshot:
     """A snapshot of a healthy host with these functions.
 
-    `changes` replace fields of `Facts` or `Readings` by name; for the one name that both have,
-    `functions`, give the functions as arguments. TypeError names an unknown field.
+    `changes` replace fields of `Facts` or `Readings` by name. Of the one name that both have,
+    `functions=None` means that the inventory could not be read. TypeError names an unknown field.
     """
     unknown = set(changes) - (_FACTS | _READINGS)
     if unknown:
         raise TypeError(f"neither Facts nor Readings has: {', '.join(sorted(unknown))}")
-    facts = {k: v for k, v in changes.items() if k in _FACTS}
-    readings = {k: v for k, v in changes.items() if k in _READINGS and k not in _FACTS}
+    facts = make_facts(functions)
+    readings = make_readings(functions)
     return Snapshot(
-        facts=make_facts(functions, **facts), readings=make_readings(functions, **readings)
+        facts=replace(facts, **{k: v for k, v in changes.items() if k in _FACTS}),
+        readings=replace(readings, **{k: v for k, v in changes.items() if k not in _FACTS}),
     )
 
 

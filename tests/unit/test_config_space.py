@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fakes.config_bytes import acs, af, dsn, make_config, msi, msix, pcie, pm, sriov
-from vfio_agent.collect.config_space import parse_config
+from vfio_agent.collect.config_space import Link, parse_config, parse_link
 from vfio_contract.model import Acs, ConfigSpace, PcieCapability, SriovCapability
 
 PLAIN = (pm(no_soft_reset=True), msi(), pcie(flr=True, speed=4, width=16), msix(32), af())
@@ -93,6 +93,50 @@ def test_what_is_integrated_into_the_root_complex_has_no_link(port_type: int) ->
     config = parse_config(make_config(plain=(pcie(port_type=port_type, speed=3, width=8),)))
     assert config.pcie is not None
     assert (config.pcie.max_link_speed, config.pcie.max_link_width) == (0, 0)
+
+
+# --- the link ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("speed", "text"),
+    [(1, "2.5"), (2, "5.0"), (3, "8.0"), (4, "16.0"), (5, "32.0"), (6, "64.0")],
+)
+def test_link_speeds(speed: int, text: str) -> None:
+    expected = f"{text} GT/s PCIe"
+    link = parse_link(make_config(plain=(pm(), pcie(speed=speed, width=16))))
+    assert link == Link(max_speed=expected, max_width=16, speed=expected, width=16)
+
+
+def test_a_link_that_trained_lower() -> None:
+    data = make_config(plain=(pcie(speed=4, width=16),))
+    link = parse_link(with_bytes(data, (0x52, 0x41), (0x53, 0x00)))
+    assert link == Link(max_speed="16.0 GT/s PCIe", max_width=16, speed="2.5 GT/s PCIe", width=4)
+
+
+def test_a_link_of_version_1_has_no_second_register() -> None:
+    data = with_bytes(make_config(plain=(pcie(speed=2, width=1),)), (0x42, 1))
+    link = parse_link(data)
+    assert link is not None
+    assert (link.max_speed, link.max_width) == ("5.0 GT/s PCIe", 1)
+    beyond = parse_link(with_bytes(data, (0x4C, 0x13)))
+    assert beyond is not None
+    assert beyond.max_speed == "Unknown"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff" * 4096,
+        make_config(size=64, plain=(pcie(),)),
+        make_config(size=256, plain=(pm(),)),
+        make_config(plain=(pcie(port_type=9),)),
+        make_config(plain=(pcie(port_type=10),)),
+    ],
+)
+def test_no_link_registers(data: bytes) -> None:
+    assert parse_link(data) is None
 
 
 # --- how much was read ---------------------------------------------------------------------------
@@ -236,7 +280,8 @@ SIZES = st.sampled_from([0, 1, 14, 15, 63, 64, 65, 128, 255, 256, 257, 260, 1024
 
 
 def check_sound(data: bytes) -> None:
-    config = parse_config(data)
+    config, link = parse_config(data), parse_link(data)
+    assert link is None or config.pcie is not None
     assert config.length == len(data)
     assert config == parse_config(data)
     for found, name in ((config.capabilities, "capability"), (config.extended, "extended")):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.shared_folder import locate_shared
-from vfio_agent.collect.config_space import parse_config
+from vfio_agent.collect.config_space import parse_config, parse_link
 from vfio_agent.collect.root import open_root
 from vfio_contract.model import ConfigSpace
 
@@ -85,3 +85,24 @@ def test_serial_number_of_the_lab_machine(shared: Path) -> None:
     root = open_root(str(shared / "captures" / "lab" / "m3" / "boot.tar.gz"))
     config = parse_config(root.read("/sys/bus/pci/devices/0000:01:00.0/config"))
     assert config.serial_number == "52-54-00-ff-ff-12-34-56"
+
+
+LINK_FILES = ("max_link_speed", "max_link_width", "current_link_speed", "current_link_width")
+
+
+def test_links_are_what_the_kernel_printed(shared: Path) -> None:
+    compared = 0
+    for capture in sorted((shared / "captures" / "lab").glob("*/boot.tar.gz")):
+        root = open_root(str(capture))
+        for address in root.list("/sys/bus/pci/devices"):
+            folder = f"/sys/bus/pci/devices/{address}"
+            printed = root.read_many([f"{folder}/{name}" for name in LINK_FILES])
+            texts = [p.decode().strip() for p in printed if isinstance(p, bytes)]
+            link = parse_link(root.read(f"{folder}/config"))
+            if len(texts) < len(LINK_FILES):
+                assert link is None, address
+                continue
+            assert link is not None, address
+            assert [link.max_speed, str(link.max_width), link.speed, str(link.width)] == texts
+            compared += 1
+    assert compared > 50

@@ -216,7 +216,7 @@ def _block(check: Check, blocker: str) -> Finding:
         subject=NODE,
         verdict=Verdict.BLOCKED,
         code=BLOCKED.name,
-        evidence=(Evidence(blocker, Verdict.FAIL),),
+        evidence=(Evidence(blocker, str(Verdict.FAIL)),),
         meaning=BLOCKED.meaning,
         decision=f"Fix {blocker} first, then: vfioctl check",
         blocked_by=blocker,

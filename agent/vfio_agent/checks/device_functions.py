@@ -5,6 +5,8 @@ that a VM's configuration must copy. It must never list a set as complete of whi
 have been read, and it says when it is not known which devices are intended at all.
 """
 
+from dataclasses import dataclass
+
 from vfio_agent.checks.inventory import (
     DEVICES,
     describe,
@@ -60,6 +62,15 @@ DEVICES_UNKNOWN = Code(
 CODES = (UNIT_COMPLETE, UNIT_HALF_BOUND, PF_HAS_VFS, UNIT_UNKNOWN, DEVICES_UNKNOWN)
 
 
+@dataclass(frozen=True, slots=True)
+class _Unread:
+    """Functions that may belong to any unit, or to one of their slot."""
+
+    parents: tuple[PciFunction, ...]
+    classes: tuple[PciFunction, ...]
+    groups_open: bool
+
+
 def judge(host: Host) -> list[Finding]:
     """Which functions must be passed together?
 
@@ -69,17 +80,18 @@ def judge(host: Host) -> list[Finding]:
     """
     if host.facts.functions is None:
         return report_nothing(ID, host)
-    found = [_judge_unit(host, unit) for unit in host.units]
-    unread = (*_list_unread_devices(host), *_list_unread_intentions(host))
-    if unread:
-        found.append(make_finding(ID, NODE, DEVICES_UNKNOWN, missing=unread))
+    unread = _find_unread(host)
+    found = [_judge_unit(host, unit, unread) for unit in host.units]
+    missing = (*_list_unread_devices(host), *_list_unread_intentions(host))
+    if missing:
+        found.append(make_finding(ID, NODE, DEVICES_UNKNOWN, missing=missing))
     return found or report_nothing(ID, host)
 
 
-def _judge_unit(host: Host, unit: Unit) -> Finding:
+def _judge_unit(host: Host, unit: Unit, unread: _Unread) -> Finding:
     members = [host.by_address[a] for a in unit.addresses]
     code, decision = UNIT_COMPLETE, ""
-    missing = _list_missing(host, unit, members)
+    missing = _list_missing(host, unit, members, unread)
     assigned = [host.by_address[a] for a in unit.assign]
     owners = [m for m in assigned if judge_vfs(host, m)]
     rest = [m for m in assigned if is_vfio_bound(m) is False]
@@ -127,30 +139,35 @@ def _why_together(host: Host, unit: Unit, member: PciFunction) -> str:
     return "tied to another member"
 
 
-def _list_missing(host: Host, unit: Unit, members: list[PciFunction]) -> tuple[Missing, ...]:
+def _find_unread(host: Host) -> _Unread:
+    return _Unread(
+        parents=tuple(f for f in host.functions if f.parent is None),
+        classes=tuple(f for f in host.functions if f.class_code is None),
+        # Neither side of the link was read: such a function may be in any group.
+        groups_open=host.facts.groups is None and bool(ungrouped(host)),
+    )
+
+
+def _list_missing(
+    host: Host, unit: Unit, members: list[PciFunction], unread: _Unread
+) -> tuple[Missing, ...]:
     """What could hide a function that belongs to this unit."""
     found = []
-    if any(group_of(host, m) is None for m in members) or _are_groups_open(host):
+    if unread.groups_open or any(group_of(host, m) is None for m in members):
         found.append(missing_groups(host))
+    found += [Missing(f"{DEVICES}/{f.address}", "lspci -t") for f in unread.parents]
     slots = {slot_of(m.address) for m in members}
-    for function in host.functions:
-        if function.parent is None:
-            found.append(Missing(f"{DEVICES}/{function.address}", "lspci -t"))
-        if function.class_code is None and slot_of(function.address) in slots:
-            found.append(missing_attribute(host, function, "class"))
+    found += [
+        missing_attribute(host, f, "class") for f in unread.classes if slot_of(f.address) in slots
+    ]
     for member in members:
-        unread = {
+        gone = {
             "config": member.is_bridge is None,
             "driver": is_vfio_bound(member) is None,
             "sriov_numvfs": member.address in unit.assign and judge_vfs(host, member) is None,
         }
-        found += [missing_attribute(host, member, name) for name, gone in unread.items() if gone]
+        found += [missing_attribute(host, member, name) for name, lost in gone.items() if lost]
     return tuple(found)
-
-
-def _are_groups_open(host: Host) -> bool:
-    """True when some function may be in any group: neither side of the link was read."""
-    return host.facts.groups is None and bool(ungrouped(host))
 
 
 def _list_unread_devices(host: Host) -> list[Missing]:

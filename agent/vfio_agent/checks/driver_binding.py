@@ -4,6 +4,8 @@ Judged per assignable function. It must never advise to bind what the host needs
 where another function of the host has the same id.
 """
 
+from collections import Counter
+
 from vfio_agent.checks.host_use import Use, find_uses
 from vfio_agent.checks.inventory import (
     assignable,
@@ -81,10 +83,12 @@ def judge(host: Host) -> list[Finding]:
     if not functions:
         return report_nothing(ID, host)
     uses = find_uses(host)
-    return [_judge_function(host, f, uses[f.address]) for f in functions]
+    counts = Counter(f.ids for f in host.functions)
+    return [_judge_function(host, f, uses[f.address], counts[f.ids]) for f in functions]
 
 
-def _judge_function(host: Host, function: PciFunction, use: Use) -> Finding:
+def _judge_function(host: Host, function: PciFunction, use: Use, same_ids: int) -> Finding:
+    """`same_ids` counts the host's functions with these ids, this one included."""
     bound = is_vfio_bound(function)
     evidence = [attribute(function, "driver", describe(function, host))]
     decision = ""
@@ -102,7 +106,7 @@ def _judge_function(host: Host, function: PciFunction, use: Use) -> Finding:
         evidence += [
             Evidence("intended", reason) for reason in host.intentions.get(function.address, ())
         ]
-        decision = _advise(host, function, use)
+        decision = _advise(host, function, use, same_ids)
     return make_finding(
         ID,
         subject_of(function),
@@ -135,10 +139,10 @@ def _written(host: Host, function: PciFunction) -> list[Intent]:
     ]
 
 
-def _advise(host: Host, function: PciFunction, use: Use) -> str:
+def _advise(host: Host, function: PciFunction, use: Use, same_ids: int) -> str:
     """The exact commands that would bind it, or why not to."""
     if use.needs or use.doubts:
-        reason = (use.needs or use.doubts)[0]
+        reason = use.needs[0] if use.needs else use.doubts[0].why
         return f"Do not bind it: the host {'needs' if use.needs else 'may need'} it ({reason})."
     if host.intentions.get(function.address):
         return (
@@ -147,7 +151,7 @@ def _advise(host: Host, function: PciFunction, use: Use) -> str:
             "/etc/modprobe.d/vfio.conf; sudo update-initramfs -u; reboot. Until then: "
             "sudo driverctl --nosave set-override ADDRESS vfio-pci"
         )
-    if [f for f in host.functions if f.ids == function.ids and f is not function]:
+    if same_ids > 1:
         return (
             "To pass it: sudo driverctl set-override ADDRESS vfio-pci (not by id: other functions "
             f"of this host are {function.ids} too); vfioctl check"

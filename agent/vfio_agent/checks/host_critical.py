@@ -71,11 +71,13 @@ def _judge_function(host: Host, function: PciFunction, use: Use) -> Finding:
     if len(use.needs) > _SHOWN:
         evidence.append(Evidence("needed by the host", f"and {len(use.needs) - _SHOWN} more"))
     meaning = ""
+    missing: tuple[Missing, ...] = ()
     if use.needs:
         code = HOST_CRITICAL
     elif use.doubts:
         code = HOST_CRITICAL_UNKNOWN
-        evidence += [Evidence("not resolved", text) for text in use.doubts[:_SHOWN]]
+        evidence += [Evidence("not resolved", doubt.why) for doubt in use.doubts[:_SHOWN]]
+        missing = tuple(dict.fromkeys(doubt.missing for doubt in use.doubts))
     else:
         code = NOT_HOST_CRITICAL
         if function.boot_vga and is_vfio_bound(function):
@@ -87,25 +89,5 @@ def _judge_function(host: Host, function: PciFunction, use: Use) -> Finding:
         *evidence,
         intended=is_intended(host, [function.address]),
         meaning=meaning,
-        missing=_list_missing(host) if code is HOST_CRITICAL_UNKNOWN else (),
+        missing=missing,
     )
-
-
-def _list_missing(host: Host) -> tuple[Missing, ...]:
-    """The lists that were not read; gaps name their own remedies."""
-    found = []
-    if host.facts.storage_uses is None:
-        found.append(Missing("mounts and swap", "findmnt; swapon --show"))
-    if host.facts.block is None or any(u.unresolved for u in host.facts.storage_uses or ()):
-        found.append(Missing("what stands under each block device", "lsblk -s"))
-    if host.facts.network is None:
-        found.append(Missing("network interfaces", "ip -br link; ip -br addr"))
-    if host.facts.keyboards is None:
-        found.append(Missing("input devices", "cat /proc/bus/input/devices"))
-    found += [Missing(g.path, g.remedy) for g in host.readings.gaps if _bears_on(g.path, g.remedy)]
-    return tuple(dict.fromkeys(found))
-
-
-def _bears_on(path: str, remedy: str) -> bool:
-    heads = ("/sys/block", "/sys/class/block", "/sys/class/net", "/proc/net", "/proc/1/net")
-    return bool(remedy) and path.startswith((*heads, "/proc/self/mountinfo", "/proc/swaps"))

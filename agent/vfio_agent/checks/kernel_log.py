@@ -56,6 +56,7 @@ ITS_READY = re.compile(
 )
 GIC_V2M = re.compile(r"GICv2m: |gicv2m", re.IGNORECASE)
 
+RESETS_DISABLED = re.compile(r"All device reset methods disabled by user")
 ACS_OVERRIDE = re.compile(r"PCIe ACS overrides enabled")
 KVM_UNUSABLE = re.compile(
     r"kvm(_intel|_amd)?: .*(disabled by bios|not supported|no hardware support|disabled in BIOS)"

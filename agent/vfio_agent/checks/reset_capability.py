@@ -5,6 +5,7 @@ was made before its siblings appeared. It must never promise a reset from a list
 could not show, nor from a device that does not answer.
 """
 
+from vfio_agent.checks import kernel_log as log
 from vfio_agent.checks.inventory import (
     DEVICES,
     assignable,
@@ -139,7 +140,7 @@ def _decide(host: Host, function: PciFunction) -> tuple[Code, str, str]:
     if function.config.dead:
         dead = "Its config space reads all ones: the device has fallen off the bus."
         return RESET_UNKNOWN, dead, f"Look at it: sudo lspci -vvv -s {function.address}; sudo dmesg"
-    if function.reset_methods == () and function.reset_method_file:
+    if _is_emptied(function) and not _is_list_remade(host, function):
         path = f"{DEVICES}/{function.address}/reset_method"
         return RESET_DISABLED, "", f"echo default | sudo tee {path}; vfioctl check"
     code = _classify(host, function)
@@ -158,6 +159,8 @@ def _classify(host: Host, function: PciFunction) -> Code:
         elif kind == "function" and host.readings.live:
             # The kernel's list may lack what the device advertises: quirked, or switched off.
             kind = None
+    if kind in (None, "none") and _is_list_remade(host, _first_on_bus(host, function)):
+        kind = "slot"
     if kind != "slot":
         known = {"function": RESET_FUNCTION, "weak": RESET_WEAK, "none": RESET_NONE}
         return known.get(kind or "", RESET_UNKNOWN)
@@ -172,6 +175,32 @@ def _never_had_list(host: Host, function: PciFunction) -> bool:
     version = host.facts.kernel.version
     old = version is not None and version < _LIST_SINCE
     return old and function.reset_method_file is False
+
+
+def _is_emptied(function: PciFunction) -> bool:
+    return function.reset_methods == () and bool(function.reset_method_file)
+
+
+def _is_list_remade(host: Host, function: PciFunction) -> bool:
+    """True when the list is empty although nobody switched resets off.
+
+    `echo default > reset_method` makes the list anew; where siblings have appeared meanwhile, `bus`
+    is left out and nothing remains [lab]. The hot reset does not depend on the list. Only a whole
+    log proves that the kernel did not say "All device reset methods disabled by user".
+    """
+    above = host.by_address.get(function.parent) if function.parent else None
+    if not _is_emptied(function) or above is None or not above.is_bridge:
+        return False
+    siblings = [f for f in host.functions if f.parent == function.parent and f is not function]
+    said = (m.string for m in log.find_lines(host, log.RESETS_DISABLED))
+    by_hand = any(function.address in line for line in said)
+    return bool(siblings) and log.is_complete(host) and not by_hand
+
+
+def _first_on_bus(host: Host, function: PciFunction) -> PciFunction:
+    """The function whose list tells whether the bus can be reset (see `units.hot_resets`)."""
+    mates = (f for f in host.functions if f.parent == function.parent)
+    return next(mates, function) if function.parent else function
 
 
 def _class_on_old_kernel(host: Host, function: PciFunction) -> str | None:
@@ -257,14 +286,19 @@ def _list_evidence(host: Host, function: PciFunction, code: Code) -> list[Eviden
 
 
 def _list_missing(host: Host, function: PciFunction) -> tuple[Missing, ...]:
+    """What was not read of the function and of those that a reset takes along."""
     found = []
-    if function.reset_methods is None:
-        found.append(missing_attribute(host, function, "reset_method"))
-    config = function.config
-    if config is None or config.capabilities is None or config.dead:
-        found.append(missing_attribute(host, function, "config"))
-    if function.parent is None:
-        found.append(Missing(f"{DEVICES}/{function.address}", "lspci -t"))
+    for member in dict.fromkeys((function, *_domain(host, function))):
+        config = member.config
+        if config is None or (member is function and (config.capabilities is None or config.dead)):
+            found.append(missing_attribute(host, member, "config"))
+        if member.reset_methods is None:
+            found.append(missing_attribute(host, member, "reset_method"))
+        if member.parent is None:
+            found.append(Missing(f"{DEVICES}/{member.address}", "lspci -t"))
+    above = host.by_address.get(function.parent) if function.parent else None
+    if above is not None and above.is_bridge is None:
+        found.append(missing_attribute(host, above, "config"))
     if any(group_of(host, m) is None for m in _domain(host, function)):
         found.append(missing_groups(host))
     return tuple(found)

@@ -18,7 +18,7 @@ import re
 import tarfile
 from collections.abc import Sequence
 
-from vfio_agent.collect.holders import DELETED, HELD_NODE
+from vfio_agent.collect.holders import DELETED, ENDED, HELD_NODE
 from vfio_agent.collect.host import collect_host, collector_name
 from vfio_agent.collect.kernel_log import CAPTURED_LOG, LIVE_LOG
 from vfio_agent.collect.log_line import render_kmsg
@@ -303,7 +303,7 @@ class RecordingRoot:
             (
                 path.split("/")[2]
                 for path, number in self._errors.items()
-                if _FD.match(path) and number not in (*_GONE, errno.ESRCH)
+                if _FD.match(path) and number not in ENDED
             ),
             key=int,
         )

@@ -9,13 +9,13 @@ Sources: include/uapi/linux/pci_regs.h; PCI Express Base Specification chapter 7
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from struct import Struct
 
 from vfio_contract.model import Acs, ConfigSpace, PcieCapability, SriovCapability
 
 _U16 = Struct("<H").unpack_from
 _U32 = Struct("<I").unpack_from
-_HEADER = Struct("<I").unpack_from
 
 _HEADER_BYTES = 0x40
 _PLAIN_BYTES = 0x100
@@ -26,8 +26,32 @@ _PM, _MSI, _PCIX, _PCIE, _MSIX, _AF = 0x01, 0x05, 0x07, 0x10, 0x11, 0x13
 # ids of extended capabilities
 _DSN, _ACS, _SRIOV = 0x0003, 0x000D, 0x0010
 
-_ROOT_COMPLEX_INTEGRATED = (9, 10)
-"""Port types without a link: their link registers mean nothing."""
+_LINKED = frozenset({0, 1, 4, 5, 6, 7, 8})
+"""Port types with link registers (drivers/pci/access.c, pcie_cap_has_lnkctl); not 9 and 10."""
+
+_PCIE1_BYTES, _PCIE2_BYTES = 0x14, 0x30
+"""Of the capability up to and with LnkSta, which version 1 has, and LnkCap2, which came with 2."""
+
+_SPEEDS = {
+    1: "2.5 GT/s PCIe",
+    2: "5.0 GT/s PCIe",
+    3: "8.0 GT/s PCIe",
+    4: "16.0 GT/s PCIe",
+    5: "32.0 GT/s PCIe",
+    6: "64.0 GT/s PCIe",
+}
+"""As sysfs prints them (drivers/pci/probe.c, pci_speed_string)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What sysfs shows in max_link_speed, max_link_width, current_link_speed and _width."""
+
+    max_speed: str
+    max_width: int
+    speed: str
+    width: int
+
 
 Found = list[tuple[int, int]]
 """(id, offset) of each capability in the order of the list."""
@@ -44,10 +68,8 @@ def parse_config(data: bytes) -> ConfigSpace:
     header_type = data[0x0E] & 0x7F
     plain = _walk_plain(data, header_type, faults)
     extended = _walk_extended(data, plain, faults)
-    # of two capabilities with the same id the first counts, as in the kernel
-    at = dict(reversed(plain or ()))
-    above = dict(reversed(extended or ()))
-    fields = _Fields(data, faults)
+    at = _first_offsets(plain)
+    above = _first_offsets(extended)
     secondary = subordinate = None
     if header_type == 0:
         secondary = subordinate = 0
@@ -60,18 +82,58 @@ def parse_config(data: bytes) -> ConfigSpace:
         multifunction=bool(data[0x0E] & 0x80),
         secondary_bus=secondary,
         subordinate_bus=subordinate,
-        capabilities=None if plain is None else tuple(found for found, _ in plain),
-        extended=None if extended is None else tuple(found for found, _ in extended),
-        pcie=fields.pcie(at.get(_PCIE)),
-        af_flr=fields.af_flr(at.get(_AF)),
-        pm_no_soft_reset=fields.pm_no_soft_reset(at.get(_PM)),
+        capabilities=None if plain is None else tuple([found for found, _ in plain]),
+        extended=None if extended is None else tuple([found for found, _ in extended]),
+        pcie=_pcie(data, at[_PCIE], faults) if _PCIE in at else None,
+        af_flr=_af_flr(data, at[_AF], faults) if _AF in at else None,
+        pm_no_soft_reset=_pm_no_soft_reset(data, at[_PM], faults) if _PM in at else None,
         msi=None if plain is None else _MSI in at,
-        msix_vectors=fields.msix_vectors(at.get(_MSIX)),
-        acs=fields.acs(above.get(_ACS)),
-        sriov=fields.sriov(above.get(_SRIOV)),
-        serial_number=fields.serial_number(above.get(_DSN)),
+        msix_vectors=_msix_vectors(data, at[_MSIX], faults) if _MSIX in at else None,
+        acs=_acs(data, above[_ACS], faults) if _ACS in above else None,
+        sriov=_sriov(data, above[_SRIOV], faults) if _SRIOV in above else None,
+        serial_number=_serial_number(data, above[_DSN], faults) if _DSN in above else None,
         faults=tuple(faults),
     )
+
+
+def parse_link(data: bytes) -> Link | None:
+    """The link as sysfs would print it; None where these bytes do not hold link registers.
+
+    Follows the kernel: the highest speed of LnkCap2, of LnkCap where that is empty
+    (drivers/pci/pci.c, pcie_get_speed_cap); a code without meaning is `Unknown`.
+    """
+    if len(data) < _PLAIN_BYTES or not data.strip(b"\xff"):
+        return None
+    offset = _first_offsets(_walk_plain(data, data[0x0E] & 0x7F, [])).get(_PCIE)
+    if offset is None or offset + _PCIE1_BYTES > _PLAIN_BYTES:
+        return None
+    flags: int = _U16(data, offset + 2)[0]
+    second = flags & 0xF > 1
+    if flags >> 4 & 0xF not in _LINKED or (second and offset + _PCIE2_BYTES > _PLAIN_BYTES):
+        return None
+    capability: int = _U32(data, offset + 0x0C)[0]
+    capability2: int = _U32(data, offset + 0x2C)[0] if second else 0
+    status: int = _U16(data, offset + 0x12)[0]
+    if not capability:
+        return None
+    if capability2:
+        code = (capability2 >> 1 & 0x3F).bit_length()
+    else:
+        code = capability & 0xF if capability & 0xF <= 2 else 0
+    return Link(
+        max_speed=_SPEEDS.get(code, "Unknown"),
+        max_width=capability >> 4 & 0x3F,
+        speed=_SPEEDS.get(status & 0xF, "Unknown"),
+        width=status >> 4 & 0x3F,
+    )
+
+
+def _first_offsets(found: Found | None) -> dict[int, int]:
+    """Offset by id; of two capabilities with the same id the first counts, as in the kernel."""
+    offsets: dict[int, int] = {}
+    for number, offset in found or ():
+        offsets.setdefault(number, offset)
+    return offsets
 
 
 def _unknown(length: int, *, dead: bool) -> ConfigSpace:
@@ -147,7 +209,7 @@ def _walk_extended(data: bytes, plain: Found | None, faults: list[str]) -> Found
             break
         if pointer + 4 > length:
             return None
-        header: int = _HEADER(data, pointer)[0]
+        header: int = _U32(data, pointer)[0]
         if header in (0, 0xFFFFFFFF):
             if pointer != _PLAIN_BYTES:
                 faults.append(f"extended capability at 0x{pointer:03x} reads as {header:08x}")
@@ -158,73 +220,69 @@ def _walk_extended(data: bytes, plain: Found | None, faults: list[str]) -> Found
     return found
 
 
-class _Fields:
-    """Fields of single capabilities; an offset of None (absent) gives None, a cut one a fault."""
-
-    def __init__(self, data: bytes, faults: list[str]) -> None:
-        self._data = data
-        self._faults = faults
-
-    def _holds(self, offset: int | None, size: int, name: str) -> bool:
-        if offset is None:
-            return False
-        limit = min(len(self._data), _PLAIN_BYTES if offset < _PLAIN_BYTES else _FULL_BYTES)
-        if offset + size > limit:
-            self._faults.append(f"{name} capability at 0x{offset:02x} is cut short")
-            return False
+def _holds(data: bytes, offset: int, size: int, name: str, faults: list[str]) -> bool:
+    limit = min(len(data), _PLAIN_BYTES if offset < _PLAIN_BYTES else _FULL_BYTES)
+    if offset + size <= limit:
         return True
+    faults.append(f"{name} capability at 0x{offset:02x} is cut short")
+    return False
 
-    def pcie(self, offset: int | None) -> PcieCapability | None:
-        if offset is None or not self._holds(offset, 0x10, "PCI Express"):
-            return None
-        flags: int = _U16(self._data, offset + 2)[0]
-        link: int = _U32(self._data, offset + 0x0C)[0]
-        port_type = flags >> 4 & 0xF
-        linked = port_type not in _ROOT_COMPLEX_INTEGRATED
-        return PcieCapability(
-            port_type=port_type,
-            flr=bool(_U32(self._data, offset + 4)[0] & 1 << 28),
-            slot_implemented=bool(flags & 0x100),
-            max_link_speed=link & 0xF if linked else 0,
-            max_link_width=link >> 4 & 0x3F if linked else 0,
-        )
 
-    def af_flr(self, offset: int | None) -> bool | None:
-        """Both TP and FLR, as the kernel asks (drivers/pci/pci.c, pci_af_flr)."""
-        if offset is None or not self._holds(offset, 6, "Advanced Features"):
-            return None
-        return self._data[offset + 3] & 0x03 == 0x03
+def _pcie(data: bytes, offset: int, faults: list[str]) -> PcieCapability | None:
+    if not _holds(data, offset, 0x10, "PCI Express", faults):
+        return None
+    flags: int = _U16(data, offset + 2)[0]
+    link: int = _U32(data, offset + 0x0C)[0]
+    port_type = flags >> 4 & 0xF
+    linked = port_type in _LINKED
+    return PcieCapability(
+        port_type=port_type,
+        flr=bool(data[offset + 7] & 0x10),  # DevCap bit 28
+        slot_implemented=bool(flags & 0x100),
+        max_link_speed=link & 0xF if linked else 0,
+        max_link_width=link >> 4 & 0x3F if linked else 0,
+    )
 
-    def pm_no_soft_reset(self, offset: int | None) -> bool | None:
-        if offset is None or not self._holds(offset, 8, "Power Management"):
-            return None
-        return bool(self._data[offset + 4] & 0x08)
 
-    def msix_vectors(self, offset: int | None) -> int | None:
-        if offset is None or not self._holds(offset, 12, "MSI-X"):
-            return None
-        control: int = _U16(self._data, offset + 2)[0]
-        return (control & 0x7FF) + 1
+def _af_flr(data: bytes, offset: int, faults: list[str]) -> bool | None:
+    """Both TP and FLR, as the kernel asks (drivers/pci/pci.c, pci_af_flr)."""
+    if not _holds(data, offset, 6, "Advanced Features", faults):
+        return None
+    return data[offset + 3] & 0x03 == 0x03
 
-    def acs(self, offset: int | None) -> Acs | None:
-        if offset is None or not self._holds(offset, 8, "ACS"):
-            return None
-        return Acs(
-            capability=_U16(self._data, offset + 4)[0], control=_U16(self._data, offset + 6)[0]
-        )
 
-    def sriov(self, offset: int | None) -> SriovCapability | None:
-        if offset is None or not self._holds(offset, 0x40, "SR-IOV"):
-            return None
-        return SriovCapability(
-            total_vfs=_U16(self._data, offset + 0x0E)[0],
-            initial_vfs=_U16(self._data, offset + 0x0C)[0],
-            num_vfs=_U16(self._data, offset + 0x10)[0],
-            vf_device=_U16(self._data, offset + 0x1A)[0],
-        )
+def _pm_no_soft_reset(data: bytes, offset: int, faults: list[str]) -> bool | None:
+    if not _holds(data, offset, 8, "Power Management", faults):
+        return None
+    return bool(data[offset + 4] & 0x08)
 
-    def serial_number(self, offset: int | None) -> str | None:
-        """Most significant byte first, as lspci prints it: `00-11-22-33-44-55-66-77`."""
-        if offset is None or not self._holds(offset, 12, "Device Serial Number"):
-            return None
-        return self._data[offset + 4 : offset + 12][::-1].hex("-")
+
+def _msix_vectors(data: bytes, offset: int, faults: list[str]) -> int | None:
+    if not _holds(data, offset, 12, "MSI-X", faults):
+        return None
+    control: int = _U16(data, offset + 2)[0]
+    return (control & 0x7FF) + 1
+
+
+def _acs(data: bytes, offset: int, faults: list[str]) -> Acs | None:
+    if not _holds(data, offset, 8, "ACS", faults):
+        return None
+    return Acs(capability=_U16(data, offset + 4)[0], control=_U16(data, offset + 6)[0])
+
+
+def _sriov(data: bytes, offset: int, faults: list[str]) -> SriovCapability | None:
+    if not _holds(data, offset, 0x40, "SR-IOV", faults):
+        return None
+    return SriovCapability(
+        total_vfs=_U16(data, offset + 0x0E)[0],
+        initial_vfs=_U16(data, offset + 0x0C)[0],
+        num_vfs=_U16(data, offset + 0x10)[0],
+        vf_device=_U16(data, offset + 0x1A)[0],
+    )
+
+
+def _serial_number(data: bytes, offset: int, faults: list[str]) -> str | None:
+    """Most significant byte first, as lspci prints it: `00-11-22-33-44-55-66-77`."""
+    if not _holds(data, offset, 12, "Device Serial Number", faults):
+        return None
+    return data[offset + 4 : offset + 12][::-1].hex("-")

@@ -18,6 +18,9 @@ CDEVS = "/dev/vfio/devices"
 PROC = "/proc"
 DELETED = " (deleted)"
 
+ENDED = (errno.ENOENT, errno.ESRCH)
+"""The process, or its file, is gone since it was listed: it holds nothing."""
+
 _GROUP_NODE = re.compile(r"(?:noiommu-)?[0-9]+")
 HELD_NODE = re.compile(r"/dev/vfio/(?:(?:noiommu-)?([0-9]+)|devices/(\S+))")
 """A group node (1: its number) or a device node (2: its name); not the container /dev/vfio/vfio."""
@@ -72,8 +75,7 @@ def _scan(reader: Reader) -> tuple[Holder, ...] | None:
 
 
 def _ended(error: OSError) -> bool:
-    """The process, or the file, is gone since it was listed: it holds nothing."""
-    return error.errno in (errno.ENOENT, errno.ESRCH)
+    return error.errno in ENDED
 
 
 def _command(reader: Reader, pid: str) -> str:

@@ -68,8 +68,9 @@ def _from_modprobe(reader: Reader, found: list[Intent]) -> bool:
             if name.endswith(".conf") and name not in seen:
                 seen.add(name)
                 paths.append(f"{folder}/{name}")
-    for path, text in zip(paths, reader.texts(paths), strict=True):
-        for line, words in _option_lines(text or ""):
+    for path, data in zip(paths, reader.contents(paths), strict=True):
+        # not stripped: lines are counted from the first
+        for line, words in _option_lines((data or b"").decode("utf-8", "backslashreplace")):
             source = f"{path.removeprefix('/etc/')}:{line}"
             for word in words:
                 name, _, value = word.partition("=")

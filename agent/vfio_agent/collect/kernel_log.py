@@ -122,6 +122,7 @@ KINDS: tuple[Kind, ...] = (
             "its [mem ",
             "its: using",
             "its: allocator",
+            "its: no its",
             "domain created",
         ),
         "interrupt remapping on x86, MSI isolation on Arm (ITS or GICv2m)",
@@ -238,7 +239,7 @@ def collect_kernel_log(reader: Reader) -> KernelLog | None:
     if data is None:
         return None
     if reader.root.live:
-        return extract_log(render_kmsg(data), "kernel ring buffer")
+        return extract_log(render_kmsg(data), "dmesg")
     return extract_log(data, "dmesg")
 
 

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from vfio_agent.collect import pci_values
+from vfio_agent.collect.config_space import Link, parse_link
 from vfio_agent.collect.pci_values import DEVICES, Attributes
 from vfio_agent.collect.reader import Reader
 from vfio_agent.collect.root import Names, NotCaptured
@@ -49,14 +50,16 @@ _OPTIONAL = (
     "aer_dev_correctable",
 )
 _LINKS = ("driver", "iommu_group", "physfn")
-_WAKING = ("config", "max_link_speed", "max_link_width")
-_AWAKE_ONLY = ("current_link_speed", "current_link_width")
-_ASKED = frozenset({*_OPTIONAL, *_LINKS, *_WAKING, *_AWAKE_ONLY, "reset", "vfio-dev", "power"})
+_MAX_LINK = ("max_link_speed", "max_link_width")
+_CURRENT_LINK = ("current_link_speed", "current_link_width")
+_ASKED = frozenset(
+    {*_OPTIONAL, *_LINKS, *_MAX_LINK, *_CURRENT_LINK, "config", "reset", "vfio-dev", "power"}
+)
 
 _MATTERS = frozenset({*_REQUIRED, *_OPTIONAL[:6], *_LINKS, "config", "reset", "vfio-dev"})
 """Attributes that some check reads: not having captured one is a gap."""
 
-_STATUS = "power/runtime_status"
+_POWER, _STATUS = "power_state", "power/runtime_status"
 _NO_SUCH = "no-such-attribute"
 
 _HOST_BRIDGE = re.compile(r"pci[0-9a-f]{4,8}:[0-9a-f]{2}")
@@ -74,7 +77,11 @@ class Collected:
 
 @dataclass(slots=True)
 class _Device:
-    """One function while it is being read. `directory` is canonical where that is known."""
+    """One function while it is being read. `directory` is canonical where that is known.
+
+    `names` are its attributes, `absent` those it is known not to have, `required` those whose
+    absence is a gap.
+    """
 
     address: Address
     directory: str
@@ -82,20 +89,24 @@ class _Device:
     root: str
     root_directory: str
     names: frozenset[str] | None = None
+    absent: frozenset[str] = frozenset()
+    required: Sequence[str] = ()
     values: dict[str, bytes | OSError] = field(default_factory=dict)
     links: dict[str, str | OSError] = field(default_factory=dict)
     vfio_nodes: Names | OSError = field(default_factory=list)
+    awake: bool = True
+    link: Link | None = None
 
-    @property
-    def awake(self) -> bool:
-        """False in D1 to D3cold; `unknown` is the state of a function that no driver touched."""
-        state = self.values.get("power_state")
-        if isinstance(state, bytes) and state.strip() in _ASLEEP:
-            return False
-        if isinstance(state, bytes) and state.strip() == b"D0":
+    def has(self, name: str) -> bool | None:
+        """Whether this function has the attribute; None when nobody knows."""
+        if self.names is not None and name in self.names:
             return True
-        status = self.values.get(_STATUS)
-        return not (isinstance(status, bytes) and status.strip() == b"suspended")
+        return False if name in self.absent else None
+
+    def state(self, name: str) -> bytes:
+        """A stripped attribute, empty when it was not read."""
+        value = self.values.get(name)
+        return value.strip() if isinstance(value, bytes) else b""
 
 
 def collect_functions(
@@ -114,8 +125,8 @@ def collect_functions(
     if names is None:
         return Collected(functions=None, readings=())
     devices = _locate(reader, names)
-    presence = _Presence(reader, devices)
-    _read_quiet(reader, devices, presence)
+    _find_attributes(reader, devices)
+    _read_quiet(reader, devices)
     before = _by_address(previous)
     _read_waking(reader, devices, _held(devices, holders), before)
     roots = _root_paths(reader, devices)
@@ -128,7 +139,9 @@ def collect_functions(
             address=device.address,
             values=device.values,
             links=device.links,
-            absent=presence.absent(device),
+            absent=device.absent,
+            link=device.link,
+            awake=device.awake,
         )
         functions.append(
             pci_values.make_function(
@@ -137,11 +150,8 @@ def collect_functions(
                 parent=device.parent,
                 root=device.root,
                 root_path=roots.get(device.root_directory, "" if device.root else None),
-                awake=device.awake,
-                reset_file=presence.has(device, "reset"),
-                vfio_nodes=(
-                    None if presence.has(device, "vfio-dev") is None else device.vfio_nodes
-                ),
+                reset_file=device.has("reset"),
+                vfio_nodes=None if device.has("vfio-dev") is None else device.vfio_nodes,
                 vf_index=indexes.get(device.address),
                 before=before.get(device.address),
             )
@@ -218,56 +228,38 @@ def _vf_indexes(reader: Reader, devices: Iterable[_Device]) -> dict[Address, int
 # --- which attributes there are ------------------------------------------------------------------
 
 
-class _Presence:
-    """Which attributes each function has, and which it is known not to have.
-
-    `known` holds the names that can be asked for of any function.
-    """
-
-    def __init__(self, reader: Reader, devices: Sequence[_Device]) -> None:
-        self._root = reader.root
-        captured: set[str] = set()
-        listings = self._root.list_many([device.directory for device in devices])
-        for device, names in zip(devices, listings, strict=True):
-            if isinstance(names, OSError):
-                reader.gap(f"{DEVICES}/{device.address}", names)
-                continue
+def _find_attributes(reader: Reader, devices: Sequence[_Device]) -> None:
+    """Which attributes each function has, and which it is known not to have."""
+    root = reader.root
+    captured: set[str] = set()
+    listings = root.list_many([device.directory for device in devices])
+    for device, names in zip(devices, listings, strict=True):
+        if isinstance(names, OSError):
+            reader.gap(f"{DEVICES}/{device.address}", names)
+        else:
             device.names = frozenset(names)
             captured |= device.names
-        self._captured = frozenset(captured & _ASKED)
-        self.known = frozenset(captured)
-        self._proven = {d.address for d in devices if d.names is not None and self._proves(d)}
-        if len(self._proven) == len([d for d in devices if d.names is not None]):
-            self.known |= frozenset(_REQUIRED)
-        else:
-            for name in sorted(_MATTERS - captured):
-                reader.gap(
-                    f"{DEVICES}/*/{name}",
-                    "not captured for any function",
-                    f"ls -ld {DEVICES}/*/{name}",
-                )
-
-    def _proves(self, device: _Device) -> bool:
-        return self._root.live or self._root.authoritative(f"{device.directory}/{_NO_SUCH}")
-
-    def absent(self, device: _Device) -> frozenset[str]:
-        """Attributes that this function is known not to have."""
+    asked = frozenset(captured & _ASKED)
+    required = [name for name in _REQUIRED if name in captured]
+    partly = False
+    for device in devices:
         if device.names is None:
-            return frozenset()
-        asked = _ASKED if device.address in self._proven else self._captured
-        return asked - device.names
-
-    def has(self, device: _Device, name: str) -> bool | None:
-        """Whether this function has the attribute; None when nobody knows."""
-        if device.names is not None and name in device.names:
-            return True
-        return False if name in self.absent(device) else None
+            continue
+        if root.live or root.authoritative(f"{device.directory}/{_NO_SUCH}"):
+            device.absent, device.required = _ASKED - device.names, _REQUIRED
+        else:
+            device.absent, device.required = asked - device.names, required
+            partly = True
+    if partly:
+        for name in sorted(_MATTERS - captured):
+            path = f"{DEVICES}/*/{name}"
+            reader.gap(path, "not captured for any function", f"ls -ld {path}")
 
 
 # --- reading -------------------------------------------------------------------------------------
 
 
-def _read_quiet(reader: Reader, devices: Sequence[_Device], presence: _Presence) -> None:
+def _read_quiet(reader: Reader, devices: Sequence[_Device]) -> None:
     """What neither wakes a device nor its parents."""
     reads: list[tuple[_Device, str]] = []
     links: list[tuple[_Device, str]] = []
@@ -276,11 +268,9 @@ def _read_quiet(reader: Reader, devices: Sequence[_Device], presence: _Presence)
         names = device.names
         if names is None:
             continue
-        reads += [(device, name) for name in _REQUIRED if name in names or name in presence.known]
-        reads += [(device, name) for name in _OPTIONAL if name in names]
-        if "power" in names:
-            reads.append((device, _STATUS))
-        links += [(device, name) for name in _LINKS if name in names]
+        reads += [(device, n) for n in device.required]
+        reads += [(device, n) for n in _OPTIONAL if n in names]
+        links += [(device, n) for n in _LINKS if n in names]
         if "vfio-dev" in names:
             lists.append(device)
     _read(reader, reads)
@@ -290,13 +280,26 @@ def _read_quiet(reader: Reader, devices: Sequence[_Device], presence: _Presence)
     nodes = reader.root.list_many([f"{device.directory}/vfio-dev" for device in lists])
     for device, found in zip(lists, nodes, strict=True):
         device.vfio_nodes = found
+    _judge_sleep(reader, devices)
+
+
+def _judge_sleep(reader: Reader, devices: Sequence[_Device]) -> None:
+    """Asleep is D1 to D3cold; `unknown`, the state of what no driver touched, needs a second look.
+
+    What is in D0 is not asked for its runtime status.
+    """
+    unclear = [d for d in devices if d.names and "power" in d.names and d.state(_POWER) != b"D0"]
+    _read(reader, [(device, _STATUS) for device in unclear])
+    for device in unclear:
+        if isinstance(device.values[_STATUS], NotCaptured):
+            del device.values[_STATUS]  # a reading that nothing stands on
+        asleep = device.state(_POWER) in _ASLEEP or device.state(_STATUS) == b"suspended"
+        device.awake = not asleep
 
 
 def _read(reader: Reader, wanted: Sequence[tuple[_Device, str]]) -> None:
     contents = reader.root.read_many([f"{device.directory}/{name}" for device, name in wanted])
     for (device, name), content in zip(wanted, contents, strict=True):
-        if name == _STATUS and isinstance(content, NotCaptured):
-            continue  # a reading that nothing stands on
         device.values[name] = content
 
 
@@ -308,9 +311,10 @@ def _read_waking(
 ) -> None:
     """Config space and link attributes, where that disturbs nobody."""
     live = reader.root.live
-    reads: list[tuple[_Device, str]] = []
+    allowed: list[_Device] = []
     for device in devices:
-        names = device.names or frozenset()
+        if device.names is None:
+            continue
         if live and not device.awake:
             known = before.get(device.address)
             if known is not None and known.config is not None:
@@ -322,13 +326,20 @@ def _read_waking(
                     f"asleep and {holder}: reading its config space would wake it",
                 )
                 continue
-        reads += [(device, name) for name in _WAKING if name in names]
-        if device.awake or not live:
-            reads += [(device, name) for name in _AWAKE_ONLY if name in names]
-    _read(reader, reads)
+        allowed.append(device)
+    _read(reader, [(d, "config") for d in allowed if d.names and "config" in d.names])
     if live:
         # one reading of all ones may be a device that was just coming up (facts: Reading)
-        _read(reader, [(d, "config") for d in devices if d.awake and _is_dead(d)])
+        _read(reader, [(d, "config") for d in allowed if d.awake and _is_dead(d)])
+    reads: list[tuple[_Device, str]] = []
+    for device in allowed:
+        config = device.values.get("config")
+        device.link = parse_link(config) if isinstance(config, bytes) else None
+        if device.link is None:
+            # without privilege config ends before the link registers, and the kernel tells
+            wanted = (*_MAX_LINK, *_CURRENT_LINK) if device.awake else _MAX_LINK
+            reads += [(device, n) for n in wanted if device.names and n in device.names]
+    _read(reader, reads)
 
 
 def _is_dead(device: _Device) -> bool:

@@ -11,8 +11,9 @@ import posixpath
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
-from vfio_agent.collect.config_space import parse_config
+from vfio_agent.collect.config_space import Link, parse_config
 from vfio_agent.collect.reader import Reader, decode
 from vfio_agent.collect.root import Names
 from vfio_contract.address import Address, is_address
@@ -43,15 +44,27 @@ _USUAL_LENGTHS = frozenset({64, 256, 4096})
 _QUOTED_BYTES = 40
 
 
+@lru_cache(maxsize=1024)
+def _parse_number(data: bytes, shape: re.Pattern[bytes], base: int) -> int | None:
+    """Kept because the functions of a host share most of their values."""
+    match = shape.fullmatch(data)
+    return None if match is None else int(match[1], base)
+
+
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What was read of one function; `absent` holds the names it is known not to have."""
+    """What was read of one function; `absent` holds the names it is known not to have.
+
+    `link` is what its config space says of the link, None where that does not say it.
+    """
 
     reader: Reader
     address: Address
     values: Mapping[str, bytes | OSError]
     links: Mapping[str, str | OSError]
     absent: frozenset[str]
+    link: Link | None
+    awake: bool
 
     def gap(self, name: str, cause: OSError | str) -> None:
         """Record that this attribute could not be read or understood."""
@@ -60,21 +73,20 @@ class Attributes:
     def raw(self, name: str) -> bytes | None:
         """The bytes; None when absent, not read, or unreadable (which leaves a gap)."""
         value = self.values.get(name)
-        if isinstance(value, OSError):
-            self.gap(name, value)
-            return None
-        return value
+        if value is None or isinstance(value, bytes):
+            return value
+        self.gap(name, value)
+        return None
 
     def number(self, name: str, shape: re.Pattern[bytes], *, base: int = 10) -> int | None:
         """A number of this shape; None + gap for anything else."""
         data = self.raw(name)
         if data is None:
             return None
-        match = shape.fullmatch(data)
-        if match is None:
+        value = _parse_number(data, shape, base)
+        if value is None:
             self.malformed(name, data)
-            return None
-        return int(match[1], base)
+        return value
 
     def optional_number(
         self, name: str, shape: re.Pattern[bytes] = _DECIMAL, *, absent: int
@@ -122,7 +134,6 @@ def make_function(
     parent: Address | None,
     root: str,
     root_path: str | None,
-    awake: bool,
     reset_file: bool | None,
     vfio_nodes: Names | OSError | None,
     vf_index: int | None,
@@ -144,7 +155,7 @@ def make_function(
         != (vendor, device, subsystem_vendor, subsystem_device)
     ):
         before = None
-    config = _config(a, awake=awake, before=before)
+    config = _config(a, before=before)
     physfn = _physfn(a)
     if isinstance(vfio_nodes, OSError):
         a.gap("vfio-dev", vfio_nodes)
@@ -185,22 +196,23 @@ def make_reading(attributes: Attributes) -> FunctionReading:
     """What changes about the function by itself.
 
     An error counter is None also where the function has no AER: nobody counted. The current link
-    is None while the function sleeps, because asking would wake it.
+    is None while the function sleeps, because asking would wake it. A function in D0 is not asked
+    for its runtime status.
     """
     a = attributes
     return FunctionReading(
         address=a.address,
         power_state=a.optional_text("power_state"),
         runtime_status=a.optional_text("power/runtime_status"),
-        link_speed=a.optional_text("current_link_speed"),
-        link_width=a.optional_number("current_link_width", absent=0),
+        link_speed=_current_link_speed(a),
+        link_width=_current_link_width(a),
         aer_fatal=_total(a, "aer_dev_fatal"),
         aer_nonfatal=_total(a, "aer_dev_nonfatal"),
         aer_correctable=_total(a, "aer_dev_correctable"),
     )
 
 
-def _config(a: Attributes, *, awake: bool, before: PciFunction | None) -> ConfigSpace | None:
+def _config(a: Attributes, *, before: PciFunction | None) -> ConfigSpace | None:
     data = a.raw("config")
     if data is None:
         return before.config if before is not None and "config" not in a.values else None
@@ -208,7 +220,7 @@ def _config(a: Attributes, *, awake: bool, before: PciFunction | None) -> Config
         a.gap("config", "empty: 0 bytes")
         return None
     config = parse_config(data)
-    if config.dead and not awake:
+    if config.dead and not a.awake:
         a.gap("config", f"all {len(data)} bytes read ff, but the function is asleep")
         return before.config if before is not None else None
     reasons = list(config.faults)
@@ -292,6 +304,8 @@ def _bars(a: Attributes) -> tuple[Bar, ...] | None:
 
 
 def _link_speed(a: Attributes, before: PciFunction | None) -> str | None:
+    if a.link is not None:
+        return a.link.max_speed
     text = a.optional_text("max_link_speed")
     if text is None and before is not None and "max_link_speed" not in a.values:
         return before.max_link_speed
@@ -299,10 +313,24 @@ def _link_speed(a: Attributes, before: PciFunction | None) -> str | None:
 
 
 def _link_width(a: Attributes, before: PciFunction | None) -> int | None:
+    if a.link is not None:
+        return a.link.max_width
     width = a.optional_number("max_link_width", absent=0)
     if width is None and before is not None and "max_link_width" not in a.values:
         return before.max_link_width
     return width
+
+
+def _current_link_speed(a: Attributes) -> str | None:
+    if not a.awake:
+        return None
+    return a.optional_text("current_link_speed") if a.link is None else a.link.speed
+
+
+def _current_link_width(a: Attributes) -> int | None:
+    if not a.awake:
+        return None
+    return a.optional_number("current_link_width", absent=0) if a.link is None else a.link.width
 
 
 def _total(a: Attributes, name: str) -> int | None:

@@ -120,6 +120,15 @@ class Reader:
 
     # --- many paths -------------------------------------------------------------------------
 
+    def contents(self, paths: Sequence[str]) -> list[bytes | None]:
+        """`data` for many paths in one hand-over."""
+        found: list[bytes | None] = []
+        for path, result in zip(paths, self.root.read_many(paths), strict=True):
+            if isinstance(result, OSError):
+                self.gap(path, result, self._show(result, "cat", path))
+            found.append(None if isinstance(result, OSError) else result)
+        return found
+
     def texts(self, paths: Sequence[str]) -> list[str | None]:
         """`text` for many paths in one hand-over."""
         return [

@@ -29,7 +29,8 @@ Many = list[T | OSError]
 LIMIT_BYTES = 1 << 20
 """Default size at which one read stops; sysfs attributes have 4 KiB, /proc tables below 1 MiB."""
 
-_CHUNK = 1 << 16
+_CHUNK = 1 << 14
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY
 _SYSFS_PAGE = 4096
 """Sysfs hands out at most one page per read, so a shorter answer is the end (fs/sysfs/file.c)."""
 
@@ -188,9 +189,9 @@ class LiveRoot(GuardedRoot):
     def _load(self, path: str, limit: int = LIMIT_BYTES) -> bytes:
         if path == "/dev/kmsg":
             return read_kmsg(self._prefix + path, limit)
-        descriptor = os.open(self._prefix + path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
+        descriptor = os.open(self._prefix + path, _FLAGS)
         try:
-            data = os.read(descriptor, min(_CHUNK, limit))
+            data = os.read(descriptor, _CHUNK if limit > _CHUNK else limit)
             if len(data) < _SYSFS_PAGE and path.startswith("/sys/"):
                 return data
             return _read_rest(descriptor, data, limit)

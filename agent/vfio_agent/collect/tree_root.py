@@ -22,7 +22,8 @@ MAX_LINKS = 40
 """Links on one path before ELOOP, as in the kernel (MAXSYMLINKS, include/linux/namei.h)."""
 
 _MAX_TARGET = 4096
-_CHUNK = 1 << 16
+_CHUNK = 1 << 14
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 
 class TreeRoot(GuardedRoot):
@@ -204,14 +205,13 @@ class DirectoryRoot(TreeRoot):
         return os.readlink(self._top + path)
 
     def _open(self, path: str, limit: int) -> bytes:
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
         try:
-            descriptor = os.open(self._top + path, flags)
+            descriptor = os.open(self._top + path, _FLAGS)
         except FileNotFoundError:
             # gone since the scan: says something about the capture, nothing about the host
             raise NotCaptured(path) from None
         try:
-            wanted = min(_CHUNK, limit)
+            wanted = _CHUNK if limit > _CHUNK else limit
             data = os.read(descriptor, wanted)
             if len(data) < wanted:
                 return data

@@ -1,13 +1,18 @@
 """Reconnect delays: exponential with full jitter, so that a fleet does not come back at once.
 
-The n-th wait is uniform in [0, min(cap, base * 2**n)]. Worst case from failure to the next attempt:
-`CAP_S`. A refusal that only a person can lift waits the cap each time.
+The n-th wait is uniform in [0, min(cap, base * 2**n)]. Worst case from a failure to the next
+attempt: `CAP_S`. A refusal that will not lift by itself waits between half the cap and the cap each
+time, because asking again soon only costs both sides a handshake.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable
 
 BASE_S = 0.5
 CAP_S = 30.0
+
+_MAX_DOUBLINGS = 16
 
 
 class Backoff:
@@ -17,14 +22,14 @@ class Backoff:
         self._uniform = uniform
         self._failures = 0
 
-    def succeeded(self) -> None:
-        """A session was established: the next wait starts small again."""
+    def succeed(self) -> None:
+        """A session did its work: the next wait starts small again."""
         self._failures = 0
 
-    def next_delay(self, *, permanent: bool = False) -> float:
-        """Seconds to wait before the next attempt."""
-        if permanent:
+    def next_delay(self, *, slow: bool = False) -> float:
+        """Seconds to wait before the next attempt; `slow` after a refusal that will stand."""
+        if slow:
             return self._uniform(CAP_S / 2, CAP_S)
-        ceiling = min(CAP_S, BASE_S * 2.0 ** min(self._failures, 16))
+        ceiling = min(CAP_S, BASE_S * 2.0 ** min(self._failures, _MAX_DOUBLINGS))
         self._failures += 1
         return self._uniform(0.0, ceiling)

@@ -7,17 +7,18 @@ was not sent, and a new session starts by saying the latest again. Thread-safe.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from vfio_contract.artifact import compress, digest_bytes, encode
 from vfio_contract.findings import Finding
-from vfio_contract.model import Snapshot
+from vfio_contract.model import Facts, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """One collection, ready to send. `at_s` is when it began, on the monotonic clock."""
+    """One collection, ready to send. `at_s` is when it began, on the clock of `seconds_up`."""
 
     digest: str
     facts_zlib: bytes
@@ -29,21 +30,42 @@ class Observed:
     at_s: float
 
 
-def pack(
-    snapshot: Snapshot, findings: tuple[Finding, ...], *, checks_version: str, at_s: float
-) -> Observed:
-    """Encode once, send as often as needed."""
-    facts = encode(snapshot.facts)
-    return Observed(
-        digest=digest_bytes(facts),
-        facts_zlib=compress(facts),
-        readings_zlib=compress(encode(snapshot.readings)),
-        findings=findings,
-        boot_id=snapshot.readings.boot_id or "",
-        product_uuid=snapshot.facts.firmware.product_uuid or "",
-        checks_version=checks_version,
-        at_s=at_s,
-    )
+def seconds_up() -> float:
+    """Seconds since boot with the time in suspend: evidence ages while a host sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Packer:
+    """Encodes observations; facts that did not change are not encoded again."""
+
+    def __init__(self) -> None:
+        self._facts: Facts | None = None
+        self._digest = ""
+        self._zlib = b""
+
+    def pack(
+        self,
+        snapshot: Snapshot,
+        findings: tuple[Finding, ...],
+        *,
+        checks_version: str,
+        at_s: float,
+    ) -> Observed:
+        """Encode once, send as often as needed."""
+        if snapshot.facts != self._facts:
+            facts = encode(snapshot.facts)
+            self._digest, self._zlib = digest_bytes(facts), compress(facts)
+            self._facts = snapshot.facts
+        return Observed(
+            digest=self._digest,
+            facts_zlib=self._zlib,
+            readings_zlib=compress(encode(snapshot.readings)),
+            findings=findings,
+            boot_id=snapshot.readings.boot_id or "",
+            product_uuid=snapshot.facts.firmware.product_uuid or "",
+            checks_version=checks_version,
+            at_s=at_s,
+        )
 
 
 class Outbox:
@@ -53,14 +75,12 @@ class Outbox:
         self._lock = threading.Lock()
         self._latest: Observed | None = None
         self._wake: Callable[[], None] | None = None
-        self._first = threading.Event()
 
     def offer(self, observed: Observed) -> None:
         """Replace what was not sent yet."""
         with self._lock:
             self._latest = observed
             wake = self._wake
-        self._first.set()
         if wake is not None:
             wake()
 
@@ -68,10 +88,6 @@ class Outbox:
         """The newest observation, None before the first."""
         with self._lock:
             return self._latest
-
-    def wait_first(self, timeout_s: float) -> bool:
-        """True once there is something to say."""
-        return self._first.wait(timeout_s)
 
     def attach(self, wake: Callable[[], None] | None) -> None:
         """Call `wake` on each offer from now on; None to stop."""

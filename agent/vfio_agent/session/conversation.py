@@ -1,0 +1,341 @@
+"""One session with the coordinator over one stream, from Hello to its end.
+
+The order: Hello, Welcome, facts if the coordinator does not hold them, the latest observation, and
+a heartbeat whenever nothing else was said for an interval. gRPC asks for the next word only when
+the one before has left, so that nothing is ever queued. The conversation must never obey a
+coordinator that is older than one that was obeyed before: (cluster id, incarnation, epoch) only
+grows, and the journal has it before the first word is said under it. Nor may it swallow a fault of
+our own: what goes wrong while speaking is raised by `run`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import grpc
+
+from vfio_agent.journal import Fence
+from vfio_agent.session.outbox import Observed, Outbox, seconds_up
+from vfio_contract.codec import to_message
+from vfio_contract.errors import ErrorCode
+from vfio_contract.model import SCHEMA
+from vfioctl.v1.session_pb2 import (
+    Heartbeat,
+    Hello,
+    Inventory,
+    Observation,
+    SessionRequest,
+    SessionResponse,
+    Welcome,
+)
+from vfioctl.v1.session_pb2_grpc import AgentSessionServiceStub
+
+PROTOCOL_MIN = 1
+PROTOCOL_MAX = 1
+
+WELCOME_TIMEOUT_S = 20.0
+"""A coordinator that has not answered Hello by then, connecting included, is treated as gone."""
+
+DEFAULT_HEARTBEAT_S = 10.0
+"""Where Welcome names no interval."""
+
+MIN_HEARTBEAT_S = 0.1
+
+MIN_INTERVAL_S = 1.0
+MAX_INTERVAL_S = 600.0
+"""Between observations: a coordinator can neither load its hosts nor blind itself."""
+
+_REASON_CHARACTERS = 400
+
+_PASSING = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.ABORTED,
+        # A server under a herd of connects answers INTERNAL, a cut connection may read UNKNOWN.
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+    }
+)
+"""Statuses that may be gone at the next attempt; all others stand until something is changed."""
+
+
+class Fences(Protocol):
+    """Where the highest fence is kept: the journal."""
+
+    def fence(self) -> Fence:
+        """The highest fence obeyed."""
+
+    def obey(self, fence: Fence) -> None:
+        """Remember it durably."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """Who speaks: the node's name, the journal's random id, and this program's version."""
+
+    node: str
+    state_id: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What Welcome asks of the agent; 0 seconds where it asks nothing."""
+
+    cluster_id: str
+    epoch: int
+    observation_interval_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Why a session ended. `useful`: the coordinator took an observation. `slow`: it will not help
+    to ask again soon."""
+
+    reason: str
+    useful: bool = False
+    slow: bool = False
+
+
+class Conversation:
+    """One session; made for one `run`. `close` may be called from any thread at any time."""
+
+    def __init__(
+        self,
+        *,
+        speaker: Speaker,
+        outbox: Outbox,
+        fences: Fences,
+        on_terms: Callable[[Terms], None],
+        welcome_timeout_s: float = WELCOME_TIMEOUT_S,
+    ) -> None:
+        self._speaker = speaker
+        self._outbox = outbox
+        self._fences = fences
+        self._on_terms = on_terms
+        self._welcome_timeout_s = welcome_timeout_s
+        self._changed = threading.Condition()
+        # All below is guarded by _changed.
+        self._call: grpc.Call | None = None
+        self._welcome: Welcome | None = None
+        self._wanted = False
+        self._useful = False
+        self._ended: Ended | None = None
+        self._fault: BaseException | None = None
+
+    def close(self) -> None:
+        """End it; `run` returns."""
+        self._end(Ended("closed by the agent"))
+
+    def run(self, stub: AgentSessionServiceStub) -> Ended:
+        """Speak until the session ends, and say why it did."""
+        self._outbox.attach(self._notify)
+        try:
+            call = stub.Session(self._requests())
+            with self._changed:
+                self._call = call
+                closed = self._ended is not None
+            if closed:
+                call.cancel()  # there was no call to cancel yet
+            for response in call:
+                self._hear(response)
+            self._end(Ended("the coordinator ended the session"))
+        except grpc.RpcError as error:
+            self._end(_read_status(error))
+        finally:
+            self._outbox.attach(None)
+            ended = self._end(Ended("the agent failed"))  # frees the thread that speaks
+        with self._changed:
+            if self._fault is not None:
+                raise self._fault
+            return replace(ended, useful=self._useful)
+
+    # --- hearing ----------------------------------------------------------------------------
+
+    def _hear(self, response: SessionResponse) -> None:
+        body = response.WhichOneof("body")
+        if body == "welcome":
+            self._hear_welcome(response.welcome)
+            return
+        with self._changed:
+            if body == "inventory_wanted":
+                self._wanted = True
+            elif body == "acknowledged":
+                self._useful = True
+            self._changed.notify_all()
+
+    def _hear_welcome(self, welcome: Welcome) -> None:
+        refusal = self._refuse(welcome)
+        if refusal:
+            self._end(Ended(refusal, slow=True))
+            return
+        offered = Fence(welcome.cluster_id, welcome.incarnation, welcome.epoch)
+        if offered != self._fences.fence():
+            self._fences.obey(offered)
+        asked_s = welcome.observation_interval_ms / 1000
+        interval_s = min(max(asked_s, MIN_INTERVAL_S), MAX_INTERVAL_S) if asked_s else 0.0
+        self._on_terms(Terms(welcome.cluster_id, welcome.epoch, interval_s))
+        with self._changed:
+            self._welcome = welcome
+            self._changed.notify_all()
+
+    def _refuse(self, welcome: Welcome) -> str:
+        """Why this coordinator is not obeyed; "" when it is."""
+        if not PROTOCOL_MIN <= welcome.protocol <= PROTOCOL_MAX:
+            return (
+                f"{ErrorCode.PROTOCOL_UNSUPPORTED}: the coordinator chose protocol "
+                f"{welcome.protocol}, this agent speaks {PROTOCOL_MIN} to {PROTOCOL_MAX}"
+            )
+        if not welcome.cluster_id:
+            return f"{ErrorCode.BAD_REQUEST}: the coordinator names no cluster"
+        known = self._fences.fence()
+        if known.cluster_id not in ("", welcome.cluster_id):
+            return (
+                f"this agent belongs to cluster {known.cluster_id}, the coordinator speaks for "
+                f"{welcome.cluster_id}; to move the host, move the agent's state directory away"
+            )
+        if (welcome.incarnation, welcome.epoch) < (known.incarnation, known.epoch):
+            return (
+                f"{ErrorCode.STORE_REWOUND}: the coordinator is at incarnation "
+                f"{welcome.incarnation} epoch {welcome.epoch}, this agent has obeyed incarnation "
+                f"{known.incarnation} epoch {known.epoch}"
+            )
+        return ""
+
+    # --- speaking, on a thread of gRPC --------------------------------------------------------
+
+    def _requests(self) -> Iterator[SessionRequest]:
+        try:
+            yield from self._words()
+        except Exception as error:
+            with self._changed:
+                self._fault = error
+            self._end(Ended("the agent failed"))
+
+    def _words(self) -> Iterator[SessionRequest]:
+        greeted = self._outbox.latest()
+        yield SessionRequest(hello=self._hello(greeted))
+        welcome = self._await_welcome()
+        if welcome is None:
+            return
+        interval_s = welcome.heartbeat_interval_ms / 1000 or DEFAULT_HEARTBEAT_S
+        held = greeted.digest if greeted is not None and welcome.inventory_held else ""
+        said: Observed | None = None
+        sequence = 0
+        while True:
+            latest, wanted = self._outbox.latest(), self._take_wanted()
+            if greeted is not None and latest is not None and _rebooted(greeted, latest):
+                self._end(Ended("this host has rebooted"))
+            elif latest is not None and (wanted or latest is not said):
+                if wanted or latest.digest != held:
+                    yield SessionRequest(inventory=_inventory(latest))
+                    held = latest.digest
+                sequence += 1
+                yield SessionRequest(observation=_observation(latest, sequence))
+                said = latest
+            else:
+                yield SessionRequest(heartbeat=Heartbeat(sequence=sequence))
+            if not self._rest(max(MIN_HEARTBEAT_S, interval_s), said):
+                return
+
+    def _await_welcome(self) -> Welcome | None:
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._welcome is not None or self._ended is not None,
+                self._welcome_timeout_s,
+            )
+            welcome = self._welcome if self._ended is None else None
+        if welcome is None:
+            waited = f"the coordinator did not answer within {self._welcome_timeout_s:g} s"
+            self._end(Ended(waited))
+        return welcome
+
+    def _rest(self, seconds: float, said: Observed | None) -> bool:
+        """Wait until there is something to say; False when the session has ended."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (
+                    self._ended is not None or self._wanted or self._outbox.latest() is not said
+                ),
+                seconds,
+            )
+            return self._ended is None
+
+    def _take_wanted(self) -> bool:
+        with self._changed:
+            wanted, self._wanted = self._wanted, False
+            return wanted
+
+    def _hello(self, latest: Observed | None) -> Hello:
+        known = self._fences.fence()
+        return Hello(
+            protocol_min=PROTOCOL_MIN,
+            protocol_max=PROTOCOL_MAX,
+            node=self._speaker.node,
+            boot_id=latest.boot_id if latest is not None else "",
+            product_uuid=latest.product_uuid if latest is not None else "",
+            agent_state_id=self._speaker.state_id,
+            inventory_digest=latest.digest if latest is not None else "",
+            agent_version=self._speaker.version,
+            highest_incarnation=known.incarnation,
+            highest_epoch=known.epoch,
+            cluster_id=known.cluster_id,
+        )
+
+    # --- ending -----------------------------------------------------------------------------
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _end(self, ended: Ended) -> Ended:
+        """The first reason counts, and is returned. Cancelling a call that is over does nothing."""
+        with self._changed:
+            self._ended = ended = self._ended or ended
+            call = self._call
+            self._changed.notify_all()
+        if call is not None:
+            call.cancel()
+        return ended
+
+
+def _rebooted(before: Observed, now: Observed) -> bool:
+    """Hello speaks for one boot, so a new one needs a new Hello; a boot id not read is no boot."""
+    return bool(before.boot_id and now.boot_id) and before.boot_id != now.boot_id
+
+
+def _inventory(observed: Observed) -> Inventory:
+    return Inventory(digest=observed.digest, facts_zlib=observed.facts_zlib, schema=SCHEMA)
+
+
+def _observation(observed: Observed, sequence: int) -> Observation:
+    return Observation(
+        sequence=sequence,
+        inventory_digest=observed.digest,
+        readings_zlib=observed.readings_zlib,
+        findings=[to_message(finding) for finding in observed.findings],
+        age_ms=max(0, int((seconds_up() - observed.at_s) * 1000)),
+        checks_version=observed.checks_version,
+    )
+
+
+def _read_status(error: grpc.RpcError) -> Ended:
+    """grpc raises its own call objects; they answer code() and details()."""
+    code = getattr(error, "code", lambda: None)()
+    details = str(getattr(error, "details", lambda: "")() or "")
+    word = details.partition(":")[0]
+    status = "UNKNOWN" if code is None else code.name
+    # Another process speaks for this node: taking the session back at once would never end.
+    slow = (code is not None and code not in _PASSING) or word == ErrorCode.SESSION_REPLACED
+    return Ended(f"{status}: {_printable(details)}", slow=slow)
+
+
+def _printable(text: str) -> str:
+    """What a peer wrote, for a log: one line, bounded, no control characters."""
+    kept = "".join(c if c.isprintable() else " " for c in text)
+    return " ".join(kept.split())[:_REASON_CHARACTERS]

@@ -1,0 +1,218 @@
+"""The coordinator's client: the only module of the command line that knows gRPC and the wire.
+
+Values in, values out. Every failure becomes one line that says what to do, and an exit code: the
+coordinator cannot be reached 3, it refused 2, it did not understand 64.
+"""
+
+from __future__ import annotations
+
+import os
+import typing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before the import: it logs connection failures
+
+import grpc
+
+from vfio_cli.endpoint import Endpoint, resolve
+from vfio_cli.exits import FAILURE, UNKNOWN, USAGE, Stop
+from vfio_cli.screens.layout import clean
+from vfio_cli.terminal import progress
+from vfio_contract.bundle import BundleError, load_bundle
+from vfio_contract.codec import from_message, to_message
+from vfio_contract.views import (
+    BaselineView,
+    ClusterStatus,
+    Decision,
+    Event,
+    NodeView,
+    PlaceRequest,
+    VmView,
+)
+from vfioctl.v1 import cluster_pb2 as wire
+from vfioctl.v1.cluster_pb2_grpc import ClusterServiceStub
+
+DEADLINE_S = 10.0
+"""For one call; a placement that waits for its commit is well within it."""
+
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+"""10,000 nodes in one status are about 5 MB."""
+
+OPTIONS = (
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.enable_retries", 0),
+)
+
+_EXIT_CODES = {
+    grpc.StatusCode.INVALID_ARGUMENT: USAGE,
+    grpc.StatusCode.UNAVAILABLE: UNKNOWN,
+    grpc.StatusCode.DEADLINE_EXCEEDED: UNKNOWN,
+    grpc.StatusCode.UNKNOWN: UNKNOWN,
+    grpc.StatusCode.INTERNAL: UNKNOWN,
+    grpc.StatusCode.CANCELLED: UNKNOWN,
+}
+
+
+class Coordinator:
+    """One open connection; every method is one call."""
+
+    def __init__(self, channel: grpc.Channel, where: str) -> None:
+        self._stub = ClusterServiceStub(channel)
+        self._where = where
+
+    def status(self) -> ClusterStatus:
+        """The whole cluster."""
+        answer = self._call(self._stub.GetStatus, wire.GetStatusRequest())
+        return from_message(ClusterStatus, answer.status)
+
+    def list_nodes(self) -> tuple[NodeView, ...]:
+        """All nodes, worst first."""
+        answer = self._call(self._stub.ListNodes, wire.ListNodesRequest())
+        return tuple(from_message(NodeView, node) for node in answer.nodes)
+
+    def show_node(self, node: str) -> NodeView:
+        """One node with detail; a unique prefix will do."""
+        answer = self._call(self._stub.GetNode, wire.GetNodeRequest(node=node))
+        return from_message(NodeView, answer.node)
+
+    def cordon(self, node: str, *, reason: str) -> NodeView:
+        """Keep new VMs off a node."""
+        request = wire.CordonNodeRequest(node=node, reason=reason)
+        return from_message(NodeView, self._call(self._stub.CordonNode, request).node)
+
+    def uncordon(self, node: str) -> NodeView:
+        """Lift a node's cordons."""
+        request = wire.UncordonNodeRequest(node=node)
+        return from_message(NodeView, self._call(self._stub.UncordonNode, request).node)
+
+    def place(self, request: PlaceRequest) -> Decision:
+        """Decide and, unless it is a dry run, reserve."""
+        message = wire.PlaceVmRequest(request=to_message(request))
+        return _decision(self._call(self._stub.PlaceVm, message).decision)
+
+    def release(self, vm: str) -> VmView:
+        """Free a VM's claim."""
+        answer = self._call(self._stub.ReleaseVm, wire.ReleaseVmRequest(vm=vm))
+        return from_message(VmView, answer.vm)
+
+    def list_vms(self) -> tuple[VmView, ...]:
+        """All VMs with a claim."""
+        answer = self._call(self._stub.ListVms, wire.ListVmsRequest())
+        return tuple(from_message(VmView, vm) for vm in answer.vms)
+
+    def explain(self, vm: str) -> tuple[Decision, VmView | None]:
+        """Why a VM is where it is, or why nothing fits."""
+        answer = self._call(self._stub.ExplainVm, wire.ExplainVmRequest(vm=vm))
+        view = from_message(VmView, answer.vm) if answer.HasField("vm") else None
+        return _decision(answer.decision), view
+
+    def accept_baseline(self, node: str) -> BaselineView:
+        """Accept a node's present facts as known-good."""
+        request = wire.AcceptBaselineRequest(node=node)
+        return from_message(BaselineView, self._call(self._stub.AcceptBaseline, request).baseline)
+
+    def show_baseline(self, node: str) -> BaselineView:
+        """The baseline and what differs from it."""
+        request = wire.GetBaselineRequest(node=node)
+        return from_message(BaselineView, self._call(self._stub.GetBaseline, request).baseline)
+
+    def list_events(
+        self, *, after_seq: int, limit: int, node: str
+    ) -> tuple[tuple[Event, ...], int]:
+        """Events after a number, oldest first, and the highest number of the log."""
+        request = wire.ListEventsRequest(after_seq=after_seq, limit=limit, node=node)
+        answer = self._call(self._stub.ListEvents, request)
+        return tuple(from_message(Event, e) for e in answer.events), int(answer.last_seq)
+
+    def _call(self, method: Callable[..., Any], request: Any) -> Any:
+        try:
+            with progress(f"asking the coordinator at {self._where}"):
+                return method(request, timeout=DEADLINE_S)
+        except grpc.RpcError as error:
+            raise _stop(error, self._where) from None
+
+
+@contextmanager
+def connect(endpoint: str | None, tls: str | None) -> Iterator[Coordinator]:
+    """A connection to the coordinator; Mistake or Stop say why there is none."""
+    where = resolve(endpoint, tls, environ=os.environ, uid=os.getuid())
+    with _channel(where) as channel:
+        yield Coordinator(channel, str(where))
+
+
+def _channel(where: Endpoint) -> grpc.Channel:
+    if where.socket is not None:
+        _require_socket(where)
+        return grpc.insecure_channel(f"unix:{where.socket}", options=OPTIONS)
+    if where.bundle is None:
+        raise AssertionError("an address always comes with a bundle")
+    try:
+        bundle = load_bundle(where.bundle, now=datetime.now(UTC))
+    except BundleError as error:
+        raise Stop(f"credentials in {where.bundle}: {error}", status=USAGE) from None
+    credentials = grpc.ssl_channel_credentials(
+        root_certificates=bundle.ca, private_key=bundle.key, certificate_chain=bundle.certificate
+    )
+    return grpc.secure_channel(where.address, credentials, options=OPTIONS)
+
+
+def _require_socket(where: Endpoint) -> None:
+    """Say at once what is wrong with the socket; gRPC would only say that it failed to connect."""
+    path = typing.cast(Any, where.socket)
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        raise Stop(
+            f"no coordinator here: {path} does not exist. Start one: vfioctl up; or name one: "
+            "--endpoint unix:/path/api.sock or HOST:PORT",
+            status=UNKNOWN,
+        ) from None
+    except OSError as error:
+        raise Stop(
+            f"{path}: {error.strerror}. Ask as the coordinator's owner (sudo), or over TLS: "
+            "--endpoint HOST:PORT --tls DIR",
+            status=UNKNOWN,
+        ) from None
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise Stop(
+            f"{path}: Permission denied. Ask as the coordinator's owner (sudo), or over TLS: "
+            "--endpoint HOST:PORT --tls DIR",
+            status=UNKNOWN,
+        )
+
+
+def _stop(error: Any, where: str) -> Stop:
+    code, details = error.code(), clean(str(error.details() or ""))
+    status = _EXIT_CODES.get(code, FAILURE)
+    if _has_code(details):
+        return Stop(details, status=status)
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        details = "it does not know this request: upgrade the coordinator to this version"
+    elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        details = (
+            f"no answer within {DEADLINE_S:.0f}s: it is overloaded or frozen; a change may still "
+            "have been made, look before you try again"
+        )
+    elif code is grpc.StatusCode.UNAVAILABLE:
+        details = f"cannot be reached ({_last_words(details)}): is it running? vfioctl up"
+    return Stop(f"coordinator {where}: {details or code.name}", status=status)
+
+
+def _has_code(details: str) -> bool:
+    """True for our own refusals, `CODE: detail. public text`."""
+    head, mark, _ = details.partition(": ")
+    return bool(mark) and head.replace("_", "").isalpha() and head.isupper()
+
+
+def _last_words(details: str) -> str:
+    """gRPC nests its causes; the last one is what people can act on."""
+    text = details.rsplit("; last error: ", 1)[-1].rsplit("connections to all backends failing", 1)
+    return text[-1].strip(" ;")[:160] or "no connection"
+
+
+def _decision(message: Any) -> Decision:
+    return from_message(Decision, message)

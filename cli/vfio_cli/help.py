@@ -1,0 +1,29 @@
+"""How a command explains itself: one line of purpose, an example, and what the exit codes mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+
+class Taught(click.Command):
+    """A command whose help ends with examples and exit codes, as they were written."""
+
+    def __init__(
+        self, *args: object, examples: Sequence[str] = (), exits: str = "", **kwargs: object
+    ) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self.examples = tuple(examples)
+        self.exits = exits
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Examples and exit codes below the options."""
+        if self.examples:
+            with formatter.section("Examples"):
+                for example in self.examples:
+                    formatter.write(f"{'':>{formatter.current_indent}}{example}\n")
+        if self.exits:
+            with formatter.section("Exit codes"):
+                formatter.write_text(self.exits)
+        super().format_epilog(ctx, formatter)

@@ -1,0 +1,47 @@
+"""Looking at this host, or at a captured one, through the agent's local entry point."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from vfio_agent.inspect import Inspection, inspect_host
+from vfio_cli.exits import Mistake
+from vfio_cli.screens.check import CheckView
+from vfio_cli.survey import find_candidates, find_intended, group_gaps
+from vfio_cli.terminal import progress
+from vfio_contract.model import Gap
+
+
+def look(root: str | None) -> Inspection:
+    """Collect and judge; Mistake where `root` is no captured host."""
+    path = root or "/"
+    try:
+        with progress(f"reading {'this host' if path == '/' else path}"):
+            return inspect_host(path)
+    except (OSError, ValueError) as error:
+        # Only opening the root raises: what a host looks like never does.
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise Mistake(
+            f"--root {path}: {reason}: give a directory that mirrors a host's root, or a tar of one"
+        ) from error
+
+
+def check_view(seen: Inspection, root: str | None) -> CheckView:
+    """What the check's screen shows of an inspection."""
+    return CheckView(
+        report=seen.report,
+        intended=find_intended(seen.host),
+        candidates=find_candidates(seen.host, seen.report),
+        unread=group_gaps(_gaps(seen)),
+        seen_by=f"uid {os.getuid()}" if root is None else f"captured: {Path(root).name}",
+        devices_known=seen.snapshot.facts.functions is not None,
+    )
+
+
+def _gaps(seen: Inspection) -> Iterable[Gap]:
+    """What was not read; of a captured host without the commands, which are for a live one."""
+    gaps = seen.snapshot.readings.gaps
+    return gaps if seen.snapshot.readings.live else [replace(gap, remedy="") for gap in gaps]

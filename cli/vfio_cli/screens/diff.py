@@ -1,0 +1,177 @@
+"""The screen of `vfioctl diff` and of a node's drift: what changed, and whether it matters.
+
+Changes of one code stand together with that code's meaning and decision, harmful ones first. What
+one side did not know is named as not compared, never as equal.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from vfio_cli.screens.layout import (
+    UNLIMITED,
+    VERDICT_TONES,
+    WIDTH,
+    Line,
+    Lines,
+    blank,
+    clean,
+    count_words,
+    cut,
+    plural,
+    toned,
+    wrap,
+)
+from vfio_contract.codes import CLUSTER_CODES, Code
+from vfio_contract.drift import Change
+from vfio_contract.findings import Verdict, severity
+from vfio_contract.views import ChangeView
+
+CODES = {code.name: code for code in CLUSTER_CODES}
+
+_WORDS = {
+    "FIRMWARE_CHANGED": "firmware",
+    "GROUP_RENUMBERED": "renumbered",
+    "DEVICE_MOVED": "moved",
+    "GROUP_WIDENED": "widened",
+    "GROUP_NARROWED": "narrowed",
+    "GROUP_SPLIT": "split",
+    "DEVICE_VANISHED": "vanished",
+    "DEVICE_APPEARED": "appeared",
+    "BINDING_LOST": "binding lost",
+    "RESET_LOST": "reset lost",
+    "ACS_CLEARED": "ACS cleared",
+}
+
+MAX_ROWS = 12
+
+Naming = Callable[[Change | ChangeView], str]
+"""Gives the name of the device that a change is about, "" where it is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiffView:
+    """Two sides by name, what changed, and what could not be compared."""
+
+    before: str
+    after: str
+    changes: tuple[Change | ChangeView, ...]
+    name_of: Naming
+    not_compared: tuple[str, ...]
+    comparable: bool
+
+
+def diff_screen(view: DiffView, *, wide: bool = False) -> Lines:
+    """The whole screen."""
+    width = UNLIMITED if wide else WIDTH
+    word, tone = verdict_words(view.changes, comparable=view.comparable)
+    sides = f"{_tail(view.before, 36)} -> {_tail(view.after, 36)}"
+    lines: Lines = [Line(sides), toned(word, tone, f"   {_summary(view.changes)}")]
+    lines += change_blocks(view.changes, view.name_of, wide=wide)
+    if not view.changes and view.comparable:
+        lines += wrap(
+            "", "What both sides know is the same: firmware, groups, devices.", width=width
+        )
+    missing = list(view.not_compared)
+    if not view.comparable:
+        missing.insert(0, "devices and groups")
+    if missing:
+        blank(lines)
+        text = ", ".join(missing) + " (not known on one side: neither equal nor changed)"
+        lines += wrap("NOT COMPARED  ", text, width=width)
+    return lines
+
+
+def _tail(text: str, width: int) -> str:
+    """The end of a path, which tells more than its beginning."""
+    text = clean(text)
+    return text if len(text) <= width else ".." + text[len(text) - width + 2 :]
+
+
+_DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
+
+
+def _shorten(text: str) -> str:
+    return _DIGEST.sub(lambda m: f"{m[0][:16]}..", text) or "(none)"
+
+
+def verdict_words(changes: Sequence[Change | ChangeView], *, comparable: bool) -> tuple[str, str]:
+    """What it amounts to, and its tone."""
+    if any(c.harms for c in changes):
+        return "HARMFUL", "bad"
+    if not comparable:
+        return "UNKNOWN", "unsure"
+    if any(_code(c.code).verdict is not Verdict.PASS for c in changes):
+        return "CHANGED, NOTHING LOST", "warn"
+    return ("RENUMBERED ONLY", "good") if changes else ("SAME", "good")
+
+
+def _summary(changes: Sequence[Change | ChangeView]) -> str:
+    counts: dict[str, int] = {}
+    for change in changes:
+        word = _WORDS.get(change.code, change.code.lower())
+        counts[word] = counts.get(word, 0) + 1
+    return count_words((n, word) for word, n in counts.items())
+
+
+def change_blocks(
+    changes: Sequence[Change | ChangeView], name_of: Naming, *, wide: bool = False
+) -> Lines:
+    """Changes by code, harmful first; each block says what it means and what to do."""
+    groups: dict[str, list[Change | ChangeView]] = {}
+    for change in changes:
+        groups.setdefault(change.code, []).append(change)
+    width = UNLIMITED if wide else WIDTH
+    lines: Lines = []
+    for name in sorted(groups, key=lambda n: -severity(_code(n).verdict)):
+        rows, code = groups[name], _code(name)
+        word = str(code.verdict)
+        what = "part" if name == "FIRMWARE_CHANGED" else "device"
+        head = f"  {clean(name)}  {plural(len(rows), what)}{_details(rows)}"
+        lines += [Line(""), toned(word, VERDICT_TONES[word], head)]
+        shown = rows if wide else rows[:MAX_ROWS]
+        for row in shown:
+            lines += _row(row, name_of, width)
+        if len(rows) > len(shown):
+            lines.append(Line(f"  and {len(rows) - len(shown)} more: -o wide"))
+        for label, text in (("meaning", code.meaning), ("decision", code.decision)):
+            lines += wrap(f"  {label:<10}", text, width=width)
+    return lines
+
+
+def _details(rows: Sequence[Change | ChangeView]) -> str:
+    if rows[0].code == "FIRMWARE_CHANGED":
+        return ""
+    words = dict.fromkeys(row.detail for row in rows if row.detail)
+    return f" ({', '.join(map(clean, words))})" if words else ""
+
+
+def _row(change: Change | ChangeView, name_of: Naming, width: int) -> Lines:
+    if change.code == "FIRMWARE_CHANGED":
+        front = f"  {clean(change.detail):<12}  "
+        return wrap(front, f"{_shorten(change.before)} -> {_shorten(change.after)}", width=width)
+    where = change.address_after or change.address_before
+    if change.address_before and change.address_after != change.address_before:
+        where = f"{change.address_before} -> {change.address_after or 'gone'}"
+    name = name_of(change)
+    lines = [Line(f"  {clean(where)}  {cut(name, max(WIDTH - len(where) - 4, 8))}".rstrip())]
+    if change.code in ("DEVICE_MOVED", "DEVICE_VANISHED", "DEVICE_APPEARED"):
+        return lines
+    lines += wrap("    was  ", change.before, width=width)
+    lines += wrap("    now  ", change.after, width=width)
+    return lines
+
+
+_UNHEARD_OF = Code(
+    "?",
+    Verdict.UNKNOWN,
+    "",
+    "This version of vfioctl does not know this kind of change.",
+    "Upgrade vfioctl to the coordinator's version.",
+)
+
+
+def _code(name: str) -> Code:
+    return CODES.get(name, _UNHEARD_OF)

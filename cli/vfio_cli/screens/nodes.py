@@ -1,0 +1,247 @@
+"""The screens of `vfioctl node list` and `node show`: a node is ready only when it is heard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vfio_cli.screens.check import CheckView, finding_block, group_alike
+from vfio_cli.screens.diff import Naming, change_blocks
+from vfio_cli.screens.layout import (
+    UNLIMITED,
+    VERDICT_TONES,
+    WIDTH,
+    Line,
+    Lines,
+    age,
+    clean,
+    cut,
+    join_addresses,
+    plural,
+    table,
+    title,
+    wrap,
+)
+from vfio_cli.survey import Intended
+from vfio_contract.findings import Evidence, Finding, Report, Verdict, severity, worst
+from vfio_contract.views import FindingView, NodeView, UnitView
+
+NODE_TONES = {
+    "ready": "good",
+    "cordoned": "warn",
+    "draining": "warn",
+    "drained": "warn",
+    "revalidating": "unsure",
+    "lost": "bad",
+}
+
+_NOTES = {
+    "lost": "wait, or look at it by hand: its VMs may still run",
+    "revalidating": "no new placements until this boot is read",
+    "cordoned": "vfioctl node show {name}",
+    "draining": "vfioctl node show {name}",
+    "drained": "vfioctl node uncordon {name}",
+}
+
+
+def state_word(node: NodeView) -> str:
+    """The node's state; what this version does not know is unknown."""
+    return node.state if node.state in NODE_TONES else "unknown"
+
+
+def is_sound(node: NodeView) -> bool:
+    """True when it was heard and nothing of it fails or is unknown."""
+    return heard_verdict(node) in (Verdict.PASS, Verdict.WARN, Verdict.NOT_APPLICABLE)
+
+
+def tone_of(node: NodeView) -> str:
+    """The tone of its state; a ready node that is not sound has its verdict's."""
+    if node.state == "ready" and not is_sound(node):
+        return VERDICT_TONES[verdict_word(node)]
+    return NODE_TONES.get(node.state, "bad")
+
+
+def cause_of(node: NodeView) -> str:
+    """Who or what made it so: `auto:GROUP_WIDENED`, a code, `-` for nothing."""
+    if node.reasons:
+        first = node.reasons[0]
+        if node.state == "cordoned" and first.owner:
+            return first.owner
+        return first.code or first.owner or "-"
+    if node.state == "lost":
+        return "never heard" if node.heard_age_s < 0 else "no heartbeat"
+    return "-" if is_sound(node) else f"verdict {verdict_word(node)}"
+
+
+def note_of(node: NodeView) -> str:
+    """In words why, else what to do."""
+    if node.state == "lost" and node.heard_age_s >= 0:
+        return f"heard {age(node.heard_age_s)} ago; its VMs may still run"
+    if node.reasons and node.reasons[0].text:
+        return node.reasons[0].text
+    if node.state == "ready" and not is_sound(node):
+        return f"vfioctl node show {node.name}"
+    return _NOTES.get(node.state, "").format(name=node.name)
+
+
+def list_screen(nodes: Sequence[NodeView], *, wide: bool = False) -> Lines:
+    """All nodes, worst first as the coordinator gives them."""
+    if not nodes:
+        return wrap("", "No node has joined yet: vfioctl agent run --help")
+    return list_table(nodes, wide=wide)
+
+
+def list_table(nodes: Sequence[NodeView], *, indent: int = 0, wide: bool = False) -> Lines:
+    """A line a node."""
+    headers = ["NODE", "STATE", "VERDICT", "HEARD", "UNITS", "VMS", "WHY"]
+    rows = [_cells(n, wide=wide) for n in nodes]
+    if wide:
+        headers = [*headers[:4], "EVIDENCE", "FIRMWARE", "KERNEL", "BASELINE", *headers[4:]]
+    return table(
+        headers,
+        rows,
+        indent=indent,
+        width=UNLIMITED if wide else WIDTH,
+        tones=[tone_of(n) for n in nodes],
+        tone_column=1,
+    )
+
+
+def _cells(node: NodeView, *, wide: bool) -> list[str]:
+    cause = cause_of(node)
+    why = note_of(node) if cause == "-" else f"{cause}: {note_of(node)}".rstrip(": ")
+    units = f"{node.units_free}/{node.units_total}"
+    front = [cut(node.name, 16), state_word(node), verdict_word(node), age(node.heard_age_s)]
+    middle = [
+        age(node.evidence_age_s),
+        node.firmware or "?",
+        node.kernel or "?",
+        node.baseline[:19] or "none",
+    ]
+    back = [units, str(len(node.vms)), why if cause != "-" or why else "-"]
+    return [*front, *(middle if wide else []), *back]
+
+
+def heard_verdict(node: NodeView) -> Verdict:
+    """The verdict as last heard; UNKNOWN for a node that is not heard."""
+    if node.state == "lost" or node.heard_age_s < 0:
+        return Verdict.UNKNOWN
+    return node.verdict
+
+
+def verdict_word(node: NodeView) -> str:
+    """As `heard_verdict`, in letters."""
+    return str(heard_verdict(node))
+
+
+def as_check(node: NodeView) -> CheckView:
+    """A node as `vfioctl check --node` shows it."""
+    findings = tuple(as_finding(view) for view in node.findings)
+    counted = (f.verdict for f in findings if f.intended is not False)
+    verdict = worst((heard_verdict(node), *counted))
+    report = Report(node.name, verdict, findings, ())
+    intended = [Intended(u.addresses, u.model or u.ids, ()) for u in node.units if u.intended]
+    return CheckView(
+        report=report,
+        intended=tuple(intended),
+        candidates=(),
+        unread=(),
+        seen_by=f"heard {_ago(node.heard_age_s)}",
+        of_node=True,
+    )
+
+
+def show_screen(node: NodeView, *, wide: bool = False) -> Lines:
+    """One node with reasons, units, drift and findings."""
+    width = UNLIMITED if wide else WIDTH
+    state = state_word(node)
+    front = f"{clean(node.name)}  "
+    verdict = verdict_word(node)
+    head = f"{front}{state.upper()}   verdict {verdict}, heard {_ago(node.heard_age_s)}"
+    lines: Lines = [Line(head, tone_of(node), len(front), len(front) + len(state))]
+    for reason in node.reasons:
+        text = reason.text or _NOTES.get(node.state, "").format(name=node.name)
+        lines += wrap("  why       ", f"{reason.owner or reason.code}: {text}", width=width)
+    for label, text in (
+        ("evidence", f"{age(node.evidence_age_s)} old" if node.evidence_age_s >= 0 else "none"),
+        ("firmware", node.firmware or "not known"),
+        ("kernel", node.kernel or "not known"),
+        ("boot", node.boot_id or "not known"),
+        ("agent", node.agent or "not known"),
+        (
+            "baseline",
+            cut(node.baseline, width - 12) or f"none: vfioctl baseline accept {node.name}",
+        ),
+        ("VMs", ", ".join(node.vms) or "none"),
+    ):
+        lines += wrap(f"  {label:<10}", text, width=width)
+    lines += _units(node, width)
+    if node.drift:
+        lines += [Line(""), title("DRIFT from the baseline")]
+        lines += change_blocks(node.drift, name_by_address(node.units), wide=wide)[1:]
+    lines += _findings(node.findings, wide=wide)
+    return lines
+
+
+def _ago(seconds: float) -> str:
+    return "never" if seconds < 0 else f"{age(seconds)} ago"
+
+
+def _units(node: NodeView, width: int) -> Lines:
+    shown = [u for u in node.units if u.intended or u.vm]
+    others = len(node.units) - len(shown)
+    head = f"UNITS {len(shown)} intended, {node.units_free} free"
+    if others:
+        head += f"; {plural(others, 'candidate')} not shown (-o json)"
+    lines: Lines = [Line(""), title(head)]
+    lines += table(["", "", "", "", ""], [_unit_cells(u) for u in shown], indent=2, width=width)
+    return lines
+
+
+def _unit_cells(unit: UnitView) -> list[str]:
+    note = unit.why or "-"
+    if unit.vm:
+        note = f"{unit.vm}" + (f"; {unit.why}" if unit.why else "")
+    elif unit.needs:
+        note += f" (needs --allow {' --allow '.join(unit.needs)})"
+    name = cut(unit.model or unit.ids, 20)
+    return [unit.id, cut(join_addresses(unit.addresses), 22), name, unit.state, note]
+
+
+def name_by_address(units: Sequence[UnitView]) -> Naming:
+    """Names for changes, from the units that hold the address now."""
+    models = {a: unit.model for unit in units for a in unit.addresses}
+    return lambda change: models.get(change.address_after, "")
+
+
+def _findings(findings: Sequence[FindingView], *, wide: bool) -> Lines:
+    lines: Lines = []
+    counted = sorted((f for f in findings if f.intended), key=lambda f: -severity(f.verdict))
+    quiet = (Verdict.BLOCKED, Verdict.NOT_APPLICABLE)
+    for rows in group_alike(as_finding(f) for f in counted if f.verdict not in quiet):
+        lines += [Line(""), *finding_block(rows, wide=wide)]
+    blocked = dict.fromkeys(f.check for f in counted if f.verdict is Verdict.BLOCKED)
+    if blocked:
+        lines += [Line(""), *wrap("BLOCKED  ", ", ".join(blocked))]
+    others = len(findings) - len(counted)
+    if others:
+        text = f"{plural(others, 'finding')} about devices nobody means to pass: -o json"
+        lines += [Line(""), *wrap("", text)]
+    return lines
+
+
+def as_finding(view: FindingView) -> Finding:
+    """The finding as a host would report it; `source: text` taken apart again."""
+    evidence = []
+    for line in view.evidence:
+        source, mark, text = line.partition(": ")
+        evidence.append(Evidence(source, text) if mark else Evidence("evidence", line))
+    return Finding(
+        check=view.check,
+        subject=view.subject,
+        verdict=view.verdict,
+        code=view.code,
+        evidence=tuple(evidence),
+        meaning=view.meaning,
+        decision=view.decision,
+        intended=None if view.subject == "node" else view.intended,
+    )

@@ -1,0 +1,105 @@
+"""The terminal: whether to colour, progress on stderr, and screens that are drawn again.
+
+The only module that asks what stdout and stderr are. Colour and progress go to a terminal only,
+and `NO_COLOR` (any value but the empty one, no-color.org) turns colour off.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from vfio_cli.exits import PipeClosed, Stop
+from vfio_cli.screens.layout import Lines, painted, plain
+
+WATCH_INTERVAL_S = 2.0
+"""Between two looks of `--watch`."""
+
+PROGRESS_AFTER_S = 1.0
+_CLEAR_SCREEN = "\x1b[H\x1b[2J\x1b[3J"
+_CLEAR_LINE = "\r\x1b[K"
+
+
+def may_colour() -> bool:
+    """True when stdout is a terminal that understands colour and nobody asked for none."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    return sys.stdout.isatty()
+
+
+def show(lines: Lines) -> None:
+    """Print a screen."""
+    write(painted(lines) if may_colour() else plain(lines))
+
+
+def write(text: str) -> None:
+    """Print text as it is; a closed pipe ends the command quietly, a full disk with one line."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise PipeClosed from None
+    except OSError as error:
+        raise Stop(f"the output cannot be written: {error.strerror}") from error
+
+
+def note(text: str) -> None:
+    """One line on stderr, for people."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+@contextmanager
+def progress(what: str) -> Iterator[None]:
+    """While the body runs: after a second, a line on stderr that counts, if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    done = threading.Event()
+    thread = threading.Thread(target=_count, args=(what, done), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _count(what: str, done: threading.Event) -> None:
+    if done.wait(PROGRESS_AFTER_S):
+        return
+    began = time.monotonic() - PROGRESS_AFTER_S
+    while not done.wait(0.2):
+        sys.stderr.write(f"{_CLEAR_LINE}{what} .. {int(time.monotonic() - began)}s")
+        sys.stderr.flush()
+    sys.stderr.write(_CLEAR_LINE)
+    sys.stderr.flush()
+
+
+def pause() -> None:
+    """Wait between two looks; Ctrl-C ends it."""
+    time.sleep(WATCH_INTERVAL_S)
+
+
+def repeat(once: Callable[[], int], *, watch: bool) -> int:
+    """Run once, or again and again until Ctrl-C: on a terminal each look replaces the last.
+
+    An answer that cannot be had is shown and asked for again: a watch outlives a restart of the
+    coordinator.
+    """
+    if not watch:
+        return once()
+    while True:
+        if sys.stdout.isatty():
+            write(_CLEAR_SCREEN)
+        try:
+            once()
+        except Stop as stop:
+            write(f"{stop.format_message()}\n")
+        if not sys.stdout.isatty():
+            write("\n")
+        pause()

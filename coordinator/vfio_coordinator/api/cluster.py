@@ -1,0 +1,238 @@
+"""What people and scripts ask: one thin method a request, checked for role and for sane texts.
+
+Reads are pure functions of the present state; changes are events whose answer comes after their
+commit. The caller's role is looked at before anything else, and no method here decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vfio_contract.address import check_name
+from vfio_contract.codec import from_message, to_message
+from vfio_contract.errors import ClusterError, ErrorCode
+from vfio_contract.views import (
+    BaselineView,
+    Decision,
+    NodeView,
+    PlaceRequest,
+    VmView,
+)
+from vfio_coordinator.api.errors import Context, answering
+from vfio_coordinator.clock import Clock, wall_time
+from vfio_coordinator.peer import Role, Unidentified, UserIdentity, identify, may
+from vfio_coordinator.runtime import Runtime
+from vfio_coordinator.state import report
+from vfio_coordinator.state.events import (
+    BaselineAcceptRequested,
+    CordonRequested,
+    PlaceRequested,
+    ReleaseRequested,
+    UncordonRequested,
+)
+from vfio_coordinator.state.explain import explain
+from vfioctl.v1 import cluster_pb2 as wire
+from vfioctl.v1.cluster_pb2_grpc import ClusterServiceServicer
+
+MAX_TEXT = 128
+"""Characters of a model or an id in a request."""
+
+MAX_REASON = 500
+MAX_EVENTS = 1_000
+
+Identify = Callable[[Context, Clock], UserIdentity]
+
+
+def identify_tls_user(context: Context, clock: Clock) -> UserIdentity:
+    """The user in the client certificate; nodes may not ask."""
+    try:
+        identity = identify(context, now=wall_time(clock))
+    except Unidentified as error:
+        raise ClusterError(ErrorCode.UNAUTHENTICATED, str(error)) from error
+    if not isinstance(identity, UserIdentity):
+        raise ClusterError(ErrorCode.PERMISSION_DENIED, f"{identity} is a node, not a user")
+    return identity
+
+
+def identify_local_admin(_context: Context, _clock: Clock) -> UserIdentity:
+    """Whoever reaches the Unix socket: its directory is open to the coordinator's owner only."""
+    return UserIdentity("local", Role.ADMIN)
+
+
+class ClusterServicer(ClusterServiceServicer):
+    """`who` tells the caller from the connection; it differs between TLS and the Unix socket."""
+
+    def __init__(self, runtime: Runtime, clock: Clock, who: Identify) -> None:
+        self._runtime = runtime
+        self._clock = clock
+        self._who = who
+
+    def _require(self, context: Context, role: Role) -> str:
+        user = self._who(context, self._clock)
+        if not may(user.role, role):
+            raise ClusterError(
+                ErrorCode.PERMISSION_DENIED,
+                f"{user} is {user.role.value}, this needs {role.value}",
+            )
+        return user.name
+
+    def _node(self, text: str) -> str:
+        return report.find_node(self._runtime.state, text)
+
+    @answering
+    async def GetStatus(
+        self, request: wire.GetStatusRequest, context: Context
+    ) -> wire.GetStatusResponse:
+        """Health, nodes, counts, VMs and recent events."""
+        self._require(context, Role.VIEWER)
+        status = report.status(
+            self._runtime.state, self._clock.now(), coordinator=self._runtime.coordinator
+        )
+        return wire.GetStatusResponse(status=to_message(status))
+
+    @answering
+    async def ListNodes(
+        self, request: wire.ListNodesRequest, context: Context
+    ) -> wire.ListNodesResponse:
+        """All nodes, worst first."""
+        self._require(context, Role.VIEWER)
+        nodes = report.node_views(self._runtime.state, self._clock.now())
+        return wire.ListNodesResponse(nodes=[to_message(node) for node in nodes])
+
+    @answering
+    async def GetNode(self, request: wire.GetNodeRequest, context: Context) -> wire.GetNodeResponse:
+        """One node with detail."""
+        self._require(context, Role.VIEWER)
+        name = self._node(request.node)
+        view = report.node_view(self._runtime.state, name, self._clock.now())
+        return wire.GetNodeResponse(node=to_message(view))
+
+    @answering
+    async def CordonNode(
+        self, request: wire.CordonNodeRequest, context: Context
+    ) -> wire.CordonNodeResponse:
+        """Keep new VMs off a node."""
+        actor = self._require(context, Role.OPERATOR)
+        node = self._node(request.node)
+        reason = _printable(request.reason, "reason", MAX_REASON)
+        view = await self._runtime.ask(
+            NodeView,
+            lambda ticket: CordonRequested(ticket=ticket, node=node, actor=actor, reason=reason),
+        )
+        return wire.CordonNodeResponse(node=to_message(view))
+
+    @answering
+    async def UncordonNode(
+        self, request: wire.UncordonNodeRequest, context: Context
+    ) -> wire.UncordonNodeResponse:
+        """Lift a node's cordons."""
+        actor = self._require(context, Role.OPERATOR)
+        node = self._node(request.node)
+        view = await self._runtime.ask(
+            NodeView, lambda ticket: UncordonRequested(ticket=ticket, node=node, actor=actor)
+        )
+        return wire.UncordonNodeResponse(node=to_message(view))
+
+    @answering
+    async def PlaceVm(self, request: wire.PlaceVmRequest, context: Context) -> wire.PlaceVmResponse:
+        """Decide, and reserve unless it is a dry run."""
+        dry_run = request.request.dry_run
+        actor = self._require(context, Role.VIEWER if dry_run else Role.OPERATOR)
+        wanted = _place_request(from_message(PlaceRequest, request.request))
+        decision = await self._runtime.ask(
+            Decision, lambda ticket: PlaceRequested(ticket=ticket, request=wanted, actor=actor)
+        )
+        return wire.PlaceVmResponse(decision=to_message(decision))
+
+    @answering
+    async def ReleaseVm(
+        self, request: wire.ReleaseVmRequest, context: Context
+    ) -> wire.ReleaseVmResponse:
+        """Free a VM's claim."""
+        actor = self._require(context, Role.OPERATOR)
+        vm = _name(request.vm, "vm")
+        view = await self._runtime.ask(
+            VmView, lambda ticket: ReleaseRequested(ticket=ticket, vm=vm, actor=actor)
+        )
+        return wire.ReleaseVmResponse(vm=to_message(view))
+
+    @answering
+    async def ListVms(self, request: wire.ListVmsRequest, context: Context) -> wire.ListVmsResponse:
+        """All VMs with a claim."""
+        self._require(context, Role.VIEWER)
+        vms = report.vm_views(self._runtime.state, self._clock.now())
+        return wire.ListVmsResponse(vms=[to_message(vm) for vm in vms])
+
+    @answering
+    async def ExplainVm(
+        self, request: wire.ExplainVmRequest, context: Context
+    ) -> wire.ExplainVmResponse:
+        """Why a VM is where it is, or why nothing fits."""
+        self._require(context, Role.VIEWER)
+        vm = _name(request.vm, "vm")
+        decision, view = explain(self._runtime.state, vm, self._clock.now())
+        return wire.ExplainVmResponse(
+            decision=to_message(decision), vm=None if view is None else to_message(view)
+        )
+
+    @answering
+    async def AcceptBaseline(
+        self, request: wire.AcceptBaselineRequest, context: Context
+    ) -> wire.AcceptBaselineResponse:
+        """Accept a node's present facts as known-good."""
+        actor = self._require(context, Role.OPERATOR)
+        node = self._node(request.node)
+        view = await self._runtime.ask(
+            BaselineView,
+            lambda ticket: BaselineAcceptRequested(ticket=ticket, node=node, actor=actor),
+        )
+        return wire.AcceptBaselineResponse(baseline=to_message(view))
+
+    @answering
+    async def GetBaseline(
+        self, request: wire.GetBaselineRequest, context: Context
+    ) -> wire.GetBaselineResponse:
+        """The baseline and what differs from it now."""
+        self._require(context, Role.VIEWER)
+        node = self._node(request.node)
+        view = report.baseline_view(self._runtime.state, node)
+        return wire.GetBaselineResponse(baseline=to_message(view))
+
+    @answering
+    async def ListEvents(
+        self, request: wire.ListEventsRequest, context: Context
+    ) -> wire.ListEventsResponse:
+        """Events after a number, oldest first."""
+        self._require(context, Role.VIEWER)
+        limit = request.limit if 0 < request.limit <= MAX_EVENTS else MAX_EVENTS
+        node = self._node(request.node) if request.node else ""
+        events, last = report.list_events(
+            self._runtime.state, after_seq=request.after_seq, limit=limit, node=node
+        )
+        return wire.ListEventsResponse(events=[to_message(e) for e in events], last_seq=last)
+
+
+def _name(text: str, field: str) -> str:
+    try:
+        return check_name(text, field=field)
+    except ValueError as error:
+        raise ClusterError(ErrorCode.BAD_REQUEST, str(error)) from error
+
+
+def _printable(text: str, field: str, limit: int) -> str:
+    if len(text) > limit or not text.isprintable():
+        raise ClusterError(
+            ErrorCode.BAD_REQUEST, f"{field} is not one printable line of at most {limit}"
+        )
+    return text
+
+
+def _place_request(request: PlaceRequest) -> PlaceRequest:
+    """Its texts are sane; whether it makes sense is for the state to say."""
+    _name(request.vm, "vm")
+    for number, device in enumerate(request.devices):
+        _printable(device.model, f"devices[{number}].model", MAX_TEXT)
+    _printable(request.request_id, "request_id", MAX_TEXT)
+    if not request.request_id and not request.dry_run:
+        raise ClusterError(ErrorCode.BAD_REQUEST, "request_id is empty: a retry could not be told")
+    return request

@@ -1,0 +1,141 @@
+"""What agents send, as events: bounded, unpacked, decoded and compared with its digest.
+
+Nothing of a message is believed before that. Each refusal is a ClusterError that names the field.
+Nothing here keeps anything or looks at the state; it may run on any thread.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from vfio_contract.artifact import ArtifactError, decode, decompress, digest_bytes
+from vfio_contract.codec import from_message
+from vfio_contract.errors import ClusterError, ErrorCode
+from vfio_contract.findings import Finding
+from vfio_contract.model import SCHEMA, Facts, Readings
+from vfio_coordinator.state.events import (
+    Event,
+    Heartbeat,
+    InventoryReceived,
+    NodeHello,
+    ObservationReceived,
+)
+from vfioctl.v1 import session_pb2 as wire
+
+Value = TypeVar("Value")
+
+PROTOCOL = 1
+"""The one protocol that this version speaks."""
+
+MAX_UNPACKED_BYTES = 16 * 1024 * 1024
+"""Facts or readings when unpacked; a 256-function host has about 0.5 MB, 4,096 VFs about 8 MB."""
+
+MAX_FINDINGS = 20_000
+"""Findings in one observation; a 256-function host has about 1,300."""
+
+MAX_TEXT = 128
+"""Characters of a text in Hello: ids and a version, some of which are stored and shown."""
+
+HELLO_TEXTS = ("boot_id", "product_uuid", "agent_state_id", "inventory_digest", "agent_version")
+
+
+def check_hello(request: wire.SessionRequest, node: str) -> wire.Hello:
+    """The Hello of a stream whose certificate says `node`, in a protocol that both speak."""
+    if request.WhichOneof("body") != "hello":
+        raise ClusterError(ErrorCode.BAD_REQUEST, "the first message must be Hello")
+    hello = request.hello
+    if hello.node != node:
+        raise ClusterError(
+            ErrorCode.NODE_MISMATCH, f"Hello says node {hello.node!r}, the certificate {node!r}"
+        )
+    if not hello.protocol_min <= PROTOCOL <= hello.protocol_max:
+        raise ClusterError(
+            ErrorCode.PROTOCOL_UNSUPPORTED,
+            f"the agent speaks protocol {hello.protocol_min} to {hello.protocol_max}, "
+            f"this coordinator {PROTOCOL} to {PROTOCOL}",
+        )
+    for field in (*HELLO_TEXTS, "cluster_id"):
+        text: str = getattr(hello, field)
+        if len(text) > MAX_TEXT or not (text.isascii() and text.isprintable()):
+            raise ClusterError(
+                ErrorCode.BAD_REQUEST,
+                f"{field} {text[:MAX_TEXT]!r} is not at most {MAX_TEXT} printable ASCII characters",
+            )
+    return hello
+
+
+def read_hello(hello: wire.Hello, session: int) -> NodeHello:
+    """The event of a checked Hello."""
+    return NodeHello(
+        node=hello.node,
+        session=session,
+        boot_id=hello.boot_id,
+        product_uuid=hello.product_uuid,
+        agent_state_id=hello.agent_state_id,
+        agent_version=hello.agent_version,
+        inventory_digest=hello.inventory_digest,
+        cluster_id=hello.cluster_id,
+        highest_incarnation=hello.highest_incarnation,
+        highest_epoch=hello.highest_epoch,
+    )
+
+
+def read_message(request: wire.SessionRequest, node: str, session: int) -> Event | None:
+    """The event of a message after Hello; None for a body that this version does not know."""
+    match request.WhichOneof("body"):
+        case "heartbeat":
+            return Heartbeat(node=node, session=session)
+        case "inventory":
+            return _inventory(request.inventory, node, session)
+        case "observation":
+            return _observation(request.observation, node, session)
+        case "hello":
+            raise ClusterError(ErrorCode.BAD_REQUEST, "a second Hello in one session")
+    return None
+
+
+def _inventory(message: wire.Inventory, node: str, session: int) -> InventoryReceived:
+    if message.schema != SCHEMA:
+        raise _bad(f"schema {message.schema!r}, this coordinator reads {SCHEMA!r}")
+    data = _unpack("facts_zlib", message.facts_zlib)
+    found = digest_bytes(data)
+    if found != message.digest:
+        raise _bad(f"digest {message.digest!r}, but its facts are {found}")
+    facts = _decode(Facts, "facts_zlib", data)
+    return InventoryReceived(
+        node=node, session=session, digest=found, facts=facts, facts_zlib=message.facts_zlib
+    )
+
+
+def _observation(message: wire.Observation, node: str, session: int) -> ObservationReceived:
+    if len(message.findings) > MAX_FINDINGS:
+        raise _bad(f"findings: {len(message.findings)} of them, at most {MAX_FINDINGS}")
+    readings = _decode(Readings, "readings_zlib", _unpack("readings_zlib", message.readings_zlib))
+    return ObservationReceived(
+        node=node,
+        session=session,
+        sequence=message.sequence,
+        inventory_digest=message.inventory_digest,
+        readings=readings,
+        findings=tuple(from_message(Finding, finding) for finding in message.findings),
+        age_s=message.age_ms / 1000,
+        checks_version=message.checks_version,
+    )
+
+
+def _unpack(field: str, data: bytes) -> bytes:
+    try:
+        return decompress(data, limit=MAX_UNPACKED_BYTES)
+    except ArtifactError as error:
+        raise _bad(f"{field}: {error}") from error
+
+
+def _decode(kind: type[Value], field: str, data: bytes) -> Value:
+    try:
+        return decode(kind, data)
+    except ArtifactError as error:
+        raise _bad(f"{field}: {error}") from error
+
+
+def _bad(detail: str) -> ClusterError:
+    return ClusterError(ErrorCode.BAD_SNAPSHOT, detail)

@@ -1,0 +1,118 @@
+"""What would make a refused request fit: one change, one node, and the exact command.
+
+Each suggestion is tried with the same choice as a real decision, so none is given that would not
+work. Looks at a bounded number of nodes. It must never suggest what would weaken a gate other than
+by the request's own `--allow`.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+
+from vfio_contract.views import Nearest, PlaceRequest
+from vfio_coordinator.scheduler.gates import ALLOWS
+from vfio_coordinator.scheduler.index import Entry, Index, buckets
+from vfio_coordinator.scheduler.names import Names, smallest
+from vfio_coordinator.scheduler.shape import Choice, Demand, UnitClass, choose
+from vfio_coordinator.scheduler.standing import Offer
+
+_SHOWN = 3
+_TRIED = 64
+"""Nodes that take no placement and are tried as if they did: the first by name."""
+
+
+def find_nearest(index: Index, request: PlaceRequest, demand: Demand) -> tuple[Nearest, ...]:
+    """Up to three nodes that fit after one change, by name."""
+    found: dict[str, Nearest] = {}
+    if request.node:
+        entry = index.entries.get(request.node)
+        found = {n.node: n for n in _on_node(entry, request, demand)} if entry else {}
+    else:
+        for name in index.aside.get("admitted", Names()).head(_TRIED):
+            for nearest in _on_node(index.entries[name], request, demand):
+                found.setdefault(nearest.node, nearest)
+        for name in _promising(index, demand):
+            for nearest in _on_node(index.entries[name], request, demand):
+                found.setdefault(nearest.node, nearest)
+    return tuple(found[name] for name in sorted(found))[:_SHOWN]
+
+
+def _promising(index: Index, demand: Demand) -> tuple[str, ...]:
+    """The first nodes, by name, whose profile fits after one change."""
+    rows = buckets(index, demand.kinds)
+    sets = [names for profile, names in rows if _would_fit(profile.units, demand)]
+    return smallest(sets, _SHOWN)
+
+
+def _would_fit(units: Sequence[UnitClass], demand: Demand) -> bool:
+    return any(_fits(units, other) for _, other in _relaxations(demand)) or any(
+        _fits(changed, demand) for changed in _bound(units)
+    )
+
+
+def _relaxations(demand: Demand) -> Iterator[tuple[str, Demand]]:
+    for word in sorted(set(ALLOWS.values()) - set(demand.allow)):
+        yield word, demand._replace(allow=tuple(sorted((*demand.allow, word))))
+    if demand.same_numa:
+        yield "", demand._replace(same_numa=False)
+
+
+def _bound(units: Sequence[UnitClass]) -> Iterator[list[UnitClass]]:
+    """The units with one of those bound that only their binding refuses; equals once."""
+    tried = set()
+    for i, unit in enumerate(units):
+        if unit.refused == ("binding",) and unit not in tried:
+            tried.add(unit)
+            yield [*units[:i], unit._replace(refused=()), *units[i + 1 :]]
+
+
+def _fits(units: Sequence[UnitClass], demand: Demand) -> bool:
+    return isinstance(choose(units, demand), Choice)
+
+
+def _on_node(entry: Entry, request: PlaceRequest, demand: Demand) -> Iterator[Nearest]:
+    offers = entry.offers_of(demand.kinds)
+    units = [o.shape for o in offers]
+    if entry.stage:
+        if entry.lift and _fits(units, demand):
+            yield Nearest(entry.node, f"fits once admitted: {entry.why}", entry.lift)
+        return
+    for i, unit in enumerate(units):
+        if unit.refused == ("binding",) and offers[i].standing.layout.unbound:
+            changed = [*units[:i], unit._replace(refused=()), *units[i + 1 :]]
+            if _fits(changed, demand):
+                yield _bind(entry.node, offers[i])
+                return
+    for word, other in _relaxations(demand):
+        if _fits(units, other):
+            change = f"fits if the request accepts {word}" if word else "fits without --same-numa"
+            yield Nearest(entry.node, change, render_request(request, other))
+            return
+
+
+def _bind(node: str, offer: Offer) -> Nearest:
+    addresses = offer.standing.layout.unbound
+    commands = [
+        f"echo vfio-pci > /sys/bus/pci/devices/{a}/driver_override; "
+        f"echo {a} > /sys/bus/pci/devices/{a}/driver/unbind; "
+        f"echo {a} > /sys/bus/pci/drivers_probe"
+        for a in addresses
+    ]
+    listed = " ".join(addresses)
+    return Nearest(node, f"fits if {listed} is bound to vfio-pci", "; ".join(commands))
+
+
+def render_request(request: PlaceRequest, demand: Demand) -> str:
+    """The command line that asks for this demand in the request's place."""
+    words = ["vfioctl", "vm", "claim" if request.external else "place", request.vm]
+    for device in request.devices:
+        model = f":{device.model}" if device.model else ""
+        words += ["--device", f"{device.kind}{model}={device.count}"]
+    if demand.same_numa:
+        words.append("--same-numa")
+    for word in demand.allow:
+        words += ["--allow", word]
+    if request.node:
+        words += ["--node", request.node]
+    return shlex.join(words)

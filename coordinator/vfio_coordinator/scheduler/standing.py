@@ -1,0 +1,88 @@
+"""How one unit stands with the gates, and how it is offered to placement.
+
+A `Standing` follows from the findings; an `Offer` adds who has the unit. Values only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vfio_contract.address import Address
+from vfio_contract.findings import Verdict
+from vfio_coordinator.scheduler.layout import UnitLayout
+from vfio_coordinator.scheduler.shape import UnitClass
+
+
+@dataclass(frozen=True, slots=True)
+class Refusing:
+    """A gate that refuses a unit: its verdict, where, and the evidence as `source: text` lines."""
+
+    gate: str
+    stage: str
+    verdict: Verdict
+    code: str
+    reason: str
+    evidence: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """A risk that a request must accept by `word`, and the stage that refuses it otherwise."""
+
+    word: str
+    stage: str
+    code: str
+    reason: str
+    evidence: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A unit and its gates.
+
+    `refusing` are the gates that do not pass, in stage order; `busy` says that something outside
+    our claims has it, or that this is not known (stage `free`), and `foreign` that it is a process.
+    `proof` is what `read_proof` reads; b"" for a unit that some gate refuses.
+    """
+
+    layout: UnitLayout
+    model: str
+    refusing: tuple[Refusing, ...]
+    needs: tuple[Need, ...]
+    busy: Refusing | None
+    foreign: bool
+    proof: bytes = field(repr=False)
+
+    @property
+    def verdict(self) -> Verdict:
+        """PASS or WARN when every gate passes (WARN: with needs), FAIL, or UNKNOWN."""
+        if any(r.verdict is Verdict.FAIL for r in self.refusing):
+            return Verdict.FAIL
+        if self.refusing:
+            return Verdict.UNKNOWN
+        return Verdict.WARN if self.needs else Verdict.PASS
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A unit as placement sees it.
+
+    `state` is free, claimed, pending, foreign, unfit or unknown; `vm` the holder's name. `shape`
+    is all that choosing between units looks at.
+    """
+
+    standing: Standing
+    state: str
+    vm: str
+    why: str
+    shape: UnitClass
+
+    @property
+    def unit(self) -> str:
+        """The unit's id."""
+        return self.standing.layout.id
+
+    @property
+    def primary(self) -> Address:
+        """The function by which people know it."""
+        return self.standing.layout.primary

@@ -1,0 +1,124 @@
+"""What the runtime must do after an event: the only way the state acts on the world.
+
+Effects are performed in the order given. None of them may be skipped: a `Commit` that was not tried
+is an outcome that never comes, and its units stay pending for ever.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vfio_contract.errors import ErrorCode
+from vfio_contract.views import BaselineView, Decision, NodeView, VmView
+from vfio_coordinator.store.interface import Txn
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Commit this; answer with `CommitOutcome(txn_id, ...)`. Commits keep their order."""
+
+    txn_id: int
+    txn: Txn = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBack:
+    """The outcome of `txn_id` is unknown: read `key`, when the write can no longer land.
+
+    It happened exactly if the key holds `value`: then `CommitOutcome(OK, revision=mod_revision)`,
+    else `CommitOutcome(FAILED, failed=())`.
+    """
+
+    txn_id: int
+    key: str
+    value: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptSession:
+    """Answer Welcome. `inventory_held`: the coordinator has the facts of Hello's digest."""
+
+    node: str
+    session: int
+    inventory_held: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RefuseSession:
+    """End a session that was never accepted, with this error."""
+
+    node: str
+    session: int
+    code: ErrorCode
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class CloseSession:
+    """End a session that was accepted; its buffered messages may still come and are dropped."""
+
+    node: str
+    session: int
+    code: ErrorCode
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class WantInventory:
+    """Ask the agent for the facts of this digest."""
+
+    node: str
+    session: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledge:
+    """The state holds this observation."""
+
+    node: str
+    session: int
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A refused request; the API raises it as `ClusterError(code, detail)`."""
+
+    code: ErrorCode
+    detail: str
+
+
+Answer = Decision | NodeView | VmView | BaselineView | Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The one answer to a ticket.
+
+    Place: Decision. Cordon, uncordon: NodeView. Release: VmView as it was. Baseline accept:
+    BaselineView. Any of them: Failure.
+    """
+
+    ticket: int
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class StepDown:
+    """The fence no longer holds: another coordinator leads. End the process; write nothing."""
+
+    detail: str
+
+
+Effect = (
+    Commit
+    | ReadBack
+    | AcceptSession
+    | RefuseSession
+    | CloseSession
+    | WantInventory
+    | Acknowledge
+    | Reply
+    | StepDown
+)

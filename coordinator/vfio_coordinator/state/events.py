@@ -1,0 +1,209 @@
+"""What can happen to the cluster's state: everything `apply` understands, as values.
+
+The runtime makes an event of each message, request, outcome and tick, and gives them to `apply` one
+at a time. An event holds what was said or measured and nothing decided. A `ticket` is the runtime's
+number for a caller who waits: exactly one `Reply` with it follows, at once or after a commit. No
+event may hold a clock reading other than through `Now`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from vfio_contract.findings import Finding
+from vfio_contract.model import Facts, Readings
+from vfio_contract.views import PlaceRequest
+from vfio_coordinator.store.interface import Compare, KeyValue
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """The moment of an event: seconds of a monotonic clock, and UTC as ISO 8601 ending in Z."""
+
+    monotonic_s: float
+    utc: str
+
+
+# --- start ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """The first event of a process: all that the store holds, after this start's epoch was put.
+
+    `items` are all keys of the store (or of every prefix in `keys.PREFIXES`) at `revision`. `fence`
+    is the compare that every write repeats; it fails once another coordinator took over.
+    """
+
+    cluster_id: str
+    incarnation: int
+    epoch: int
+    fence: Compare
+    items: tuple[KeyValue, ...]
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed. At least once a second: deadlines are looked at here."""
+
+
+# --- agents --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeHello:
+    """An agent opened a session. `session` is the runtime's number, growing with each session.
+
+    Fields are those of the wire's Hello. Answered by exactly one `AcceptSession` or
+    `RefuseSession`.
+    """
+
+    node: str
+    session: int
+    boot_id: str
+    product_uuid: str
+    agent_state_id: str
+    agent_version: str
+    inventory_digest: str
+    cluster_id: str
+    highest_incarnation: int
+    highest_epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InventoryReceived:
+    """Facts of a node. The runtime has checked that `digest` is the digest of `facts`."""
+
+    node: str
+    session: int
+    digest: str
+    facts: Facts = field(repr=False)
+    facts_zlib: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservationReceived:
+    """Readings and all findings of one collection, made from the facts of `inventory_digest`.
+
+    `age_s` is how long ago the collection began.
+    """
+
+    node: str
+    session: int
+    sequence: int
+    inventory_digest: str
+    readings: Readings = field(repr=False)
+    findings: tuple[Finding, ...] = field(repr=False)
+    age_s: float
+    checks_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The agent lives."""
+
+    node: str
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionClosed:
+    """The stream ended, for whatever reason."""
+
+    node: str
+    session: int
+
+
+# --- people and scripts --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CordonRequested:
+    """`node` may be a prefix that fits one node. `actor` is the user's name."""
+
+    ticket: int
+    node: str
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UncordonRequested:
+    """Lifts every cordon of the node, automatic ones too."""
+
+    ticket: int
+    node: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineAcceptRequested:
+    """Accepts the node's present facts as known-good."""
+
+    ticket: int
+    node: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaceRequested:
+    """Decide and, unless it is a dry run, reserve."""
+
+    ticket: int
+    request: PlaceRequest
+    actor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseRequested:
+    """Free the VM's claim."""
+
+    ticket: int
+    vm: str
+    actor: str
+
+
+# --- the store -----------------------------------------------------------------------------------
+
+
+class Outcome(StrEnum):
+    """How a commit ended. UNKNOWN: it may or may not have happened."""
+
+    OK = "ok"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitOutcome:
+    """The answer to one `Commit`, or to the `ReadBack` that followed an UNKNOWN.
+
+    `revision` is the store's after it (for a read-back that found it: the key's mod_revision).
+    `failed` are the compares that did not hold, and `found` their keys as they stand now (None for
+    an absent one), read after the failure: the state learns from it and decides again.
+    """
+
+    txn_id: int
+    outcome: Outcome
+    revision: int
+    failed: tuple[Compare, ...] = ()
+    found: tuple[tuple[str, KeyValue | None], ...] = ()
+
+
+Event = (
+    Restored
+    | Tick
+    | NodeHello
+    | InventoryReceived
+    | ObservationReceived
+    | Heartbeat
+    | SessionClosed
+    | CordonRequested
+    | UncordonRequested
+    | BaselineAcceptRequested
+    | PlaceRequested
+    | ReleaseRequested
+    | CommitOutcome
+)

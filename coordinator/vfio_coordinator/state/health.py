@@ -1,0 +1,108 @@
+"""Health: what is wrong in the cluster, worst first, each line with what to do next.
+
+Lines are grouped by code over nodes. Findings count only where they are of intended devices or of
+the node itself, and only from nodes that are heard; silence has its own line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from vfio_contract import codes
+from vfio_contract.findings import Verdict
+from vfio_contract.views import HealthItem
+from vfio_coordinator.state.events import Now
+from vfio_coordinator.state.model import Node, State
+from vfio_coordinator.state.presence import span
+
+ERR, WARN = "ERR", "WARN"
+
+_NAMED = 3
+
+_ALWAYS_ERR = frozenset(
+    {codes.NODE_LOST.name, codes.VM_ADDRESS_STALE.name, codes.DEVICE_VANISHED.name}
+)
+_SILENT = frozenset({codes.GROUP_RENUMBERED.name})
+"""Reasons that are no health matter."""
+
+_VERDICTS = {Verdict.FAIL: ERR, Verdict.WARN: WARN, Verdict.UNKNOWN: WARN}
+
+
+def find_health(state: State, now: Now) -> tuple[HealthItem, ...]:
+    """All lines, ERR before WARN, then by how many nodes they concern."""
+    items = [*_cluster_items(state, now)]
+    rows: dict[str, dict[str, tuple[str, str]]] = {}
+    for node in state.nodes.values():
+        for level, code, text in _node_items(node):
+            per_node = rows.setdefault(code, {})
+            known = per_node.get(node.name)
+            if known is None or (known[0], level) == (WARN, ERR):
+                per_node[node.name] = (level, text)
+    for code, per_node in rows.items():
+        for level in (ERR, WARN):
+            names = sorted(name for name, row in per_node.items() if row[0] == level)
+            if names:
+                items.append(_group(level, code, names, per_node[names[0]][1]))
+    items.sort(key=lambda item: (item.level != ERR, -_nodes(item), item.code))
+    return tuple(items)
+
+
+def level_of(items: Sequence[HealthItem]) -> str:
+    """HEALTH_OK, HEALTH_WARN or HEALTH_ERR."""
+    levels = {item.level for item in items}
+    if ERR in levels:
+        return "HEALTH_ERR"
+    return "HEALTH_WARN" if levels else "HEALTH_OK"
+
+
+def _cluster_items(state: State, now: Now) -> Iterator[HealthItem]:
+    if state.rewound:
+        code = codes.STORE_REWOUND
+        yield HealthItem(ERR, code.name, "cluster", state.rewound, code.decision)
+    for clone in state.clones.values():
+        age = now.monotonic_s - clone.at_s
+        if age <= state.limits.clone_shown_s:
+            text = f"{clone.product_uuid} said this name {span(age)} ago and was refused"
+            yield HealthItem(
+                ERR, codes.NODE_CLONED.name, clone.node, text, f"vfioctl node show {clone.node}"
+            )
+
+
+def _node_items(node: Node) -> Iterator[tuple[str, str, str]]:
+    """(level, code, text) of one node."""
+    judgement, observation = node.judgement, node.observation
+    if judgement is None:
+        return
+    cordoned = {c.code for c in node.admin.cordons} if node.admin is not None else set()
+    for reason in judgement.reasons:
+        if reason.code in _SILENT:
+            continue
+        automatic = reason.code in cordoned and reason.owner.startswith("auto:")
+        level = ERR if automatic or reason.code in _ALWAYS_ERR else WARN
+        yield level, reason.code, reason.text
+    for cause in judgement.causes:
+        # A person may have waived the cordon; the harm is there all the same.
+        yield ERR, cause.code, cause.text
+    if observation is None or not judgement.fresh:
+        return
+    for finding in observation.findings:
+        level = _VERDICTS.get(finding.verdict, "")
+        if level and finding.intended is not False:
+            first = finding.evidence[0].text if finding.evidence else finding.meaning
+            where = "" if finding.subject == "node" else f"{finding.subject.partition(':')[2]} "
+            yield level, finding.code, f"{where}{first}"
+
+
+def _group(level: str, code: str, names: Sequence[str], text: str) -> HealthItem:
+    count = len(names)
+    scope = f"{count} node{'s' if count > 1 else ''}"
+    more = f" and {count - _NAMED} more" if count > _NAMED else ""
+    listed = " ".join(names[:_NAMED])
+    return HealthItem(
+        level, code, scope, f"{listed}{more}: {text}", f"vfioctl node show {names[0]}"
+    )
+
+
+def _nodes(item: HealthItem) -> int:
+    head = item.scope.partition(" ")[0]
+    return int(head) if head.isdigit() else 1

@@ -1,0 +1,152 @@
+"""What must hold of every state, checked after each step in tests.
+
+The numbers are those of `model`. A violation is a bug of ours: the message names the invariant, the
+thing and the values. Never called by the running coordinator: it costs time in proportion to the
+cluster.
+"""
+
+from __future__ import annotations
+
+from vfio_coordinator.scheduler.index import CLAIMED, PENDING, Index, put
+from vfio_coordinator.state.admin import entry_of
+from vfio_coordinator.state.model import (
+    AdminWrite,
+    BaselineWrite,
+    ClaimWrite,
+    Holding,
+    LedgerWrite,
+    Node,
+    Presence,
+    State,
+)
+from vfio_coordinator.state.records import Claim
+
+
+class Violation(AssertionError):
+    """An invariant does not hold."""
+
+
+def check_invariants(state: State) -> None:
+    """Raises Violation."""
+    _check_holdings(state)
+    for node in state.nodes.values():
+        if node.judgement is not None:
+            _check_entry(state, node)
+            _check_placeable(state, node)
+    _check_index(state)
+    _check_generations(state)
+    _check_writes(state)
+
+
+def _require(number: int, holds: bool, what: str) -> None:
+    if not holds:
+        raise Violation(f"invariant {number}: {what}")
+
+
+def _check_holdings(state: State) -> None:
+    expected: dict[tuple[str, str], Holding] = {}
+    for claim, pending in _all_claims(state):
+        for key in claim.keys:
+            place = (claim.node, key)
+            _require(1, place not in expected, f"{place} is in two claims, one of {claim.vm}")
+            expected[place] = Holding(claim.vm, claim.generation, pending)
+    for node in state.nodes.values():
+        for key, holding in node.held.items():
+            known = expected.pop((node.name, key), None)
+            if known is None and not holding.pending:
+                continue  # a unit record of the store whose claim is not known: still held
+            _require(2, known == holding, f"{node.name} {key}: {holding} is not {known}")
+    _require(2, not expected, f"claimed and not held: {sorted(expected)}")
+
+
+def _all_claims(state: State) -> list[tuple[Claim, bool]]:
+    confirmed = [(held.claim, False) for held in state.claims.values()]
+    writes = [w for w in state.pending.values() if isinstance(w, ClaimWrite)]
+    return [*confirmed, *((w.claim, True) for w in writes)]
+
+
+def _check_entry(state: State, node: Node) -> None:
+    entry = state.index.entries.get(node.name)
+    _require(8, entry == entry_of(node), f"{node.name}: its entry is not what its state says")
+    for offer in entry.offers if entry is not None else ():
+        held = any(key in node.held for key in offer.standing.layout.keys)
+        taken = offer.state in (CLAIMED, PENDING)
+        _require(3, held == taken, f"{node.name} {offer.unit}: held {held}, shown {offer.state}")
+        _require(3, not held or "free" in offer.shape.refused, f"{offer.unit} counts as free")
+
+
+def _check_placeable(state: State, node: Node) -> None:
+    judgement = node.judgement
+    if judgement is None:
+        return
+    ready = judgement.state == "ready"
+    _require(4, ready == (not judgement.stage), f"{node.name}: {judgement.state} and placeable")
+    if not ready:
+        return
+    problems = [
+        name
+        for name, bad in (
+            ("no session", node.session is None),
+            ("silent", judgement.presence is not Presence.HEARD),
+            ("evidence is not fresh", not judgement.fresh),
+            ("admin record is being written", node.admin is None or bool(node.admin_txn)),
+            ("boot not validated", node.admin is None or node.admin.boot_id != node.boot_id),
+            ("cordoned", node.admin is not None and bool(node.admin.cordons)),
+        )
+        if bad
+    ]
+    _require(4, not problems, f"{node.name} is ready although: {', '.join(problems)}")
+
+
+def _check_index(state: State) -> None:
+    fresh = Index()
+    for entry in state.index.entries.values():
+        fresh = put(fresh, entry)
+    same = (
+        {stage: tuple(names) for stage, names in fresh.aside.items()}
+        == {stage: tuple(names) for stage, names in state.index.aside.items()}
+        and _rows(fresh) == _rows(state.index)
+        and {p: tuple(n) for p, n in fresh.by_shape.items()}
+        == {p: tuple(n) for p, n in state.index.by_shape.items()}
+    )
+    _require(8, same, "the index depends on how it came about")
+    for shape, names in state.index.by_shape.items():
+        _require(8, bool(names), f"an empty bucket for {shape}")
+
+
+def _rows(index: Index) -> dict[tuple[str, object], tuple[str, ...]]:
+    return {
+        (kind, profile): tuple(names)
+        for kind, buckets in index.by_kind.items()
+        for profile, names in buckets.items()
+    }
+
+
+def _check_generations(state: State) -> None:
+    tokens: set[int] = set()
+    for claim, _ in _all_claims(state):
+        _require(7, claim.token not in tokens, f"token {claim.token} was given twice")
+        tokens.add(claim.token)
+    for vm, held in state.vms.items():
+        last = held.record.last_generation
+        known = [g for name, g in state.claims if name == vm]
+        _require(7, sorted(known) == list(held.generations), f"{vm}: {known}")
+        _require(7, max(known, default=0) <= last, f"{vm}: generation above the last, {last}")
+
+
+def _check_writes(state: State) -> None:
+    for txn_id, write in state.pending.items():
+        _require(9, bool(write.rows) and write.txn_id == txn_id, f"write {txn_id} logs nothing")
+        match write:
+            case AdminWrite():
+                busy = state.nodes[write.node].admin_txn
+            case BaselineWrite():
+                busy = state.nodes[write.node].baseline_txn
+            case LedgerWrite():
+                busy = state.nodes[write.node].ledger_txn
+            case _:
+                continue
+        _require(5, busy == txn_id, f"{write.node}: write {txn_id} is not the one in flight")
+    for node in state.nodes.values():
+        for txn_id in (node.admin_txn, node.baseline_txn, node.ledger_txn):
+            _require(5, not txn_id or txn_id in state.pending, f"{node.name}: {txn_id} is nowhere")

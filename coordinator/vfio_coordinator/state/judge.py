@@ -1,0 +1,308 @@
+"""What a node's evidence amounts to: its state, why, and what automation would cordon it for.
+
+Pure over the state and the moment; `admin` writes what follows. The decisions, in one place:
+
+- A cause is a harming change on an intended or claimed unit (GROUP_WIDENED, BINDING_LOST,
+  RESET_LOST, ACS_CLEARED, DEVICE_VANISHED), a claimed function that is gone, or a regression: an
+  intended unit that passed every gate at the baseline and FAILs one now under the same version of
+  the checks. It is looked for only while the evidence is fresh, so that silence neither cordons
+  nor lifts.
+- PASS -> UNKNOWN is no regression: nothing proves that anything got worse. The node is revalidating
+  while an intended unit that passed at the baseline cannot be judged: no new placements, never
+  shown healthy, no cordon, and it returns by itself.
+- Split and narrowed groups wait for a person (`baseline accept`); a claim that names an address
+  which its device left (VM_ADDRESS_STALE) waits for its release. Both hold the node revalidating.
+- FIRMWARE_CHANGED, DEVICE_MOVED, GROUP_RENUMBERED and DEVICE_APPEARED are flags, nothing more.
+- BINDING_LOST does not count where the driver-binding gate passes now: the hypervisor binds there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from vfio_contract import codes
+from vfio_contract.findings import Verdict
+from vfio_contract.views import Reason
+from vfio_coordinator.state.events import Now
+from vfio_coordinator.state.model import Cause, Drift, Judgement, Node, Presence, State
+from vfio_coordinator.state.presence import (
+    evidence_age,
+    heard_age,
+    is_fresh,
+    is_stale,
+    missing_evidence,
+    presence_of,
+    span,
+)
+from vfio_coordinator.state.records import Claim
+
+_HOLDING = frozenset({codes.GROUP_SPLIT.name, codes.GROUP_NARROWED.name})
+_AUTO = "auto:"
+
+
+def judge(state: State, node: Node, now: Now) -> Judgement:
+    """The node's judgement at this moment."""
+    presence = presence_of(state, node, now)
+    fresh = presence is Presence.HEARD and is_fresh(state, node, now)
+    claims = claims_on(state, node.name)
+    causes = tuple(_causes(node, claims)) if fresh else ()
+    holds = tuple(_holds(node, claims, fresh=fresh))
+    silence = _silence(state, node, claims, now, presence)
+    stale = presence is Presence.HEARD and not missing_evidence(node) and is_stale(state, node, now)
+    if stale:
+        age = span(evidence_age(node, now))
+        silence = (_reason(codes.REVALIDATING.name, f"its newest evidence is {age} old"),)
+    cordons = node.admin.cordons if node.admin is not None else ()
+    shown = tuple(
+        Reason(c.code, c.owner, c.text) for c in sorted(cordons, key=lambda c: (c.owner, c.at))
+    )
+    if presence is Presence.LOST:
+        name = "lost"
+    elif cordons:
+        name = "cordoned"
+    elif silence or holds:
+        name = "revalidating"
+    else:
+        name = "ready"
+    stage, why = "", ""
+    if silence:
+        stage, why = "heard", silence[0].text
+    elif name != "ready":
+        first = (*shown, *holds)[0]
+        stage, why = "admitted", f"{name} ({first.owner}): {first.text}"
+    return Judgement(
+        state=name,
+        stage=stage,
+        why=why,
+        presence=presence,
+        fresh=fresh,
+        holds=holds,
+        causes=causes,
+        reasons=(*silence, *shown, *holds, *_flags(node)),
+        at_risk=tuple(_at_risk(node, claims, causes, silence)),
+    )
+
+
+def claims_on(state: State, node: str) -> list[Claim]:
+    """The confirmed claims on a node, by VM and generation."""
+    held = state.nodes[node].held.values() if node in state.nodes else ()
+    wanted = sorted({(h.vm, h.generation) for h in held if not h.pending})
+    return [state.claims[key].claim for key in wanted if key in state.claims]
+
+
+def validated_boot(node: Node, judgement: Judgement) -> str:
+    """The boot id that the durable record should name: this one once nothing speaks against it."""
+    known = node.admin.boot_id if node.admin is not None else ""
+    waived = node.admin.waived if node.admin is not None else ()
+    open_causes = [c for c in judgement.causes if c.key not in waived]
+    blocking = [r for r in judgement.holds if r.text not in (_BOOT_PENDING, _ADMIN_PENDING)]
+    if not judgement.fresh or open_causes or blocking:
+        return known
+    return node.boot_id
+
+
+_BOOT_PENDING = "a new boot; its record is being written"
+_ADMIN_PENDING = "its admin record is being written"
+
+
+def _silence(
+    state: State, node: Node, claims: list[Claim], now: Now, presence: Presence
+) -> tuple[Reason, ...]:
+    if presence is Presence.HEARD:
+        return ()
+    age = heard_age(state, node, now)
+    said = "not heard since the coordinator's start" if age < 0 else f"heard {span(age)} ago"
+    if presence is Presence.UNHEARD:
+        return (_reason(codes.NODE_UNHEARD.name, said),)
+    running = f"; its {len(claims)} VMs may still run" if claims else ""
+    return (_reason(codes.NODE_LOST.name, f"lost: {said}{running}"),)
+
+
+def _holds(node: Node, claims: list[Claim], *, fresh: bool) -> Iterator[Reason]:
+    """What keeps a node that is heard from taking placements, other than a cordon."""
+    missing = missing_evidence(node)
+    if missing and node.session is not None:
+        yield _reason(codes.REVALIDATING.name, missing)
+    if fresh:
+        yield from _objections(node, claims)
+    if node.admin is None or node.admin_txn:
+        yield _reason(codes.REVALIDATING.name, _ADMIN_PENDING)
+    elif node.boot_id and node.admin.boot_id != node.boot_id:
+        yield _reason(codes.REVALIDATING.name, _BOOT_PENDING)
+
+
+def _objections(node: Node, claims: list[Claim]) -> Iterator[Reason]:
+    """What complete and fresh evidence says against placements, short of a cordon."""
+    if not _is_complete(node):
+        text = "the list of its PCI functions could not be read"
+        yield _reason(codes.REVALIDATING.name, text)
+    yield from _stale_addresses(node, claims)
+    for drift in node.drift:
+        if drift.change.code in _HOLDING and drift.units:
+            text = f"{_where(drift)}: {drift.change.before} -> {drift.change.after}"
+            yield _reason(drift.change.code, text)
+    unknown = sorted(_unjudged_units(node))
+    if unknown:
+        text = f"passed at the baseline and cannot be judged now: {' '.join(unknown)}"
+        yield _reason(codes.REVALIDATING.name, text)
+
+
+def _stale_addresses(node: Node, claims: list[Claim]) -> Iterator[Reason]:
+    found = _addresses(node)
+    for claim in claims:
+        for identity, place, address in _places(claim):
+            now = found.get(identity) or found.get(place)
+            if now is not None and now != address:
+                text = f"{claim.vm} names {address}; that device is {now} now"
+                yield _reason(codes.VM_ADDRESS_STALE.name, text)
+
+
+def _unjudged_units(node: Node) -> Iterator[str]:
+    passed = node.baseline.record.passed if node.baseline is not None else ()
+    for standing in node.standings:
+        if standing.layout.id in passed and standing.verdict is Verdict.UNKNOWN:
+            yield f"{standing.layout.id} ({standing.refusing[0].reason})"
+
+
+def _causes(node: Node, claims: list[Claim]) -> Iterator[Cause]:
+    seen: set[str] = set()
+    drifted: set[str] = set()
+    for drift in node.drift:
+        if drift.change.harms and drift.units and not _is_deferred(node, drift):
+            drifted.update(drift.units)
+            cause = _drift_cause(drift, claims)
+            if cause.key not in seen:
+                seen.add(cause.key)
+                yield cause
+    found = _addresses(node)
+    for claim in claims if _is_complete(node) else ():
+        for identity, place, address in _places(claim):
+            key = f"{codes.DEVICE_VANISHED.name} {identity}"
+            if identity not in found and place not in found and key not in seen:
+                seen.add(key)
+                text = f"{address}, claimed by {claim.vm}, is not in the inventory"
+                yield Cause(codes.DEVICE_VANISHED.name, key, text, (claim.vm,))
+    for cordon in node.admin.cordons if node.admin is not None else ():
+        for key in cordon.causes:
+            if key in node.undecided and key not in seen:
+                seen.add(key)
+                yield Cause(cordon.code, key, f"cannot be told now; before: {cordon.text}", ())
+    yield from _regressions(node, claims, drifted)
+
+
+def _regressions(node: Node, claims: list[Claim], drifted: set[str]) -> Iterator[Cause]:
+    """Units that passed at the baseline and fail now; what already cordons stays until they pass.
+
+    A change of the checks' version makes no new regression, and lifts none either.
+    """
+    baseline, observation = node.baseline, node.observation
+    if baseline is None or observation is None:
+        return
+    cordons = node.admin.cordons if node.admin is not None else ()
+    known = {key for cordon in cordons for key in cordon.causes}
+    same_checks = baseline.record.checks_version == observation.checks_version
+    for standing in node.standings:
+        unit = standing.layout.id
+        if unit not in baseline.record.passed or unit in drifted:
+            continue
+        vms = _vms_of(claims, (unit,))
+        named: set[str] = set()
+        for refusing in standing.refusing:
+            key = f"{refusing.code} {unit}"
+            fails = refusing.verdict is Verdict.FAIL and same_checks
+            if key not in named and (fails or key in known):
+                named.add(key)
+                yield Cause(refusing.code, key, f"{refusing.reason}{_affects(vms)}", vms, unit)
+        if standing.refusing and not named:
+            # What failed may be unknown now: that does not lift the cordon.
+            for key in sorted(k for k in known if k.endswith(f" {unit}")):
+                code = key.partition(" ")[0]
+                text = f"{standing.refusing[0].reason}{_affects(vms)}"
+                yield Cause(code, key, text, vms, unit)
+
+
+def _is_deferred(node: Node, drift: Drift) -> bool:
+    if drift.change.code != codes.BINDING_LOST.name:
+        return False
+    rows = [s for s in node.standings if s.layout.id in drift.units]
+    return bool(rows) and not any(r.stage == "binding" for s in rows for r in s.refusing)
+
+
+def _drift_cause(drift: Drift, claims: list[Claim]) -> Cause:
+    change = drift.change
+    vms = _vms_of(claims, drift.units)
+    detail = f" ({change.detail})" if change.detail else ""
+    was = f"{change.before} -> {change.after or 'gone'}"
+    text = f"{_where(drift)}{detail}: {was}{_affects(vms)}"
+    return Cause(change.code, f"{change.code} {change.identity}", text, vms)
+
+
+def _flags(node: Node) -> Iterator[Reason]:
+    """One line per code for what changed without harm, intended or not."""
+    rows: dict[str, list[str]] = {}
+    for drift in node.drift:
+        change = drift.change
+        if change.harms or (change.code in _HOLDING and drift.units):
+            continue
+        what = change.detail or _where(drift)
+        rows.setdefault(change.code, []).append(f"{what}: {change.before} -> {change.after}")
+    for code, texts in rows.items():
+        more = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
+        yield _reason(code, "; ".join(texts[:3]) + more)
+
+
+def _at_risk(
+    node: Node, claims: list[Claim], causes: Iterable[Cause], silence: tuple[Reason, ...]
+) -> Iterator[tuple[str, str]]:
+    """By VM, the first reason why its node does not vouch for it."""
+    found: dict[str, str] = {}
+    for cause in causes:
+        for vm in cause.vms:
+            found.setdefault(vm, f"{cause.code}: {cause.text}")
+    for claim in claims:
+        if silence:
+            found.setdefault(claim.vm, silence[0].text)
+        for standing in node.standings:
+            if standing.verdict is Verdict.FAIL and any(
+                unit.unit == standing.layout.id for unit in claim.units
+            ):
+                found.setdefault(claim.vm, standing.refusing[0].reason)
+    for reason in _stale_addresses(node, claims):
+        found.setdefault(reason.text.partition(" ")[0], f"{reason.code}: {reason.text}")
+    yield from sorted(found.items())
+
+
+def _addresses(node: Node) -> dict[str, str]:
+    """Address of each identity and place in the present inventory."""
+    units = node.inventory.units if node.inventory is not None else ()
+    found: dict[str, str] = {}
+    for unit in units:
+        for identity, place, address in unit.places:
+            found[identity] = address
+            found.setdefault(place, address)
+    return found
+
+
+def _is_complete(node: Node) -> bool:
+    return node.inventory is not None and node.inventory.complete
+
+
+def _places(claim: Claim) -> Iterator[tuple[str, str, str]]:
+    for unit in claim.units:
+        yield from unit.places
+
+
+def _vms_of(claims: list[Claim], units: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(c.vm for c in claims if any(u.unit in units for u in c.units))
+
+
+def _affects(vms: tuple[str, ...]) -> str:
+    return f"; affects {' '.join(vms)}" if vms else ""
+
+
+def _where(drift: Drift) -> str:
+    return drift.change.address_after or drift.change.address_before or "node"
+
+
+def _reason(code: str, text: str) -> Reason:
+    return Reason(code, f"{_AUTO}{code}", text)

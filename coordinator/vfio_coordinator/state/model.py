@@ -1,0 +1,367 @@
+"""The cluster's state as one immutable value, and the invariants that hold of it.
+
+    state.nodes      every node that ever joined, and those whose first join is being written
+    state.heard      when each node's agent last said anything (apart, so that a heartbeat is cheap)
+    state.claims     every confirmed claim, by (vm, generation)
+    state.vms        owner and generations of each VM that ever held a claim
+    state.pending    every write whose outcome is not known yet, by transaction number
+    state.index      what placement looks at: follows from all of the above
+    state.log        the newest rows of the event log
+
+Invariants (checked after each step in tests by `invariants.check_invariants`):
+ 1. Two claims, pending ones included, never share a unit key on a node.
+ 2. `node.held` is exactly the keys of the claims and pending claims on that node.
+ 3. A unit of which any key is held is free in no entry and no count of the index.
+ 4. A node that is not heard, or whose evidence is not of this boot and fresh at the last tick, or
+    whose durable admin record is being written, takes no placement and is never shown healthy.
+ 5. Durable records here equal what the store was last known to hold: they change only with a
+    commit's outcome, and nothing is believed before it.
+ 6. Automation lifts only cordons that it set (owner `auto:<CODE>`).
+ 7. Generations and tokens only grow; no generation of a VM is ever given twice.
+ 8. A node's entry in the index equals one made afresh from the state.
+ 9. Each write in flight carries exactly one row of the event log per change, in its transaction.
+
+Nothing here decides; the handlers of `apply` do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from immutables import Map
+
+from vfio_contract.drift import Change
+from vfio_contract.findings import Finding, Verdict
+from vfio_contract.views import Event as LogRow
+from vfio_contract.views import PlaceRequest, Reason
+from vfio_coordinator.scheduler.index import Index
+from vfio_coordinator.scheduler.layout import UnitLayout
+from vfio_coordinator.scheduler.standing import Standing
+from vfio_coordinator.state import events
+from vfio_coordinator.state.records import (
+    AdminRecord,
+    BaselineRecord,
+    Claim,
+    LedgerRecord,
+    VmRecord,
+)
+from vfio_coordinator.store.interface import Compare
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Numbers of the reducer, in seconds unless the name says otherwise.
+
+    `lost_after_s`: silence after which a node is lost (DESIGN: 10 s up to 1,000 agents, 20 s at
+    10,000). `reconnect_window_s`: after the coordinator's start nothing is lost before that.
+    `evidence_max_age_s`: older findings vouch for nothing.
+    """
+
+    lost_after_s: float = 10.0
+    reconnect_window_s: float = 60.0
+    evidence_max_age_s: float = 300.0
+    place_attempts: int = 3
+    events_kept: int = 10_000
+    refusals_kept: int = 256
+    clones_kept: int = 64
+    clone_shown_s: float = 600.0
+    listed_nodes: int = 64
+
+
+AdminRequest = events.CordonRequested | events.UncordonRequested
+"""What changes a node's admin record because a person asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The node's one open stream."""
+
+    id: int
+    agent_version: str
+    agent_state_id: str
+    product_uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """The facts as last received: compressed, and what is derived from them.
+
+    `complete` is False when the list of functions could not be read: then a device that is not in
+    it proves nothing. `firmware` and `kernel` are for people.
+    """
+
+    digest: str
+    facts_zlib: bytes = field(repr=False)
+    units: tuple[UnitLayout, ...]
+    complete: bool
+    firmware: str
+    kernel: str
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """The newest collection of an agent. `findings` are those that are not PASS.
+
+    `collected_s` is on the coordinator's monotonic clock. `verdict` is the host's.
+    """
+
+    session: int
+    sequence: int
+    inventory_digest: str
+    boot_id: str
+    collected_s: float
+    checks_version: str
+    verdict: Verdict
+    findings: tuple[Finding, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """The accepted baseline: its durable record, and the facts as they are stored.
+
+    `facts_zlib` is None when a chunk is missing from the store: then there is nothing to compare.
+    """
+
+    record: BaselineRecord
+    revision: int
+    facts_zlib: bytes | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """A change from the baseline, and whom it concerns.
+
+    `units` are ids of units of today (or of the baseline, for what vanished) that it touches and
+    that are intended or claimed.
+    """
+
+    change: Change
+    units: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Something that automation cordons for, and the VMs that it concerns.
+
+    `key` names it for ever: `CODE <identity or unit id>`. `unit` is the id of the unit that
+    regressed, "" for a drift.
+    """
+
+    code: str
+    key: str
+    text: str
+    vms: tuple[str, ...]
+    unit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """Who has a unit key. A pending one waits for its commit's outcome."""
+
+    vm: str
+    generation: int
+    pending: bool
+
+
+class Presence(Enum):
+    """HEARD; UNHEARD: silent, but not for long enough to be LOST."""
+
+    HEARD = "heard"
+    UNHEARD = "unheard"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What follows from a node's evidence; remade whenever any of it changes.
+
+    `state` is ready, cordoned, revalidating or lost. `stage` is "" when the node takes placements,
+    else `heard` or `admitted`, and `why` says it in words. `fresh` is true when its evidence is of
+    this session, this boot and these facts, and young enough. `holds` keep it revalidating;
+    `causes` are what automation cordons for (known only while fresh); `reasons` are all of that for
+    people. `at_risk` says by VM why its node no longer vouches for it.
+    """
+
+    state: str
+    stage: str
+    why: str
+    presence: Presence
+    fresh: bool
+    holds: tuple[Reason, ...]
+    causes: tuple[Cause, ...]
+    reasons: tuple[Reason, ...]
+    at_risk: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Everything known of one node. Soft but for `admin`, `baseline` and `ledger`.
+
+    `boot_id` and `digest` are those that its newest Hello or Observation said. `standings` are the
+    units with their gates as of the newest evaluated observation. `undecided` are causes (as
+    `Cause.key`) of which the inventory does not tell whether they are there: they lift nothing.
+    `queue` are requests that wait
+    for the admin write in flight (`admin_txn`, 0 for none). `unjudged` is an observation whose
+    facts have not come yet.
+    """
+
+    name: str
+    admin: AdminRecord | None = None
+    admin_revision: int = 0
+    admin_txn: int = 0
+    queue: tuple[AdminRequest, ...] = ()
+    boot_id: str = ""
+    digest: str = ""
+    session: Session | None = None
+    inventory: Inventory | None = None
+    observation: Observation | None = None
+    unjudged: events.ObservationReceived | None = None
+    baseline: Baseline | None = None
+    baseline_txn: int = 0
+    drift: tuple[Drift, ...] = ()
+    undecided: frozenset[str] = frozenset()
+    standings: tuple[Standing, ...] = ()
+    held: Map[str, Holding] = field(default_factory=Map)
+    ledger: Map[str, LedgerRecord] = field(default_factory=Map)
+    ledger_txn: int = 0
+    judgement: Judgement | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimHeld:
+    """A confirmed claim, without its proof, and the whole record compressed (`packed`).
+
+    `releasing` is the transaction that takes it away, 0 for none.
+    """
+
+    claim: Claim
+    packed: bytes = field(repr=False)
+    mod_revision: int
+    releasing: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class VmHeld:
+    """A VM's owner record with its revision, and the generations that hold a claim now."""
+
+    record: VmRecord
+    mod_revision: int
+    generations: tuple[int, ...] = ()
+
+
+# --- writes in flight ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Write:
+    """A transaction whose outcome is not known. `rows` join the log when it succeeded."""
+
+    txn_id: int
+    rows: tuple[LogRow, ...]
+    tickets: tuple[int, ...] = ()
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogWrite(Write):
+    """Only rows of the event log."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminWrite(Write):
+    """A node's admin record becomes `record`; `request` is who asked, None for automation.
+
+    A request that came while another write was in flight waits in the node's queue.
+    """
+
+    node: str
+    record: AdminRecord
+    request: AdminRequest | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineWrite(Write):
+    """A node's baseline becomes `baseline` (its revision is not known yet)."""
+
+    node: str
+    baseline: Baseline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimWrite(Write):
+    """A VM gets `claim`; its units are pending until the outcome."""
+
+    claim: Claim
+    vm: VmRecord
+    request: PlaceRequest
+    actor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseWrite(Write):
+    """A claim goes."""
+
+    claim: Claim
+    vm: VmRecord
+    actor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerWrite(Write):
+    """Reset histories of a node."""
+
+    node: str
+    records: tuple[LedgerRecord, ...]
+
+
+AnyWrite = LogWrite | AdminWrite | BaselineWrite | ClaimWrite | ReleaseWrite | LedgerWrite
+
+
+@dataclass(frozen=True, slots=True)
+class Clone:
+    """A refused newcomer that used a node's name."""
+
+    node: str
+    product_uuid: str
+    at_s: float
+    at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """All of it; see the module."""
+
+    limits: Limits
+    cluster_id: str = ""
+    incarnation: int = 0
+    epoch: int = 0
+    fence: Compare | None = None
+    started_s: float = 0.0
+    revision: int = 0
+    next_txn: int = 1
+    next_seq: int = 1
+    tokens: int = 0
+    nodes: Map[str, Node] = field(default_factory=Map)
+    heard: Map[str, float] = field(default_factory=Map)
+    claims: Map[tuple[str, int], ClaimHeld] = field(default_factory=Map)
+    vms: Map[str, VmHeld] = field(default_factory=Map)
+    pending: Map[int, AnyWrite] = field(default_factory=Map)
+    index: Index = field(default_factory=Index)
+    log: Map[int, LogRow] = field(default_factory=Map)
+    log_first: int = 1
+    refused: Map[str, PlaceRequest] = field(default_factory=Map)
+    refused_order: tuple[str, ...] = ()
+    clones: Map[str, Clone] = field(default_factory=Map)
+    rewound: str = ""
+    stopped: bool = False
+
+    @property
+    def restored(self) -> bool:
+        """True once the durable records are here; before that nothing may be decided."""
+        return self.fence is not None
+
+
+def start(limits: Limits | None = None) -> State:
+    """The state of a process that has read nothing yet. Its first event must be `Restored`."""
+    return State(limits=limits or Limits())

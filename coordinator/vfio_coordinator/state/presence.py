@@ -1,0 +1,73 @@
+"""Whether a node is heard and whether its evidence still vouches for it.
+
+Silence is never taken for health: a node that is not heard is UNHEARD at once and LOST after the
+deadline; after the coordinator's own start nothing is lost before a full reconnect window passed.
+"""
+
+from __future__ import annotations
+
+from vfio_coordinator.state.events import Now
+from vfio_coordinator.state.model import Node, Presence, State
+
+
+def presence_of(state: State, node: Node, now: Now) -> Presence:
+    """Heard means an open session that said something within the deadline."""
+    heard = state.heard.get(node.name)
+    limit = state.limits.lost_after_s
+    if node.session is not None and heard is not None and now.monotonic_s - heard <= limit:
+        return Presence.HEARD
+    deadline = state.started_s + state.limits.reconnect_window_s
+    if heard is not None:
+        deadline = max(deadline, heard + limit)
+    return Presence.UNHEARD if now.monotonic_s <= deadline else Presence.LOST
+
+
+def heard_age(state: State, node: Node, now: Now) -> float:
+    """Seconds since the agent said anything, -1 for never since the coordinator's start."""
+    heard = state.heard.get(node.name)
+    return -1.0 if heard is None else max(0.0, now.monotonic_s - heard)
+
+
+def evidence_age(node: Node, now: Now) -> float:
+    """Seconds since the newest evaluated evidence was collected, -1 for none."""
+    if node.observation is None:
+        return -1.0
+    return max(0.0, now.monotonic_s - node.observation.collected_s)
+
+
+def missing_evidence(node: Node) -> str:
+    """What is still to come from this session of this boot, in words; "" when all is there."""
+    if node.session is None:
+        return "no session is open"
+    if not node.boot_id:
+        return "its boot id is not known"
+    inventory, observation = node.inventory, node.observation
+    if inventory is None or inventory.digest != node.digest:
+        return "waiting for its inventory"
+    if observation is None or observation.session != node.session.id:
+        return "waiting for its findings"
+    if observation.inventory_digest != inventory.digest:
+        return "waiting for findings about its present inventory"
+    if observation.boot_id != node.boot_id:
+        return "its findings are not of this boot"
+    return ""
+
+
+def is_stale(state: State, node: Node, now: Now) -> bool:
+    """True for evidence that is too old to vouch for anything."""
+    return evidence_age(node, now) > state.limits.evidence_max_age_s
+
+
+def is_fresh(state: State, node: Node, now: Now) -> bool:
+    """True for complete evidence of this session, boot and inventory that is young enough."""
+    return not missing_evidence(node) and not is_stale(state, node, now)
+
+
+def span(seconds: float) -> str:
+    """`42s`, `6m04s`, `3h12m`, as the screens write it."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02}m"

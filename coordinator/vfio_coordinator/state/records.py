@@ -1,0 +1,160 @@
+"""What is durable, as values: one dataclass for each kind of key in `keys`.
+
+They are written as canonical JSON and read by older and newer versions: fields are only added, and
+with a default. A record must never hold what a person's or agent's next message would tell anyway.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vfio_contract.views import GateProof, PlaceRequest
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterRecord:
+    """`meta/cluster`: made once with the store; the incarnation grows with each restore."""
+
+    cluster_id: str
+    incarnation: int
+    created_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRecord:
+    """`meta/epoch`: one more at each start of a coordinator."""
+
+    epoch: int
+    started_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cordon:
+    """Why a node takes no VM. `owner` is `auto:<CODE>` or `user:<name>`.
+
+    `causes` name what automation saw (`GROUP_WIDENED <identity>`); () for a person's cordon.
+    """
+
+    code: str
+    owner: str
+    text: str
+    at: str
+    causes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AdminRecord:
+    """`nodes/<node>`: what a claim's transaction compares.
+
+    `boot_id` is the last one that was validated, "" for none yet. `product_uuid` is "" until an
+    agent could read it. `waived` are causes that a person uncordoned the node in spite of: they
+    cordon it no more until they have been gone once.
+    """
+
+    node: str
+    product_uuid: str
+    boot_id: str
+    joined_at: str
+    cordons: tuple[Cordon, ...] = ()
+    waived: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineRecord:
+    """`baselines/<node>`: the accepted facts' digest and what was good then.
+
+    `passed` are the intended units that passed every gate, WARN included. `chunks` says how many
+    parts the compressed facts have.
+    """
+
+    node: str
+    digest: str
+    chunks: int
+    passed: tuple[str, ...]
+    checks_version: str
+    accepted_by: str
+    accepted_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedUnit:
+    """A unit as it was when it was claimed.
+
+    `places` are its endpoints' (identity, place, address) at that time; `keys` are taken.
+    """
+
+    unit: str
+    kind: str
+    model: str
+    assign: tuple[str, ...]
+    hold: tuple[str, ...]
+    numa_node: int
+    places: tuple[tuple[str, str, str], ...]
+    keys: tuple[str, ...]
+    proof: tuple[GateProof, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """`claims/<vm>/<generation>`: these units belong to this VM; `token` is the fence.
+
+    `revision` is the store's at the decision. `state` is `reserved`: nothing starts VMs yet.
+    """
+
+    vm: str
+    generation: int
+    token: int
+    node: str
+    boot_id: str
+    units: tuple[ClaimedUnit, ...]
+    request: PlaceRequest
+    state: str
+    external: bool
+    owner: str
+    at: str
+    revision: int = 0
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """All identities that it claims."""
+        return tuple(key for unit in self.units for key in unit.keys)
+
+
+@dataclass(frozen=True, slots=True)
+class UnitRecord:
+    """`units/<node>/<identity>`: which claim holds this function."""
+
+    node: str
+    identity: str
+    vm: str
+    generation: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class VmRecord:
+    """`vms/<vm>`: who owns the VM, and the last generation ever given: none is given twice.
+
+    `generation` is 0 and `node` "" when nobody owns it.
+    """
+
+    vm: str
+    node: str
+    boot_id: str
+    generation: int
+    last_generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRecord:
+    """`ledger/<node>/<identity>`: the coordinator's copy of a reset history."""
+
+    node: str
+    identity: str
+    state: str
+    attempts: int
+    failures: int
+    last_outcome: str
+    last_evidence: str
+    boot_id: str
+    at: str

@@ -1,0 +1,103 @@
+"""`apply`: one event in, a new state and the effects out. The whole coordinator turns on it.
+
+Every event kind has one handler. A request that is refused gets its `Failure` and changes nothing;
+requests before the store was read, or after another coordinator took over, are refused alike. The
+old state stays as it was.
+"""
+
+from __future__ import annotations
+
+from vfio_contract.errors import ClusterError, ErrorCode
+from vfio_coordinator.state.admin import request_admin
+from vfio_coordinator.state.baseline import accept_baseline, recheck_baseline
+from vfio_coordinator.state.claims import request_place
+from vfio_coordinator.state.effects import Effect
+from vfio_coordinator.state.events import (
+    BaselineAcceptRequested,
+    CommitOutcome,
+    CordonRequested,
+    Event,
+    Heartbeat,
+    InventoryReceived,
+    NodeHello,
+    Now,
+    ObservationReceived,
+    PlaceRequested,
+    ReleaseRequested,
+    Restored,
+    SessionClosed,
+    Tick,
+    UncordonRequested,
+)
+from vfio_coordinator.state.evidence import observe, receive_inventory
+from vfio_coordinator.state.model import State
+from vfio_coordinator.state.outcomes import conclude
+from vfio_coordinator.state.releases import request_release
+from vfio_coordinator.state.restore import restore
+from vfio_coordinator.state.sessions import close, greet, hear, tick
+from vfio_coordinator.state.turn import Turn
+
+Request = (
+    CordonRequested
+    | UncordonRequested
+    | BaselineAcceptRequested
+    | PlaceRequested
+    | ReleaseRequested
+)
+
+
+def apply(state: State, event: Event, now: Now) -> tuple[State, tuple[Effect, ...]]:
+    """The state after an event, and what the runtime must do, in order.
+
+    Raises RestoreError for `Restored` with a record that cannot be read; nothing else raises.
+    """
+    turn = Turn(state, now)
+    if state.stopped and not isinstance(event, Request | CommitOutcome):
+        return state, ()
+    match event:
+        case Restored():
+            restore(turn, event)
+        case Tick():
+            tick(turn)
+        case NodeHello():
+            greet(turn, event)
+        case InventoryReceived():
+            receive_inventory(turn, event)
+            _recheck(turn, event.node)
+        case ObservationReceived():
+            observe(turn, event)
+            _recheck(turn, event.node)
+        case Heartbeat():
+            hear(turn, event)
+        case SessionClosed():
+            close(turn, event)
+        case CommitOutcome():
+            conclude(turn, event)
+        case _:
+            _request(turn, event)
+    turn.flush_notes()
+    return turn.state, tuple(turn.effects)
+
+
+def _request(turn: Turn, event: Request) -> None:
+    try:
+        if not turn.state.restored:
+            raise ClusterError(ErrorCode.STORE_UNAVAILABLE, "the store is still being read")
+        if turn.state.stopped:
+            raise ClusterError(ErrorCode.SHUTTING_DOWN, "another coordinator has taken over")
+        match event:
+            case CordonRequested() | UncordonRequested():
+                request_admin(turn, event)
+            case BaselineAcceptRequested():
+                accept_baseline(turn, event)
+            case PlaceRequested():
+                request_place(turn, event)
+            case ReleaseRequested():
+                request_release(turn, event)
+    except ClusterError as error:
+        turn.fail((event.ticket,), error.code, error.detail)
+
+
+def _recheck(turn: Turn, node: str) -> None:
+    if node in turn.state.nodes:
+        recheck_baseline(turn, node)

@@ -1,0 +1,203 @@
+"""What people see of the state: nodes, VMs, baselines, events and the one status screen.
+
+Pure functions of the state and the moment. Offline or stale is unknown, never healthy. Nothing here
+decides anything: what is shown was judged when the evidence came.
+"""
+
+from __future__ import annotations
+
+from vfio_contract.artifact import ArtifactError
+from vfio_contract.drift import firmware_tuple
+from vfio_contract.errors import ClusterError, ErrorCode
+from vfio_contract.findings import Finding, Verdict
+from vfio_contract.views import (
+    BaselineView,
+    ChangeView,
+    ClusterStatus,
+    Event,
+    FindingView,
+    NodeView,
+    UnitView,
+)
+from vfio_coordinator.scheduler.layout import survey
+from vfio_coordinator.state.drift import host_of, unpack_facts
+from vfio_coordinator.state.events import Now
+from vfio_coordinator.state.explain import explain
+from vfio_coordinator.state.health import find_health, level_of
+from vfio_coordinator.state.judge import claims_on
+from vfio_coordinator.state.lookup import find_node
+from vfio_coordinator.state.model import Drift, Node, Presence, State
+from vfio_coordinator.state.presence import evidence_age, heard_age
+from vfio_coordinator.state.units_report import count_units, intended_states, unit_views
+from vfio_coordinator.state.vm_report import placement_of, vm_view, vm_views
+
+_STATE_RANK = ("lost", "cordoned", "draining", "drained", "revalidating", "ready")
+_RECENT = 10
+
+EVENTS_LIMIT = 1_000
+"""Rows in one answer when the caller names no limit."""
+
+__all__ = [
+    "baseline_view",
+    "explain",
+    "find_node",
+    "list_events",
+    "node_view",
+    "node_views",
+    "placement_of",
+    "status",
+    "vm_view",
+    "vm_views",
+]
+
+
+def status(state: State, now: Now, *, coordinator: str = "") -> ClusterStatus:
+    """The one screen. Nodes come without detail."""
+    items = find_health(state, now)
+    return ClusterStatus(
+        cluster=state.cluster_id,
+        health=level_of(items),
+        coordinator=coordinator,
+        revision=state.revision,
+        epoch=state.epoch,
+        at=now.utc,
+        items=items,
+        nodes=node_views(state, now),
+        units=count_units(
+            row for node in state.nodes.values() for row in intended_states(state, node)
+        ),
+        vms=vm_views(state, now),
+        recent=tuple(sorted(state.log.values(), key=lambda row: row.seq)[-_RECENT:]),
+        next=items[0].next if items else "",
+    )
+
+
+def node_views(state: State, now: Now) -> tuple[NodeView, ...]:
+    """All nodes, worst first, then by name."""
+    rows = [_node_view(state, node, now, detail=False) for node in state.nodes.values()]
+    return tuple(sorted(rows, key=lambda v: (_STATE_RANK.index(v.state), v.name)))
+
+
+def node_view(state: State, name: str, now: Now, *, detail: bool = True) -> NodeView:
+    """One node; `name` may be a unique prefix. Raises ClusterError UNKNOWN_NODE."""
+    return _node_view(state, state.nodes[find_node(state, name)], now, detail=detail)
+
+
+def _node_view(state: State, node: Node, now: Now, *, detail: bool) -> NodeView:
+    judgement, observation, inventory = node.judgement, node.observation, node.inventory
+    if judgement is None:
+        raise ValueError(f"{node.name} was never judged")
+    vouched = judgement.presence is Presence.HEARD and judgement.fresh and observation is not None
+    units = [shown for _, shown in intended_states(state, node)]
+    session = node.session
+    return NodeView(
+        name=node.name,
+        state=judgement.state,
+        reasons=judgement.reasons,
+        verdict=observation.verdict if vouched and observation is not None else Verdict.UNKNOWN,
+        heard_age_s=heard_age(state, node, now),
+        evidence_age_s=evidence_age(node, now),
+        firmware=inventory.firmware if inventory is not None else "",
+        kernel=inventory.kernel if inventory is not None else "",
+        boot_id=node.boot_id or (node.admin.boot_id if node.admin is not None else ""),
+        agent=session.agent_version if session is not None else "",
+        baseline=node.baseline.record.digest if node.baseline is not None else "",
+        units_free=units.count("free"),
+        units_total=len(units),
+        vms=tuple(dict.fromkeys(claim.vm for claim in claims_on(state, node.name))),
+        units=unit_views(state, node) if detail else (),
+        drift=tuple(map(_change_view, node.drift)) if detail else (),
+        findings=_finding_views(node) if detail else (),
+    )
+
+
+def _change_view(drift: Drift) -> ChangeView:
+    change = drift.change
+    return ChangeView(
+        code=change.code,
+        identity=change.identity,
+        address_before=change.address_before,
+        address_after=change.address_after,
+        detail=change.detail,
+        before=change.before,
+        after=change.after,
+        harms=change.harms,
+    )
+
+
+def _finding_views(node: Node) -> tuple[FindingView, ...]:
+    findings = node.observation.findings if node.observation is not None else ()
+    return tuple(map(_finding_view, findings))
+
+
+def _finding_view(finding: Finding) -> FindingView:
+    return FindingView(
+        check=finding.check,
+        subject=finding.subject,
+        verdict=finding.verdict,
+        code=finding.code,
+        evidence=tuple(f"{e.source}: {e.text}" if e.source else e.text for e in finding.evidence),
+        meaning=finding.meaning,
+        decision=finding.decision,
+        intended=finding.intended is not False,
+    )
+
+
+# --- baselines and events ------------------------------------------------------------------------
+
+
+def baseline_view(state: State, name: str) -> BaselineView:
+    """The accepted baseline and what differs now. Raises ClusterError."""
+    node = state.nodes[find_node(state, name)]
+    if node.baseline is None:
+        raise ClusterError(ErrorCode.NO_BASELINE, f"node {node.name}")
+    record, facts_zlib = node.baseline.record, node.baseline.facts_zlib
+    try:
+        if facts_zlib is None:
+            raise ArtifactError("its facts are not here")
+        facts = unpack_facts(facts_zlib)
+    except ArtifactError as error:
+        raise ClusterError(ErrorCode.BAD_SNAPSHOT, f"baseline of {node.name}: {error}") from error
+    firmware = tuple(f"{part}: {value or 'not known'}" for part, value in firmware_tuple(facts))
+    present = {unit.id: unit for unit in unit_views(state, node)}
+    units = []
+    for layout in survey(host_of(facts)):
+        if not layout.intended:
+            continue
+        unit = present.get(layout.id)
+        if unit is None:
+            unit = UnitView(
+                id=layout.id,
+                kind=layout.kind,
+                model=layout.ids,
+                ids=layout.ids,
+                addresses=(*layout.assign, *layout.hold),
+                numa_node=-1 if layout.numa_node is None else layout.numa_node,
+                intended=True,
+                state="unknown",
+                why="not in the inventory now",
+                needs=(),
+                vm="",
+            )
+        units.append(unit)
+    return BaselineView(
+        node=node.name,
+        digest=record.digest,
+        accepted_at=record.accepted_at,
+        accepted_by=record.accepted_by,
+        firmware=firmware,
+        intended_units=tuple(units),
+        drift=tuple(map(_change_view, node.drift)),
+    )
+
+
+def list_events(
+    state: State, *, after_seq: int = 0, limit: int = 0, node: str = ""
+) -> tuple[tuple[Event, ...], int]:
+    """Rows after a number, oldest first, and the highest number in the log."""
+    wanted = f"node:{node}"
+    size = min(limit, EVENTS_LIMIT) if limit > 0 else EVENTS_LIMIT
+    seqs = sorted(seq for seq in state.log if seq > after_seq)
+    rows = (state.log[seq] for seq in seqs)
+    chosen = [row for row in rows if not node or row.subject == wanted][:size]
+    return tuple(chosen), max(state.log, default=0)

@@ -1,0 +1,138 @@
+"""Agents coming, speaking and going: hello, heartbeat, close, and the passing of time.
+
+One session per node: a newer Hello closes the older, and whatever the older one had buffered is
+dropped by its number. A second machine under a node's name is refused, and so is every agent once
+one of them knew a higher fence than this store: then the store was rewound.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from vfio_contract import codes
+from vfio_contract.errors import ErrorCode
+from vfio_coordinator.state.admin import settle
+from vfio_coordinator.state.effects import AcceptSession, CloseSession, RefuseSession
+from vfio_coordinator.state.events import Heartbeat, NodeHello, SessionClosed
+from vfio_coordinator.state.model import AdminWrite, Clone, Node, Presence, Session, State
+from vfio_coordinator.state.presence import is_fresh, presence_of
+from vfio_coordinator.state.turn import Turn
+
+
+def greet(turn: Turn, event: NodeHello) -> None:
+    """Accept or refuse a session."""
+    node = turn.state.nodes.get(event.node, Node(event.node))
+    refusal = _refusal(turn, event, node)
+    if refusal is not None:
+        turn.emit(RefuseSession(event.node, event.session, *refusal))
+        return
+    if node.session is not None:
+        detail = f"session {event.session} of {event.node} took over"
+        old = node.session.id
+        turn.emit(CloseSession(event.node, old, ErrorCode.SESSION_REPLACED, detail))
+    if node.boot_id and node.boot_id != event.boot_id:
+        text = f"booted: {event.boot_id or 'boot id not known'}"
+        turn.note(f"node:{event.node}", "NODE_BOOTED", text, f"node:{event.node}")
+    session = Session(event.session, event.agent_version, event.agent_state_id, event.product_uuid)
+    held = node.inventory is not None and node.inventory.digest == event.inventory_digest
+    turn.put_node(
+        replace(
+            node,
+            session=session,
+            boot_id=event.boot_id,
+            digest=event.inventory_digest,
+            unjudged=None,
+        )
+    )
+    _hear(turn, event.node)
+    turn.emit(AcceptSession(event.node, event.session, held))
+    settle(turn, event.node)
+
+
+def _refusal(turn: Turn, event: NodeHello, node: Node) -> tuple[ErrorCode, str] | None:
+    state = turn.state
+    if not state.restored or state.stopped:
+        return ErrorCode.SHUTTING_DOWN, "the coordinator is starting or stopping"
+    knows = (event.highest_incarnation, event.highest_epoch)
+    ours = (state.incarnation, state.epoch)
+    if event.cluster_id == state.cluster_id and knows > ours:
+        detail = (
+            f"{event.node} obeyed incarnation {knows[0]} epoch {knows[1]}, "
+            f"this store is at {ours[0]} epoch {ours[1]}"
+        )
+        if not state.rewound:
+            code = codes.STORE_REWOUND.name
+            turn.note("cluster", code, detail, f"node:{event.node}")
+            turn.state = replace(state, rewound=detail)
+        return ErrorCode.STORE_REWOUND, detail
+    if node.session is not None and node.session.id >= event.session:
+        return ErrorCode.SESSION_REPLACED, f"session {node.session.id} is newer"
+    known = _known_uuid(state, node)
+    if known and event.product_uuid and known != event.product_uuid:
+        detail = f"{event.node} is the machine {known}; {event.product_uuid} was refused"
+        _remember_clone(turn, event, detail)
+        return ErrorCode.NODE_CLONED, detail
+    return None
+
+
+def _known_uuid(state: State, node: Node) -> str:
+    write = state.pending.get(node.admin_txn)
+    if isinstance(write, AdminWrite) and write.record.product_uuid:
+        return write.record.product_uuid
+    return node.admin.product_uuid if node.admin is not None else ""
+
+
+def _remember_clone(turn: Turn, event: NodeHello, detail: str) -> None:
+    """Health shows it; the log says it once per machine, however often it tries."""
+    clones = turn.state.clones
+    known = clones.get(event.node)
+    if known is None or known.product_uuid != event.product_uuid:
+        subject = f"node:{event.node}"
+        turn.note(subject, codes.NODE_CLONED.name, detail, subject)
+    if known is None and len(clones) >= turn.state.limits.clones_kept:
+        clones = clones.delete(min(clones.values(), key=lambda c: (c.at_s, c.node)).node)
+    clone = Clone(event.node, event.product_uuid, turn.now.monotonic_s, turn.now.utc)
+    turn.state = replace(turn.state, clones=clones.set(event.node, clone))
+
+
+def is_current(state: State, name: str, session: int) -> bool:
+    """True for the node's one open session; all others' messages are dropped."""
+    node = state.nodes.get(name)
+    return node is not None and node.session is not None and node.session.id == session
+
+
+def hear(turn: Turn, event: Heartbeat) -> None:
+    """The agent lives."""
+    if not is_current(turn.state, event.node, event.session):
+        return
+    _hear(turn, event.node)
+    judgement = turn.state.nodes[event.node].judgement
+    if judgement is None or judgement.presence is not Presence.HEARD:
+        settle(turn, event.node)
+
+
+def close(turn: Turn, event: SessionClosed) -> None:
+    """The stream ended: from now on the node is not heard."""
+    if not is_current(turn.state, event.node, event.session):
+        return
+    turn.put_node(replace(turn.state.nodes[event.node], session=None, unjudged=None))
+    settle(turn, event.node)
+
+
+def tick(turn: Turn) -> None:
+    """Deadlines: silence, and evidence that grew too old."""
+    state, now = turn.state, turn.now
+    for name, node in state.nodes.items():
+        judgement = node.judgement
+        presence = presence_of(state, node, now)
+        heard = presence is Presence.HEARD
+        if judgement is None or (judgement.presence, judgement.fresh) != (
+            presence,
+            heard and is_fresh(state, node, now),
+        ):
+            settle(turn, name)
+
+
+def _hear(turn: Turn, name: str) -> None:
+    heard = turn.state.heard.set(name, turn.now.monotonic_s)
+    turn.state = replace(turn.state, heard=heard)

@@ -1,0 +1,141 @@
+"""`driver-binding`: bound now and after a reboot, and never advice that would hurt the host."""
+
+from typing import Any
+
+import pytest
+
+from tests.fakes.snapshots import (
+    function,
+    make_host,
+    nic,
+    nvme,
+    unread,
+    virtual_function,
+)
+from tests.unit.checks.lookup import commands, find, texts
+from vfio_agent.checks.driver_binding import judge
+from vfio_contract.address import Address
+from vfio_contract.findings import Finding, Verdict
+from vfio_contract.model import Intent, NetDevice, PciFunction
+
+CARD = nic("0000:01:00.0")
+BY_ID = Intent("vfio-ids", "8086:10c9", "modprobe.d/vfio.conf:1")
+
+
+def judged(*functions: PciFunction, address: str = "0000:01:00.0", **changes: Any) -> Finding:
+    return find(judge(make_host(*functions, **changes)), f"function:{address}")
+
+
+def idle(*addresses: str) -> dict[str, Any]:
+    """Interfaces that carry nothing, so that their cards are free."""
+    rows = (NetDevice(a, Address(a), "", (), (), (), ()) for a in addresses)
+    return {"network": tuple(rows)}
+
+
+@pytest.mark.parametrize(
+    "intent",
+    [
+        BY_ID,
+        Intent("vfio-ids", "8086:10c9", "kernel command line"),
+        Intent("driverctl", "0000:01:00.0", "driverctl.d/pci-0000:01:00.0"),
+    ],
+)
+def test_bound_and_configured(intent: Intent) -> None:
+    finding = judged(CARD, intents=(intent,))
+    assert (finding.verdict, finding.code, finding.intended) == (
+        Verdict.PASS,
+        "BINDING_READY",
+        True,
+    )
+    assert f"{intent.source}: {intent.kind} {intent.value}" in texts(finding)
+
+
+def test_variant_drivers_and_vfio_dev_count() -> None:
+    mlx = nic("0000:01:00.0", driver="mlx5_vfio_pci")
+    assert judged(mlx, intents=(BY_ID,)).code == "BINDING_READY"
+    other = nic("0000:01:00.0", driver="acme_passthrough", vfio_device=True)
+    assert judged(other, intents=(BY_ID,)).code == "BINDING_READY"
+
+
+@pytest.mark.parametrize(
+    "intents",
+    [
+        (),
+        None,
+        (Intent("vfio-ids", "10de:2204", "modprobe.d/vfio.conf:1"),),
+        (Intent("vfio-ids", "8086:10c9", "/sys/module/vfio_pci/parameters/ids"),),
+    ],
+)
+def test_a_binding_by_hand_does_not_survive_a_reboot(intents: Any) -> None:
+    card = nic("0000:01:00.0", driver_override="vfio-pci")
+    finding = judged(card, intents=intents)
+    assert (finding.verdict, finding.code) == (Verdict.WARN, "BINDING_NOT_PERSISTENT")
+    assert "sudo driverctl set-override 0000:01:00.0 vfio-pci" in finding.decision
+
+
+def test_intended_but_on_a_host_driver() -> None:
+    taken = nic("0000:01:00.0", driver="igb")
+    finding = judged(taken, intents=(BY_ID,), **idle("0000:01:00.0"))
+    assert (finding.verdict, finding.code, finding.intended) == (
+        Verdict.FAIL,
+        "BINDING_HOST_DRIVER",
+        True,
+    )
+    assert "softdep igb pre: vfio-pci" in finding.decision
+    assert "intended: modprobe.d/vfio.conf:1" in texts(finding)
+
+
+def test_a_candidate_is_told_what_it_would_need() -> None:
+    finding = judged(nic("0000:01:00.0", driver="igb"), **idle("0000:01:00.0"))
+    assert (finding.verdict, finding.intended) == (Verdict.FAIL, False)
+    assert "options vfio-pci ids=8086:10c9" in finding.decision
+
+
+def test_ids_that_others_share_are_bound_by_address() -> None:
+    twins = [nic(a, driver="igb", group=n) for n, a in enumerate(("0000:01:00.0", "0000:02:00.0"))]
+    finding = judged(*twins, **idle("0000:01:00.0", "0000:02:00.0"))
+    assert "options vfio-pci" not in finding.decision
+    assert "sudo driverctl set-override 0000:01:00.0 vfio-pci" in finding.decision
+
+
+def test_what_the_host_needs_is_never_advised_to_be_bound() -> None:
+    busy = NetDevice("eth0", Address("0000:01:00.0"), "", (), (), ("10.0.0.1/24",), ("default",))
+    finding = judged(nic("0000:01:00.0", driver="igb"), network=(busy,))
+    assert finding.code == "BINDING_HOST_DRIVER"
+    assert finding.decision.startswith("Do not bind it: the host needs it")
+    doubted = judged(nic("0000:01:00.0", driver="igb"), network=None)
+    assert doubted.decision.startswith("Do not bind it: the host may need it")
+
+
+def test_no_driver_at_all() -> None:
+    finding = judged(nic("0000:01:00.0", driver=""))
+    assert (finding.verdict, finding.code) == (Verdict.FAIL, "NOT_BOUND")
+
+
+def test_an_unread_driver_is_unknown() -> None:
+    finding = judged(unread(CARD, "driver", "vfio_device"))
+    assert (finding.verdict, finding.code) == (Verdict.UNKNOWN, "BINDING_UNKNOWN")
+    assert commands(finding) == ["lspci -k -s 0000:01:00.0"]
+
+
+def test_mates_of_an_intended_device_are_intended() -> None:
+    mate = nvme("0000:02:00.0", driver="nvme")
+    assert judged(CARD, mate, address="0000:02:00.0").intended is True
+
+
+def test_a_pf_with_vfs_is_never_given_away() -> None:
+    owner = nic("0000:01:00.0", sriov_total_vfs=7, sriov_num_vfs=2)
+    finding = judged(owner, intents=(BY_ID,))
+    assert (finding.verdict, finding.code) == (Verdict.FAIL, "PF_HAS_VFS")
+    assert "echo 0 | sudo tee /sys/bus/pci/devices/0000:01:00.0/sriov_numvfs" in finding.decision
+    silent = unread(owner, "sriov_num_vfs")
+    assert judged(silent, intents=(BY_ID,)).verdict is Verdict.UNKNOWN
+    vf = virtual_function(owner, "0000:01:10.0", 0, group=9)
+    assert judged(silent, vf, intents=(BY_ID,)).code == "PF_HAS_VFS"
+    assert judged(owner, vf, address="0000:01:10.0").verdict is not Verdict.FAIL
+
+
+def test_platform_functions_are_not_judged() -> None:
+    isa = function("0000:00:1f.0", class_code=0x060100, driver="lpc_ich")
+    assert [f.code for f in judge(make_host(isa))] == ["NO_DEVICES"]
+    assert find(judge(make_host(functions=None))).verdict is Verdict.UNKNOWN

@@ -1,0 +1,241 @@
+"""Every screen against its golden file: 80 columns of ASCII, the same text for the same value.
+
+VFIOCTL_WRITE_GOLDEN=1 writes the files anew; read the difference before you keep it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli import samples
+from vfio_agent.checks import CATALOGUE
+from vfio_cli.commands.explain import notes_of
+from vfio_cli.screens import (
+    baseline,
+    check,
+    decision,
+    devices,
+    diff,
+    events,
+    explain,
+    nodes,
+    status,
+    vms,
+)
+from vfio_cli.screens.layout import WIDTH, Lines, plain
+from vfio_cli.survey import DeviceRow
+from vfio_contract.codes import CLUSTER_CODES, GROUP_WIDENED
+from vfio_contract.findings import Verdict, summarise
+
+GOLDEN = Path(__file__).resolve().parents[2] / "data" / "golden"
+
+
+def device_rows() -> tuple[DeviceRow, ...]:
+    """A GPU with its audio, a disk of the host, a bridge."""
+
+    def row(address: str, name: str, kind: str, **changes: object) -> DeviceRow:
+        values: dict[str, object] = {
+            "ids": "10de:2231",
+            "unit": "gpu-00000001",
+            "group": "17",
+            "driver": "vfio-pci",
+            "reset": "slot",
+            "intended": True,
+            "verdict": Verdict.PASS,
+            "bridge": False,
+        }
+        return DeviceRow(address=address, name=name, kind=kind, **(values | changes))  # type: ignore[arg-type]
+
+    return (
+        row(
+            "0000:00:01.0",
+            "Root port",
+            "",
+            driver="pcieport",
+            bridge=True,
+            intended=False,
+            verdict=Verdict.NOT_APPLICABLE,
+        ),
+        row("0000:41:00.0", "NVIDIA GA102GL [RTX A5000]", "gpu", verdict=Verdict.WARN),
+        row("0000:41:00.1", "NVIDIA GA102 High Definition Audio Controller", "audio"),
+        row(
+            "10000:e1:00.0",
+            "Samsung PM9A3",
+            "nvme",
+            driver="nvme",
+            group="none",
+            intended=False,
+            verdict=Verdict.FAIL,
+            reset="?",
+        ),
+    )
+
+
+def device_view() -> devices.DeviceView:
+    rows = device_rows()
+    findings = (
+        samples.finding(
+            "driver-binding",
+            Verdict.WARN,
+            "BINDING_NOT_PERSISTENT",
+            ("/sys/bus/pci/devices/0000:41:00.0/driver", "0000:41:00.0 [0300], driver vfio-pci"),
+            subject="function:0000:41:00.0",
+            meaning="It does not survive a reboot.",
+            decision="sudo driverctl set-override 0000:41:00.0 vfio-pci",
+        ),
+        samples.finding("group-isolation", Verdict.BLOCKED, blocked_by="iommu-active"),
+        samples.finding(
+            "host-critical",
+            Verdict.PASS,
+            "NOT_HOST_CRITICAL",
+            ("mounts", "none stands on it"),
+            subject="function:0000:41:00.0",
+            meaning="not shown",
+        ),
+    )
+    return devices.DeviceView(
+        row=rows[1],
+        facts=(("ids", "10de:2231, class 030000"), ("capabilities", "PM MSI PCIe " * 9)),
+        members=(rows[0], rows[1], rows[2]),
+        assign=("0000:41:00.0", "0000:41:00.1"),
+        hold=("0000:00:01.0",),
+        findings=findings,
+        node_findings=(samples.finding("iommu-active", Verdict.FAIL, "IOMMU_OFF"),),
+    )
+
+
+def diff_view(*, comparable: bool = True) -> diff.DiffView:
+    return diff.DiffView(
+        before="/srv/evidence/2026-11-01/pve07-with-a-long-path.json",
+        after="/",
+        changes=samples.drift() if comparable else (),
+        name_of=lambda change: "NVIDIA RTX A5000" if change.identity else "",
+        not_compared=("BMC", "ACPI IVRS"),
+        comparable=comparable,
+    )
+
+
+NODES = samples.cluster_status().nodes
+SCREENS: dict[str, Callable[[], Lines]] = {
+    "check": lambda: check.check_screen(samples.check_view()),
+    "check-many": lambda: check.check_screen(samples.many_subjects_view()),
+    "check-short": lambda: check.short_screen(samples.many_subjects_view()),
+    "check-node": lambda: check.check_screen(nodes.as_check(samples.node("pve07", detail=True))),
+    "device-list": lambda: devices.list_screen("pve07", device_rows(), known=True),
+    "device-list-unknown": lambda: devices.list_screen("pve07", (), known=False),
+    "device-show": lambda: devices.show_screen(device_view()),
+    "diff": lambda: diff.diff_screen(diff_view()),
+    "diff-unknown": lambda: diff.diff_screen(diff_view(comparable=False)),
+    "status": lambda: status.status_screen(samples.cluster_status()),
+    "status-detail": lambda: status.status_screen(samples.cluster_status(), detail=True),
+    "node-list": lambda: nodes.list_screen(NODES),
+    "node-show": lambda: nodes.show_screen(samples.node("pve07", "cordoned", detail=True)),
+    "refused": lambda: decision.decision_screen(samples.REFUSED),
+    "placed": lambda: decision.decision_screen(samples.PLACED),
+    "placed-dry-run": lambda: decision.decision_screen(samples.PLACED, word=decision.DRY_RUN),
+    "vm-list": lambda: vms.list_screen(samples.cluster_status().vms[-6:]),
+    "vm-explain": lambda: vms.explain_screen(samples.REFUSED, samples.vm("train-9", at_risk="w")),
+    "vm-release": lambda: vms.released_screen(samples.vm("train-9")),
+    "events": lambda: events.events_screen(samples.cluster_status().recent),
+    "baseline": lambda: baseline.baseline_screen(samples.baseline(drifted=True)),
+    "baseline-same": lambda: baseline.baseline_screen(samples.baseline(drifted=False)),
+    "baseline-accepted": lambda: baseline.accepted_screen(samples.baseline(drifted=False)),
+    "explain-code": lambda: explain.code_screen(GROUP_WIDENED, ()),
+}
+
+
+@pytest.mark.parametrize("name", SCREENS)
+def test_the_screen_is_as_it_was_agreed(name: str) -> None:
+    text = plain(SCREENS[name]())
+    path = GOLDEN / f"{name}.txt"
+    if os.environ.get("VFIOCTL_WRITE_GOLDEN"):
+        path.write_text(text, encoding="ascii")
+    assert text == path.read_text(encoding="ascii")
+
+
+def test_no_golden_file_is_left_over() -> None:
+    assert {path.stem for path in GOLDEN.glob("*.txt")} == set(SCREENS)
+
+
+@pytest.mark.parametrize("name", SCREENS)
+def test_a_screen_keeps_to_80_columns_of_ascii(name: str) -> None:
+    for line in plain(SCREENS[name]()).splitlines():
+        assert len(line) <= WIDTH, line
+        assert line.isascii()
+        assert line.isprintable() or not line
+        assert line == line.rstrip()
+
+
+@pytest.mark.parametrize("note", [notes_of(c) for c in CATALOGUE], ids=lambda n: n.id)
+def test_every_check_can_be_explained_within_80_columns(note: explain.CheckNotes) -> None:
+    text = plain(explain.check_screen(note))
+    assert all(len(line) <= WIDTH for line in text.splitlines())
+    for code in note.codes:
+        assert code.name in text
+
+
+def test_the_counts_of_a_check_add_up_to_the_findings_that_count() -> None:
+    view = samples.many_subjects_view()
+    first = plain(check.check_screen(view)).splitlines()[0]
+    counted = [f for f in view.report.findings if f.intended is not False]
+    numbers = [int(word) for word in first.split() if word.isdigit()]
+    assert sum(numbers[:-1]) == len(counted)  # the last number is the uid
+
+
+def test_the_node_counts_and_vm_counts_of_a_status_add_up() -> None:
+    found = samples.cluster_status()
+    lines = plain(status.status_screen(found)).splitlines()
+    for word, total in (("NODES", 12), ("VMS", 31)):
+        line = next(row for row in lines if row.startswith(word))
+        numbers = [int(w) for w in line.split() if w.isdigit()]
+        assert numbers[0] == total == sum(numbers[1:])
+
+
+def test_a_wide_refusal_lists_every_node_with_its_evidence() -> None:
+    text = plain(decision.decision_screen(samples.REFUSED, wide=True))
+    assert "pve03  isolation  ACS_OVERRIDE" in text
+    assert "kernel log: overrides enabled" in text
+
+
+def test_an_unknown_verdict_is_never_headed_ready() -> None:
+    for verdict in Verdict:
+        report = summarise("h", [samples.finding("iommu-active", verdict)])
+        head = check.heading(report, report.findings, "").text
+        healthy = verdict in (Verdict.PASS, Verdict.WARN, Verdict.NOT_APPLICABLE)
+        assert ("READY" in head.replace("NOT READY", "")) is healthy
+
+
+@pytest.mark.parametrize("state", ["lost", "ready"])
+def test_a_node_that_is_not_heard_is_unknown(state: str) -> None:
+    silent = samples.node("pve01", state, verdict=Verdict.PASS, heard_age_s=-1.0)
+    assert nodes.heard_verdict(silent) is Verdict.UNKNOWN
+    assert "UNKNOWN" in plain(nodes.list_screen([silent]))
+    assert nodes.as_check(silent).report.verdict is Verdict.UNKNOWN
+
+
+def test_a_vm_state_from_a_newer_coordinator_counts_as_unknown() -> None:
+    assert status.vm_word(samples.vm("x", state="migrating")) == "unknown"
+
+
+def test_health_of_a_newer_coordinator_exits_unknown() -> None:
+    import dataclasses
+
+    odd = dataclasses.replace(samples.cluster_status(), health="HEALTH_ODD")
+    assert status.exit_code(odd) == 3
+
+
+def test_every_cluster_code_has_a_word_or_is_no_change() -> None:
+    changes = {c.name for c in CLUSTER_CODES} - set(diff._WORDS)
+    assert changes == {
+        "VM_ADDRESS_STALE",
+        "NODE_LOST",
+        "NODE_UNHEARD",
+        "NODE_CLONED",
+        "NODE_CORDONED",
+        "REVALIDATING",
+        "STORE_REWOUND",
+    }

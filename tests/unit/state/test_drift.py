@@ -1,0 +1,363 @@
+"""Baselines, drift, automatic cordons and how they end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.fakes.snapshots import FULL_ACS, config_space, nic, nvme, unread
+from tests.unit.state.cluster import Agent, Cluster, ask_for
+from tests.unit.state.hosts import agent, cards, graphics, snapshot
+from vfio_contract.errors import ErrorCode
+from vfio_contract.findings import Verdict
+from vfio_contract.model import Acs, PciFunction
+from vfio_contract.views import BaselineView, Decision, NodeView, Reason, VmView
+from vfio_coordinator.state import report
+from vfio_coordinator.state.effects import Failure
+from vfio_coordinator.state.events import Heartbeat
+
+
+def accepted(*functions: PciFunction) -> tuple[Cluster, Agent]:
+    cluster = Cluster()
+    one = agent("pve01", *functions)
+    cluster.join(one)
+    cluster.accept(BaselineView, "pve01")
+    return cluster, one
+
+
+def reboot(cluster: Cluster, one: Agent, *functions: PciFunction, bios: str = "F10") -> NodeView:
+    boot = int(one.boot_id[0])
+    one.snapshot = snapshot(*functions, boot=boot, bios=bios)
+    cluster.join(one)
+    return cluster.view("pve01")
+
+
+def owners(view: NodeView) -> list[str]:
+    return [r.owner for r in view.reasons if r.owner.startswith("auto:")]
+
+
+def moved(*functions: PciFunction, by: int) -> tuple[PciFunction, ...]:
+    """The same cards in the same slots, on other bus numbers."""
+    rows = []
+    for f in functions:
+        if f.parent:
+            bus = int(f.address[5:7], 16) + by
+            rows.append(replace(f, address=f"0000:{bus:02x}:{f.address[8:]}"))  # type: ignore[arg-type]
+        else:
+            rows.append(f)
+    return tuple(rows)
+
+
+def test_a_baseline_needs_fresh_evidence() -> None:
+    cluster = Cluster()
+    one = agent("pve01")
+    cluster.hello(one)
+    assert cluster.accept(Failure, "pve01").code is ErrorCode.NO_INVENTORY
+    assert cluster.accept(Failure, "nobody").code is ErrorCode.UNKNOWN_NODE
+    cluster.inventory(one)
+    cluster.observe(one)
+    view = cluster.accept(BaselineView, "pve")
+    assert view.node == "pve01"
+    assert view.digest == one.digest
+    assert len(view.intended_units) == 2
+    assert view.drift == ()
+    assert cluster.view("pve01").baseline == one.digest
+
+
+def test_without_a_baseline_gates_apply_and_nothing_is_a_regression() -> None:
+    cluster = Cluster()
+    one = agent("pve01")
+    cluster.join(one)
+    one.replaced = {("driver-binding", "function:0000:01:00.0"): (Verdict.FAIL, "NOT_BOUND")}
+    cluster.observe(one)
+    view = cluster.view("pve01")
+    assert (view.state, view.baseline, view.units_free) == ("ready", "", 1)
+
+
+def test_a_new_firmware_alone_is_flagged_and_the_node_returns() -> None:
+    cluster, one = accepted(*cards(2))
+    view = reboot(cluster, one, *cards(2), bios="F11")
+    assert view.state == "ready"
+    assert [r.code for r in view.reasons] == ["FIRMWARE_CHANGED"]
+    assert "F10" in view.reasons[0].text
+    assert "F11" in view.reasons[0].text
+    assert "FIRMWARE_CHANGED" in cluster.codes("pve01")
+
+
+def test_renumbered_and_moved_return_by_themselves() -> None:
+    cluster, one = accepted(*cards(2))
+    rows = moved(*(replace(f, group=(f.group or 0) + 7) for f in cards(2)), by=3)
+    view = reboot(cluster, one, *rows)
+    assert view.state == "ready", view.reasons
+    assert {d.code for d in view.drift} == {"DEVICE_MOVED", "GROUP_RENUMBERED"}
+
+
+def test_a_claim_that_names_a_moved_address_holds_the_node() -> None:
+    cluster, one = accepted(*cards(2))
+    assert cluster.place(Decision, ask_for("vm1")).placement is not None
+    view = reboot(cluster, one, *moved(*cards(2), by=3))
+    assert view.state == "revalidating"
+    assert "VM_ADDRESS_STALE" in [r.code for r in view.reasons]
+    (vm,) = report.vm_views(cluster.state, cluster.now)
+    assert vm.at_risk.startswith("VM_ADDRESS_STALE")
+    cluster.release(VmView, "vm1")
+    assert cluster.view("pve01").state == "ready"
+
+
+def widened() -> tuple[PciFunction, ...]:
+    """The first card shares its group with a disk now."""
+    return (*cards(2), *(nvme("0000:09:00.0", group=1, driver="nvme"),))
+
+
+def test_a_widened_group_cordons_and_names_the_vm() -> None:
+    cluster, one = accepted(*cards(2))
+    cluster.place(Decision, ask_for("train-2", "nic=2"))
+    view = reboot(cluster, one, *widened(), bios="F11")
+    assert view.state == "cordoned"
+    (reason,) = [r for r in view.reasons if r.code == "GROUP_WIDENED"]
+    assert reason.owner == "auto:GROUP_WIDENED"
+    assert "0000:09:00.0" in reason.text
+    assert "train-2" in reason.text
+    (vm,) = report.vm_views(cluster.state, cluster.now)
+    assert "GROUP_WIDENED" in vm.at_risk
+    shown = report.status(cluster.state, cluster.now)
+    assert shown.health == "HEALTH_ERR"
+    assert shown.items[0].code == "GROUP_WIDENED"
+    rows, _ = report.list_events(cluster.state, node="pve01")
+    assert [r for r in rows if r.code == "GROUP_WIDENED" and r.actor == "auto:GROUP_WIDENED"]
+
+
+def test_the_cordon_lifts_itself_when_the_cause_is_gone() -> None:
+    cluster, one = accepted(*cards(2))
+    assert reboot(cluster, one, *widened()).state == "cordoned"
+    view = reboot(cluster, one, *cards(2))
+    assert (view.state, view.reasons) == ("ready", ())
+    assert cluster.codes("pve01")[-2:] == ["NODE_UNCORDONED", "NODE_VALIDATED"]
+
+
+def test_accepting_what_is_there_lifts_the_cordon_too() -> None:
+    cluster, one = accepted(*cards(2))
+    assert reboot(cluster, one, *widened()).state == "cordoned"
+    cluster.accept(BaselineView, "pve01")
+    assert cluster.view("pve01").state == "ready"
+
+
+def test_a_cordon_survives_silence_restart_and_missing_evidence() -> None:
+    cluster, one = accepted(*cards(2))
+    reboot(cluster, one, *widened())
+    cluster.close(one)
+    assert owners(cluster.view("pve01"))
+    cluster.restart()
+    assert cluster.view("pve01").reasons[1].owner == "auto:GROUP_WIDENED"
+    # The same boot again, but nobody could read in which group the card is.
+    blind = tuple(unread(f, "group") if f.address == "0000:01:00.0" else f for f in cards(2))
+    view = reboot(cluster, one, *blind)
+    assert "auto:GROUP_WIDENED" in owners(view)
+    view = reboot(cluster, one, *cards(2))
+    assert view.state == "ready"
+
+
+def test_a_person_lifts_an_automatic_cordon_and_it_stays_lifted() -> None:
+    cluster, one = accepted(*cards(2))
+    reboot(cluster, one, *widened())
+    view = cluster.uncordon(NodeView, "pve01")
+    assert view.state == "ready"
+    cluster.observe(one)
+    assert cluster.view("pve01").state == "ready"
+    assert "GROUP_WIDENED" in [i.code for i in report.status(cluster.state, cluster.now).items]
+    # Gone once, it counts again.
+    reboot(cluster, one, *cards(2))
+    assert reboot(cluster, one, *widened()).state == "cordoned"
+
+
+def test_automation_never_lifts_a_persons_cordon() -> None:
+    cluster, one = accepted(*cards(2))
+    cluster.cordon(NodeView, "pve01", reason="new fan", actor="bob")
+    reboot(cluster, one, *widened())
+    reboot(cluster, one, *cards(2))
+    view = cluster.view("pve01")
+    assert view.state == "cordoned"
+    assert view.reasons == (Reason("NODE_CORDONED", "user:bob", "new fan"),)
+
+
+@pytest.mark.parametrize(
+    ("code", "change"),
+    [
+        ("BINDING_LOST", {"driver": "igb", "vfio_device": False}),
+        ("RESET_LOST", {"reset_methods": ("bus",)}),
+    ],
+)
+def test_what_a_unit_relied_on_is_lost(code: str, change: dict[str, object]) -> None:
+    cluster, one = accepted(*cards(2))
+    rows = tuple(
+        replace(f, **change) if f.address == "0000:01:00.0" else f  # type: ignore[arg-type]
+        for f in cards(2)
+    )
+    gate = {"BINDING_LOST": "driver-binding", "RESET_LOST": "reset-capability"}[code]
+    one.replaced = {(gate, "function:0000:01:00.0"): (Verdict.FAIL, "WHATEVER")}
+    view = reboot(cluster, one, *rows)
+    assert owners(view)[0] == f"auto:{code}"
+    assert "auto:WHATEVER" not in owners(view)
+    assert view.state == "cordoned"
+
+
+def test_a_binding_that_the_gate_accepts_is_not_lost() -> None:
+    cluster, one = accepted(*cards(2))
+    rows = tuple(
+        replace(f, driver="igb", vfio_device=False) if f.address == "0000:01:00.0" else f
+        for f in cards(2)
+    )
+    one.replaced = {("driver-binding", "function:0000:01:00.0"): (Verdict.WARN, "BINDING_DEFERRED")}
+    assert reboot(cluster, one, *rows).state == "ready"
+
+
+def test_acs_cleared_on_the_way_up_concerns_the_unit_below() -> None:
+    cluster, one = accepted(*cards(2))
+    cleared = config_space(header_type=1, port_type=4, acs=Acs(FULL_ACS.capability, 0))
+    rows = tuple(replace(f, config=cleared) if f.address == "0000:00:01.0" else f for f in cards(2))
+    cluster.change(one, snapshot(*rows))
+    view = cluster.view("pve01")
+    assert owners(view)[0] == "auto:ACS_CLEARED"
+    blind = config_space(header_type=1, port_type=4, acs=None)
+    rows = tuple(replace(f, config=blind) if f.address == "0000:00:01.0" else f for f in cards(2))
+    cluster.change(one, snapshot(*rows))
+    assert owners(cluster.view("pve01"))[0] == "auto:ACS_CLEARED"
+    cluster.change(one, snapshot(*cards(2)))
+    assert cluster.view("pve01").state == "ready"
+
+
+def test_a_vanished_device_of_a_vm_without_any_baseline() -> None:
+    cluster = Cluster()
+    one = agent("pve01")
+    cluster.join(one)
+    cluster.place(Decision, ask_for("vm1", "nic=2"))
+    cluster.change(one, snapshot(*cards(1)))
+    view = cluster.view("pve01")
+    assert owners(view)[0] == "auto:DEVICE_VANISHED"
+    assert "vm1" in view.reasons[0].text
+    assert view.units_total == 2
+    assert [u.state for u in view.units if u.intended] == ["claimed", "claimed"]
+
+
+def test_an_unreadable_list_of_functions_is_no_vanished_device() -> None:
+    cluster, one = accepted(*cards(2))
+    cluster.place(Decision, ask_for("vm1"))
+    cluster.change(one, snapshot(*cards(2), functions=None))
+    view = cluster.view("pve01")
+    assert view.state == "revalidating"
+    assert not [r for r in view.reasons if r.code == "DEVICE_VANISHED"]
+
+
+def test_narrowed_groups_wait_for_a_person() -> None:
+    pair = (nic("0000:01:00.0", group=1), nic("0000:02:00.0", group=1, device=0x1533))
+    cluster, one = accepted(*pair)
+    split = (pair[0], replace(pair[1], group=2))
+    view = reboot(cluster, one, *split)
+    assert (view.state, view.reasons[0].code) == ("revalidating", "GROUP_SPLIT")
+    cluster.accept(BaselineView, "pve01")
+    assert cluster.view("pve01").state == "ready"
+
+
+def test_a_new_device_elsewhere_is_only_flagged() -> None:
+    cluster, one = accepted(*cards(2))
+    view = reboot(cluster, one, *cards(3))
+    assert view.state == "ready"
+    assert "DEVICE_APPEARED" in {d.code for d in view.drift}
+
+
+def test_a_candidate_that_goes_away_harms_nobody() -> None:
+    disk = nvme("0000:09:00.0", group=9, driver="nvme")
+    cluster, one = accepted(*cards(2), disk)
+    assert reboot(cluster, one, *cards(2)).state == "ready"
+
+
+def test_a_regression_cordons_and_lifts() -> None:
+    cluster, one = accepted(*cards(2))
+    one.replaced = {("reset-history", "function:0000:01:00.0"): (Verdict.FAIL, "RESET_FAILED")}
+    cluster.observe(one)
+    view = cluster.view("pve01")
+    assert (view.state, owners(view)) == ("cordoned", ["auto:RESET_FAILED"])
+    one.replaced = {}
+    cluster.observe(one)
+    assert cluster.view("pve01").state == "ready"
+
+
+def test_unknown_is_no_regression_and_not_healthy() -> None:
+    cluster, one = accepted(*cards(2))
+    one.replaced = {("reset-history", "function:0000:01:00.0"): (Verdict.UNKNOWN, "X_UNKNOWN")}
+    cluster.observe(one)
+    view = cluster.view("pve01")
+    assert view.state == "revalidating"
+    assert view.verdict is Verdict.UNKNOWN
+    assert cluster.place(Decision, ask_for("vm1")).placement is None
+    one.replaced = {}
+    cluster.observe(one)
+    assert cluster.view("pve01").state == "ready"
+
+
+def test_a_cordon_for_a_failure_stays_while_it_is_unknown() -> None:
+    cluster, one = accepted(*cards(2))
+    key = ("reset-history", "function:0000:01:00.0")
+    one.replaced = {key: (Verdict.FAIL, "RESET_FAILED")}
+    cluster.observe(one)
+    one.replaced = {key: (Verdict.UNKNOWN, "HISTORY_UNKNOWN")}
+    cluster.observe(one)
+    assert owners(cluster.view("pve01"))[0] == "auto:RESET_FAILED"
+
+
+def test_a_new_version_of_the_checks_only_records_anew() -> None:
+    cluster, one = accepted(*cards(2))
+    key = ("reset-capability", "function:0000:01:00.0")
+    one.checks, one.replaced = "checks-2", {key: (Verdict.FAIL, "RESET_NONE")}
+    cluster.observe(one)
+    view = cluster.view("pve01")
+    assert (view.state, view.units_free) == ("ready", 1)
+    assert "BASELINE_RECHECKED" in cluster.codes("pve01")
+    other = ("reset-capability", "function:0000:02:00.0")
+    one.replaced = {key: (Verdict.FAIL, "RESET_NONE"), other: (Verdict.FAIL, "RESET_NONE")}
+    cluster.observe(one)
+    assert cluster.view("pve01").state == "cordoned"
+
+
+def test_a_new_version_of_the_checks_does_not_hide_a_known_regression() -> None:
+    cluster, one = accepted(*cards(2))
+    key = ("reset-history", "function:0000:01:00.0")
+    one.replaced = {key: (Verdict.FAIL, "RESET_FAILED")}
+    cluster.observe(one)
+    one.checks = "checks-2"
+    cluster.observe(one)
+    cluster.observe(one)
+    assert owners(cluster.view("pve01")) == ["auto:RESET_FAILED"]
+
+
+def test_a_new_boot_with_a_regression_is_not_validated() -> None:
+    cluster, one = accepted(*graphics(1, group=1))
+    one.replaced = {("group-isolation", "group:1"): (Verdict.FAIL, "GROUP_DIRTY")}
+    view = reboot(cluster, one, *graphics(1, group=1))
+    assert view.state == "cordoned"
+    node = cluster.state.nodes["pve01"]
+    assert node.admin is not None
+    assert node.admin.boot_id != one.boot_id
+    cluster.send(Heartbeat("pve01", one.session))
+    one.replaced = {}
+    cluster.observe(one)
+    assert cluster.view("pve01").state == "ready"
+
+
+def test_an_agent_without_privilege_does_not_free_what_is_claimed() -> None:
+    """Serial numbers live in config space that only root reads: identities change their form."""
+    serial = "00-11-22-33-44-55-66-77"
+    rows = [
+        replace(f, config=config_space(flr=True, serial_number=serial))
+        if f.address == "0000:01:00.0"
+        else f
+        for f in cards(1)
+    ]
+    cluster, one = accepted(*rows)
+    assert cluster.place(Decision, ask_for("vm1")).placement is not None
+    cluster.change(one, snapshot(*cards(1)))
+    view = cluster.view("pve01")
+    assert [u.state for u in view.units if u.intended] == ["claimed"]
+    assert not [r for r in view.reasons if r.code in ("DEVICE_VANISHED", "VM_ADDRESS_STALE")]
+    assert cluster.place(Decision, ask_for("vm2")).placement is None
