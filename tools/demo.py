@@ -114,10 +114,10 @@ class Stage:
                 raise DemoFailed(f"{what} did not happen within {STEP_LIMIT_S:.0f} s")
             time.sleep(0.2)  # a person's pace between two questions, not a wait for an event
 
-    def ask(self, *arguments: str) -> Any:
-        """A command's JSON answer."""
-        found = self._vfioctl(*arguments, "-o", "json")
-        return json.loads(found.stdout)
+    def nodes(self) -> list[dict[str, Any]]:
+        """What `node list` says; [] while the coordinator does not answer yet."""
+        found = self._vfioctl("node", "list", "-o", "json")
+        return list(json.loads(found.stdout)["nodes"]) if found.stdout else []
 
     def show(self, *arguments: str, expect: tuple[int, ...] = (0,)) -> None:
         """Run a command as a person would and print what it prints."""
@@ -207,12 +207,12 @@ def _start_fleet(stage: Stage, nodes: list[str]) -> None:
         stage.start_agent(node, _capture(host))
     stage.wait_until(
         "evidence from every node",
-        lambda: sum(n["evidence_age_s"] >= 0 for n in stage.ask("node", "list")) == len(nodes),
+        lambda: sum(n["evidence_age_s"] >= 0 for n in stage.nodes()) == len(nodes),
     )
 
 
 def _cordoned(stage: Stage, node: str) -> bool:
-    return any(n["name"] == node and n["state"] == "cordoned" for n in stage.ask("node", "list"))
+    return any(n["name"] == node and n["state"] == "cordoned" for n in stage.nodes())
 
 
 def _capture(name: str) -> Path:

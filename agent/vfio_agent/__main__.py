@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
@@ -50,8 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (BundleError, ValueError, OSError) as error:
         return _say(error, EXIT_USAGE)
     daemon = Daemon(settings)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: daemon.stop())
+    _stop_on_signals(daemon)
     try:
         daemon.run()
     except (JournalError, RootError) as error:
@@ -60,6 +60,26 @@ def main(arguments: list[str] | None = None) -> int:
         log.critical("ending on a fault of the agent itself", exc_info=True)
         return EXIT_FAULT
     return 0
+
+
+def _stop_on_signals(daemon: Daemon) -> None:
+    """SIGTERM and SIGINT ask for a clean end, whichever thread the kernel hands them to.
+
+    Python runs a handler only on the main thread, and nothing wakes that one where another thread
+    took the signal: it would wait for the next look at the host. The file descriptor is written by
+    the C handler itself.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+
+    def watch() -> None:
+        os.read(reading, 1)
+        daemon.stop()
+
+    threading.Thread(target=watch, name="signals", daemon=True).start()
 
 
 def _say(error: Exception, status: int) -> int:

@@ -69,13 +69,12 @@ class Daemon:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._outbox = Outbox()
-        # Reentrant, unlike an Event: a signal handler may put while the same thread is in get.
         self._inbox: queue.SimpleQueue[_Stop | Terms | BaseException] = queue.SimpleQueue()
         self._ending = threading.Event()
         self._interval_s = DEFAULT_INTERVAL_S
 
     def stop(self) -> None:
-        """Ask for a clean end; safe in a signal handler."""
+        """Ask for a clean end, from any thread."""
         self._inbox.put(_STOP)
 
     def run(self) -> None:

@@ -19,6 +19,7 @@ def look(root: str | None) -> Inspection:
     """Collect and judge; Mistake where `root` is no captured host."""
     path = root or "/"
     try:
+        os.stat(path)
         with progress(f"reading {'this host' if path == '/' else path}"):
             return inspect_host(path)
     except (OSError, ValueError) as error:

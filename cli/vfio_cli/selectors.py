@@ -9,9 +9,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from vfio_contract.units import KINDS
 from vfio_contract.views import DeviceRequest
 
-KINDS = ("gpu", "accel", "nic", "nvme", "storage", "usb", "audio", "crypto", "other")
 RISKS = ("acs-override", "unsafe-interrupts", "one-shot-reset")
 
 MAX_COUNT = 64
@@ -25,13 +25,13 @@ def parse_device(text: str) -> DeviceRequest:
     rest, mark, number = text.strip().rpartition("=")
     if not mark:
         rest, number = number, "1"
-    kind, _, model = rest.partition(":")
+    kind, mark_model, model = rest.partition(":")
     kind = kind.strip().lower()
     if kind not in KINDS:
-        near = difflib.get_close_matches(kind, KINDS, n=1)
+        near = difflib.get_close_matches(kind, KINDS, n=1, cutoff=0.65)
         hint = f"did you mean {near[0]}?" if near else f"write one of {', '.join(KINDS)}"
         raise ValueError(f"--device {text!r}: {kind!r} is no kind of device: {hint}")
-    if rest.endswith(":"):
+    if mark_model and not model.strip():
         raise ValueError(f"--device {text!r}: the model is empty: leave out the colon, {EXAMPLE}")
     if not number.isascii() or not number.isdigit() or not 1 <= int(number[:9]) <= MAX_COUNT:
         raise ValueError(

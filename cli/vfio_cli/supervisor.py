@@ -69,9 +69,10 @@ class Signals:
 def catch_signals() -> Iterator[Signals]:
     """Within it, stopping signals and the end of a child only wake `Signals.wait`."""
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    before = {
-        number: signal.signal(number, lambda *_: None) for number in (*_STOPPING, signal.SIGCHLD)
-    }
+    # nohup means it: a hangup that is ignored stays ignored.
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    numbers = [n for n in (*_STOPPING, signal.SIGCHLD) if n != signal.SIGHUP or not ignored]
+    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
     old = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:
         yield Signals(reader)

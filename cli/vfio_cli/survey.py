@@ -90,14 +90,18 @@ class Unread:
 
 def name_of(host: Host, function: PciFunction) -> str:
     """The device's name with its vendor shortened, else its kind and ids."""
-    name = host.name_of(function)
+    name = shorten_name(host.name_of(function))
+    return name or f"{kind_of(function) or 'function'} {function.ids}"
+
+
+def shorten_name(name: str) -> str:
+    """A name from pci.ids with the vendors that everybody has in their short form."""
     for long, short in _SHORT_NAMES:
         rest = name.removeprefix(long)
         if rest != name:
             # Of a device without a name, `Vendor [vvvv:dddd]`, the vendor says most.
-            name = (short or long if rest.startswith("[") else short) + rest
-            break
-    return name or f"{kind_of(function) or 'function'} {function.ids}"
+            return (short or long if rest.startswith("[") else short) + rest
+    return name
 
 
 def unit_name(host: Host, unit: Unit) -> str:

@@ -7,6 +7,7 @@ change (block, cordon, wait for a person) is not decided here; a change only say
 isolation or function away (`harms`).
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from vfio_contract.host import Host
 from vfio_contract.intention import is_vfio_bound
 from vfio_contract.model import Facts, PciFunction
 from vfio_contract.units import hot_resets, resets_alone
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 _ISOLATING = 0x01 | 0x04 | 0x08 | 0x10
 """ACSCtl SV, RR, CR, UF: the bits that a group relies on (facts: Isolation beyond groups)."""
@@ -59,6 +62,30 @@ class Change:
     before: str
     after: str
     harms: bool
+
+
+def describe(change: Change) -> str:
+    """One change in one line for people; what two functions share reads the same for both."""
+    where = change.address_after or change.address_before
+    before, after = _short(change.before), _short(change.after)
+    match change.code:
+        case codes.GROUP_WIDENED.name:
+            members = " + ".join(after.partition(": ")[2].split())
+            return f"widened ({change.detail}): {members}"
+        case codes.FIRMWARE_CHANGED.name:
+            return f"{change.detail} {before} -> {after}"
+        case codes.DEVICE_MOVED.name:
+            return f"{before} -> {after}"
+        case codes.DEVICE_VANISHED.name:
+            return f"{where} {before} is gone"
+        case codes.DEVICE_APPEARED.name:
+            return f"{where} {after} is new"
+    return f"{where}: {before} -> {after}"
+
+
+def _short(value: str) -> str:
+    """A digest by its first 12 digits, as git shows them; anything else as it is."""
+    return value[:12] if _DIGEST.fullmatch(value) else value
 
 
 def firmware_tuple(facts: Facts) -> tuple[tuple[str, str | None], ...]:

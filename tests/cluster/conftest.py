@@ -15,6 +15,9 @@ import pytest
 
 from tests.cluster.agents import no_leftovers
 
+TEST_S = 120.0
+"""Ends a hung test with the place where it hangs; pytest's own limit would end the whole run."""
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
@@ -26,7 +29,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 
 async def _run(test: Any, arguments: dict[str, Any]) -> None:
-    async with no_leftovers():
+    async with asyncio.timeout(TEST_S), no_leftovers():
         await test(**arguments)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
@@ -22,19 +24,33 @@ from tests.cluster.agents import (
     secure_channel,
     want,
 )
-from tests.cluster.processes import Ended, run_to_end, serving
+from tests.cluster.processes import Ended, Process, run_to_end, serving
 from vfio_contract.bundle import load_bundle
 from vfio_contract.codec import from_message
 from vfio_contract.findings import Verdict
 from vfio_contract.views import BaselineView, Decision
-from vfio_coordinator.state.events import CommitOutcome, InventoryReceived, Outcome
+from vfio_coordinator.state.events import InventoryReceived, SessionClosed
 from vfio_coordinator.store.sqlite import DATABASE_NAME
 
 NODE = "pve01"
 
 
-def admin_of(state: Path) -> User:
-    return User(grpc.aio.insecure_channel(f"unix:{state}/api.sock", options=OPTIONS))
+@asynccontextmanager
+async def admin_of(state: Path) -> AsyncIterator[User]:
+    """Whoever reaches the socket of the process on `state`."""
+    async with grpc.aio.insecure_channel(f"unix:{state}/api.sock", options=OPTIONS) as channel:
+        yield User(channel)
+
+
+@asynccontextmanager
+async def ready_agent(state: Path, process: Process) -> AsyncIterator[Agent]:
+    """The one node of a process that was started with it, taking placements."""
+    bundle = load_bundle(state / "nodes" / NODE)
+    async with secure_channel(process.endpoint, bundle) as channel, admin_of(state) as admin:
+        agent = Agent(NODE, channel, nic_host())
+        await agent.join()
+        await admin.until_state(NODE, "ready")
+        yield agent
 
 
 # --- what survives -------------------------------------------------------------------------------
@@ -159,17 +175,16 @@ async def test_a_message_that_breaks_the_state_is_refused_and_changes_nothing(st
         assert (await (await cluster.admin()).node(NODE)).state == "ready"
 
 
-async def test_an_outcome_that_breaks_the_state_ends_everything(
+async def test_an_event_of_our_own_that_breaks_the_state_ends_everything(
     state: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with Cluster(state) as cluster:
         agent, admin = await cluster.join(NODE), await cluster.admin()
         runtime = cluster.serving.runtime
         before = runtime.state
-        runtime.feed(
-            CommitOutcome(txn_id=[], outcome=Outcome.OK, revision=1)  # type: ignore[arg-type]
-        )
-        assert "CommitOutcome" in await runtime.failed
+        runtime.feed(SessionClosed(node=[], session=1))  # type: ignore[arg-type]
+        assert runtime.failed.done()
+        assert "SessionClosed" in runtime.failed.result()
         assert runtime.state is before
         assert (await agent.stream.end()).code == "SHUTTING_DOWN"
         with pytest.raises(Refused) as caught:
@@ -192,11 +207,8 @@ def one_line(ended: Ended) -> str:
 async def test_the_process_says_where_it_listens_and_ends_with_0(state: Path) -> None:
     async with serving(state, "--node", NODE) as process:
         assert (state / "endpoint").read_text() == f"{process.endpoint}\n"
-        bundle = load_bundle(state / "nodes" / NODE)
-        assert bundle.endpoint == process.endpoint
-        async with secure_channel(bundle.endpoint, bundle) as channel:
-            agent = Agent(NODE, channel, nic_host())
-            await agent.join()
+        assert load_bundle(state / "nodes" / NODE).endpoint == process.endpoint
+        async with ready_agent(state, process) as agent:
             process.terminate()
             assert (await agent.stream.end()).code == "SHUTTING_DOWN"
         ended = await process.ended()
@@ -207,11 +219,7 @@ async def test_the_process_says_where_it_listens_and_ends_with_0(state: Path) ->
 async def test_sigterm_lets_calls_finish(state: Path) -> None:
     """Each call is answered or refused; what was answered is there after the restart."""
     async with serving(state, "--node", NODE) as process:
-        bundle = load_bundle(state / "nodes" / NODE)
-        async with secure_channel(process.endpoint, bundle) as channel:
-            agent, admin = Agent(NODE, channel, nic_host()), admin_of(state)
-            await agent.join()
-            await admin.until_state(NODE, "ready")
+        async with ready_agent(state, process), admin_of(state) as admin:
             reasons = [f"reason {number}" for number in range(200)]
             calls = [
                 asyncio.create_task(admin.call("CordonNode", node=NODE, reason=reason))
@@ -224,31 +232,33 @@ async def test_sigterm_lets_calls_finish(state: Path) -> None:
         assert (ended.status, "Traceback" in ended.errors) == (0, False)
     refused = [result for result in results if isinstance(result, BaseException)]
     assert {type(error) for error in refused} <= {Refused}
-    done = {
-        r for r, result in zip(reasons, results, strict=True) if not isinstance(result, Refused)
-    }
-    async with serving(state):
-        told = {event.text for event in await admin_of(state).events()}
-    assert all(any(reason in text for text in told) for reason in done)
+    answered = [
+        reason
+        for reason, result in zip(reasons, results, strict=True)
+        if not isinstance(result, Refused)
+    ]
+    assert answered
+    async with serving(state), admin_of(state) as admin:
+        told = {event.text for event in await admin.events()}
+    assert all(any(reason in text for text in told) for reason in answered)
 
 
 async def test_a_store_that_fails_ends_the_process(state: Path) -> None:
-    async with serving(state, "--node", NODE) as process:
-        bundle = load_bundle(state / "nodes" / NODE)
-        async with secure_channel(process.endpoint, bundle) as channel:
-            agent, admin = Agent(NODE, channel, nic_host()), admin_of(state)
-            await agent.join()
-            await admin.until_state(NODE, "ready")
-            # The next page of the log does not fit: what a full disk is to SQLite.
-            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4096, 4096))
-            with pytest.raises(Refused) as caught:
-                await admin.place(want("vm1"))
-            assert caught.value.code == "OUTCOME_UNKNOWN"
-            ended = await process.ended()
+    async with (
+        serving(state, "--node", NODE) as process,
+        ready_agent(state, process),
+        admin_of(state) as admin,
+    ):
+        # The next page of the log does not fit: what a full disk is to SQLite.
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4096, 4096))
+        with pytest.raises(Refused) as caught:
+            await admin.place(want("vm1"))
+        assert caught.value.code == "OUTCOME_UNKNOWN"
+        ended = await process.ended()
     assert ended.status == 2
     assert "the store failed" in ended.errors
-    async with serving(state):
-        assert (await admin_of(state).status()).vms == ()
+    async with serving(state), admin_of(state) as admin:
+        assert (await admin.status()).vms == ()
 
 
 async def stopped(state: Path) -> None:
@@ -280,7 +290,8 @@ async def test_a_second_coordinator_names_the_first(state: Path) -> None:
         assert ended.status == 2
         assert f"held by pid {process.pid} on {socket.gethostname()}" in one_line(ended)
         assert (state / "endpoint").read_text() == f"{process.endpoint}\n"
-        assert (await admin_of(state).status()).epoch == 1
+        async with admin_of(state) as admin:
+            assert (await admin.status()).epoch == 1
 
 
 async def test_a_taken_port_is_told_in_one_line(state: Path) -> None:

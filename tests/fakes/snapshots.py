@@ -7,6 +7,8 @@ remapping on, `/` on a disk that is no PCI function, the management address on a
 none either. Groups, the names of devices and the kernel log's group lines follow from the functions
 given, unless they are given too. `unread(value, "field")` replaces fields by None, "not known".
 Nothing here may ever default to None: a test that wants a gap says so.
+
+Length: one vocabulary of fake hosts; in two files every test would import from both.
 """
 
 from __future__ import annotations

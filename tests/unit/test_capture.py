@@ -164,6 +164,9 @@ class OrdinaryUser(LiveRoot):
         data = super()._load(path, limit)
         return data[:64] if path.endswith("/config") else data
 
+    def _load_config(self, path: str) -> bytes:
+        return self._load(path)
+
     def _names(self, path: str) -> list[str]:
         if path.endswith("/fd"):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)

@@ -18,7 +18,7 @@ from tests.fakes.sysfs_tree import SysfsTree, make_big_host
 from vfio_agent.collect import collect_host
 from vfio_agent.collect.pci import Collected, collect_functions
 from vfio_agent.collect.reader import Reader
-from vfio_agent.collect.root import LIMIT_BYTES, LiveRoot, Root, open_root
+from vfio_agent.collect.root import LiveRoot, Root, open_root
 from vfio_contract.address import Address
 from vfio_contract.host import Host
 from vfio_contract.identity import identify
@@ -420,9 +420,9 @@ class WakingRoot(LiveRoot):
         super().__init__(prefix)
         self._read_once: set[str] = set()
 
-    def _load(self, path: str, limit: int = LIMIT_BYTES) -> bytes:
-        data = super()._load(path, limit)
-        if path.endswith("/config") and path not in self._read_once:
+    def _load_config(self, path: str) -> bytes:
+        data = super()._load_config(path)
+        if path not in self._read_once:
             self._read_once.add(path)
             return b"\xff" * len(data)
         return data

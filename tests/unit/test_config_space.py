@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fakes.config_bytes import acs, af, dsn, make_config, msi, msix, pcie, pm, sriov
-from vfio_agent.collect.config_space import Link, parse_config, parse_link
+from vfio_agent.collect.config_space import Link, gather_config, parse_config, parse_link
 from vfio_contract.model import Acs, ConfigSpace, PcieCapability, SriovCapability
 
 PLAIN = (pm(no_soft_reset=True), msi(), pcie(flr=True, speed=4, width=16), msix(32), af())
@@ -274,6 +274,32 @@ def test_an_extended_capability_cut_by_the_end_is_named() -> None:
     assert config.faults == ("ACS capability at 0xffc is cut short",)
 
 
+# --- reading only what is looked at --------------------------------------------------------------
+
+
+def test_only_the_lists_are_fetched() -> None:
+    data = make_full()
+    fetched: list[tuple[int, int]] = []
+
+    def fetch(offset: int, length: int) -> bytes:
+        fetched.append((offset, length))
+        return data[offset : offset + length]
+
+    gathered = gather_config(data[:256], 4096, fetch)
+    assert gathered is not None
+    assert parse_config(gathered) == parse_config(data)
+    assert sum(length for _, length in fetched) == 12 + 8 + 0x40
+    fetched.clear()
+    assert gather_config(make_config(size=256, plain=(pm(),)), 4096, fetch) is not None
+    assert gather_config(make_config(size=64), 4096, fetch) == make_config(size=64)
+    assert gather_config(b"\xff" * 256, 4096, fetch) is None
+    assert fetched == []
+
+
+def test_a_space_that_shrinks_while_it_is_read_is_read_anew() -> None:
+    assert gather_config(make_full(size=256), 4096, lambda at, n: b"") is None
+
+
 # --- any bytes -----------------------------------------------------------------------------------
 
 SIZES = st.sampled_from([0, 1, 14, 15, 63, 64, 65, 128, 255, 256, 257, 260, 1024, 4095, 4096, 5000])
@@ -281,6 +307,11 @@ SIZES = st.sampled_from([0, 1, 14, 15, 63, 64, 65, 128, 255, 256, 257, 260, 1024
 
 def check_sound(data: bytes) -> None:
     config, link = parse_config(data), parse_link(data)
+    gathered = gather_config(data[:256], len(data), lambda at, n: data[at : at + n])
+    if gathered is not None and len(data) in (0, 1, 64, 256, 4096):
+        assert len(gathered) == len(data)
+        assert parse_config(gathered) == config
+        assert parse_link(gathered) == link
     assert link is None or config.pcie is not None
     assert config.length == len(data)
     assert config == parse_config(data)

@@ -253,6 +253,9 @@ def test_a_stuck_path_is_not_read_twice_at_once(tmp_path: Path, fifo: Path) -> N
     with pytest.raises(TimeoutError, match="still blocked"):
         root.read("/sys/blocked")
     assert root.read_many(["/sys/free", "/sys/blocked"])[0] == b"1\n"
+    again = LiveRoot(str(tmp_path), deadline_s=0.2)
+    with pytest.raises(TimeoutError, match="still blocked"):
+        again.read("/sys/blocked")
     release(fifo)
     stuck.join(timeout=30)
     assert not stuck.is_alive()

@@ -82,6 +82,12 @@ _UNSAFE_BUT_ON = (
     "could forge interrupts for the host."
 )
 
+_GUEST = (
+    "This is a virtual machine: give its vIOMMU interrupt remapping (QEMU: -machine "
+    "q35,kernel-irqchip=split -device intel-iommu,intremap=on), or run the check on the host "
+    "itself."
+)
+
 
 def judge(host: Host) -> list[Finding]:
     """Are interrupts of devices remapped?
@@ -116,7 +122,8 @@ def _judge_x86(host: Host) -> Finding:
         meaning = _UNSAFE_BUT_ON if remapped else ""
         return make_finding(ID, NODE, UNSAFE_INTERRUPTS, unsafe, *evidence, meaning=meaning)
     if not remapped:
-        return make_finding(ID, NODE, IRQ_REMAP_OFF, *evidence)
+        decision = _GUEST if "hypervisor" in (host.facts.cpu.flags or ()) else ""
+        return make_finding(ID, NODE, IRQ_REMAP_OFF, *evidence, decision=decision)
     weak = log.find_parameter(host, "intremap")
     if weak is not None and "nosid" in weak[1].split(","):
         return make_finding(ID, NODE, IRQ_REMAP_WEAK, weak[0], *evidence)

@@ -23,7 +23,7 @@ from vfio_agent.collect.host import collect_host, collector_name
 from vfio_agent.collect.kernel_log import CAPTURED_LOG, LIVE_LOG
 from vfio_agent.collect.log_line import render_kmsg
 from vfio_agent.collect.manifest import MANIFEST, Manifest
-from vfio_agent.collect.pci_values import DEVICES
+from vfio_agent.collect.pci_place import DEVICES
 from vfio_agent.collect.root import (
     LIMIT_BYTES,
     LiveRoot,
@@ -59,7 +59,9 @@ def capture_host(path: str, *, root: LiveRoot | None = None) -> Snapshot:
     )
     temporary = f"{path}.{os.getpid()}.part"
     try:
-        with open(temporary, "xb") as file:
+        # the kernel log and the machine's UUID are for root alone
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -113,6 +115,10 @@ class RecordingRoot:
             else:
                 self._keep_file(path, result)
         return results
+
+    def read_config_many(self, paths: Sequence[str]) -> ManyBytes:
+        """See `Root`. Whole: other tools look at more of it than we do."""
+        return self.read_many(paths)
 
     def list(self, path: str) -> Names:
         """See `Root`."""

@@ -9,6 +9,7 @@ Sources: include/uapi/linux/pci_regs.h; PCI Express Base Specification chapter 7
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from struct import Struct
 
@@ -25,6 +26,9 @@ _FULL_BYTES = 0x1000
 _PM, _MSI, _PCIX, _PCIE, _MSIX, _AF = 0x01, 0x05, 0x07, 0x10, 0x11, 0x13
 # ids of extended capabilities
 _DSN, _ACS, _SRIOV = 0x0003, 0x000D, 0x0010
+
+_EXTENDED_BYTES = {_DSN: 12, _ACS: 8, _SRIOV: 0x40}
+"""How much of each extended capability is looked at, its header included."""
 
 _LINKED = frozenset({0, 1, 4, 5, 6, 7, 8})
 """Port types with link registers (drivers/pci/access.c, pcie_cap_has_lnkctl); not 9 and 10."""
@@ -126,6 +130,40 @@ def parse_link(data: bytes) -> Link | None:
         speed=_SPEEDS.get(status & 0xF, "Unknown"),
         width=status >> 4 & 0x3F,
     )
+
+
+def gather_config(head: bytes, size: int, fetch: Callable[[int, int], bytes]) -> bytes | None:
+    """Config space of `size` bytes of which only what the parsers here look at was read.
+
+    `head` are its first 256 bytes, `fetch(offset, length)` reads more; unread bytes are zero. On a
+    real host each dword is an access to the device: a whole extended space takes a millisecond,
+    its capability list a dozen dwords. None where only the whole space tells (all ones).
+    """
+    if len(head) < _PLAIN_BYTES or size <= _PLAIN_BYTES:
+        return head
+    if not head.strip(b"\xff"):
+        return None
+    data = bytearray(size)
+    data[:_PLAIN_BYTES] = head
+    plain = _walk_plain(head, head[0x0E] & 0x7F, [])
+    if plain is None or not any(number in (_PCIE, _PCIX) for number, _ in plain):
+        return bytes(data)
+    pointer, seen = _PLAIN_BYTES, set[int]()
+    while pointer >= _PLAIN_BYTES and pointer not in seen and pointer + 4 <= size:
+        header = fetch(pointer, 4)
+        data[pointer : pointer + len(header)] = header
+        if len(header) < 4:
+            return None
+        seen.add(pointer)
+        value: int = _U32(header)[0]
+        if value in (0, 0xFFFFFFFF):
+            break
+        length = _EXTENDED_BYTES.get(value & 0xFFFF)
+        if length is not None:
+            body = fetch(pointer + 4, min(length - 4, size - pointer - 4))
+            data[pointer + 4 : pointer + 4 + len(body)] = body
+        pointer = value >> 20 & 0xFFC
+    return bytes(data)
 
 
 def _first_offsets(found: Found | None) -> dict[int, int]:
@@ -265,13 +303,13 @@ def _msix_vectors(data: bytes, offset: int, faults: list[str]) -> int | None:
 
 
 def _acs(data: bytes, offset: int, faults: list[str]) -> Acs | None:
-    if not _holds(data, offset, 8, "ACS", faults):
+    if not _holds(data, offset, _EXTENDED_BYTES[_ACS], "ACS", faults):
         return None
     return Acs(capability=_U16(data, offset + 4)[0], control=_U16(data, offset + 6)[0])
 
 
 def _sriov(data: bytes, offset: int, faults: list[str]) -> SriovCapability | None:
-    if not _holds(data, offset, 0x40, "SR-IOV", faults):
+    if not _holds(data, offset, _EXTENDED_BYTES[_SRIOV], "SR-IOV", faults):
         return None
     return SriovCapability(
         total_vfs=_U16(data, offset + 0x0E)[0],
@@ -283,6 +321,6 @@ def _sriov(data: bytes, offset: int, faults: list[str]) -> SriovCapability | Non
 
 def _serial_number(data: bytes, offset: int, faults: list[str]) -> str | None:
     """Most significant byte first, as lspci prints it: `00-11-22-33-44-55-66-77`."""
-    if not _holds(data, offset, 12, "Device Serial Number", faults):
+    if not _holds(data, offset, _EXTENDED_BYTES[_DSN], "Device Serial Number", faults):
         return None
     return data[offset + 4 : offset + 12][::-1].hex("-")

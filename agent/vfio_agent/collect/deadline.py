@@ -83,14 +83,27 @@ class _Worker:
             del run  # its operation would keep the root alive, and with it this thread
 
 
-class Deadline:
-    """Runs batches of path operations so that none can block the caller for long."""
+_stuck: dict[tuple[str, str], Event] = {}
+"""By (scope, path) what a thread of this process still waits for; set when it came back.
 
-    def __init__(self, seconds: float = DEADLINE_S) -> None:
+Kept for the process and not for a root, because a daemon may open the same root again and again
+while one device stays wedged for days.
+"""
+
+_stuck_lock = Lock()
+
+
+class Deadline:
+    """Runs batches of path operations so that none can block the caller for long.
+
+    `scope` tells the same path of two roots apart.
+    """
+
+    def __init__(self, seconds: float = DEADLINE_S, *, scope: str = "") -> None:
         self._seconds = seconds
+        self._scope = scope
         self._lock = Lock()
         self._worker: _Worker | None = None
-        self._stuck: dict[str, _Run[object]] = {}
 
     def close(self) -> None:
         """Let the idle worker end; the object stays usable."""
@@ -109,12 +122,17 @@ class Deadline:
         Any other exception of `operation` is raised here.
         """
         with self._lock:
-            if not self._stuck:
+            blocked = self._still_stuck(paths) if _stuck else frozenset[str]()
+            if not blocked:
                 return self._run(operation, paths)
-            self._stuck = {p: r for p, r in self._stuck.items() if not r.finished.is_set()}
-            blocked = frozenset(self._stuck)
             free = iter(self._run(operation, [p for p in paths if p not in blocked]))
             return [_timed_out(p, "still blocked") if p in blocked else next(free) for p in paths]
+
+    def _still_stuck(self, paths: Sequence[str]) -> frozenset[str]:
+        with _stuck_lock:
+            for key in [key for key, back in _stuck.items() if back.is_set()]:
+                del _stuck[key]
+            return frozenset(p for p in paths if (self._scope, p) in _stuck)
 
     def _run(self, operation: Callable[[str], T], paths: Sequence[str]) -> list[T | OSError]:
         results: list[T | OSError] = []
@@ -133,7 +151,8 @@ class Deadline:
             if len(results) == len(paths):
                 break
             path = paths[len(results)]
-            self._stuck[path] = run  # type: ignore[assignment]  # only its Event is looked at
+            with _stuck_lock:
+                _stuck[self._scope, path] = run.finished
             results.append(_timed_out(path, f"blocked for {patience:g} s"))
             patience = min(patience, LATER_DEADLINE_S)
         return results

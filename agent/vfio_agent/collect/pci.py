@@ -19,11 +19,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from vfio_agent.collect import pci_values
-from vfio_agent.collect.config_space import Link, parse_link
-from vfio_agent.collect.pci_values import DEVICES, Attributes
+from vfio_agent.collect.config_space import Link
+from vfio_agent.collect.holders import HELD_NODE
+from vfio_agent.collect.pci_place import DEVICES, Above, locate_functions
+from vfio_agent.collect.pci_values import Attributes
 from vfio_agent.collect.reader import Reader
 from vfio_agent.collect.root import Names, NotCaptured
-from vfio_contract.address import Address, is_address
+from vfio_contract.address import Address
 from vfio_contract.model import FunctionReading, Holder, Kernel, PciFunction, Snapshot
 
 _REQUIRED = (
@@ -51,10 +53,10 @@ _OPTIONAL = (
 )
 _LINKS = ("driver", "iommu_group", "physfn")
 _MAX_LINK = ("max_link_speed", "max_link_width")
-_CURRENT_LINK = ("current_link_speed", "current_link_width")
-_ASKED = frozenset(
-    {*_OPTIONAL, *_LINKS, *_MAX_LINK, *_CURRENT_LINK, "config", "reset", "vfio-dev", "power"}
-)
+_LINK = (*_MAX_LINK, "current_link_speed", "current_link_width")
+_ASKED = frozenset({*_OPTIONAL, *_LINKS, *_LINK, "config", "reset", "vfio-dev", "power"})
+
+_ALL = _ASKED | frozenset(_REQUIRED)
 
 _MATTERS = frozenset({*_REQUIRED, *_OPTIONAL[:6], *_LINKS, "config", "reset", "vfio-dev"})
 """Attributes that some check reads: not having captured one is a gap."""
@@ -62,9 +64,8 @@ _MATTERS = frozenset({*_REQUIRED, *_OPTIONAL[:6], *_LINKS, "config", "reset", "v
 _POWER, _STATUS = "power_state", "power/runtime_status"
 _NO_SUCH = "no-such-attribute"
 
-_HOST_BRIDGE = re.compile(r"pci[0-9a-f]{4,8}:[0-9a-f]{2}")
+_VIRTUAL = re.compile(r"virtfn[0-9]{1,5}")
 _ASLEEP = frozenset({b"D1", b"D2", b"D3hot", b"D3cold"})
-_HELD_NODE = re.compile(r"/dev/vfio/(?:noiommu-)?(\d+)|/dev/vfio/devices/(\w+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,22 +76,33 @@ class Collected:
     readings: tuple[FunctionReading, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What functions with the same attributes have in common.
+
+    `names` are all attributes, `absent` those of interest that are known not to be there, `reads`
+    and `links` what to read of them, `virtual` the links to virtual functions.
+    """
+
+    names: frozenset[str]
+    absent: frozenset[str]
+    reads: tuple[str, ...]
+    links: tuple[str, ...]
+    virtual: tuple[str, ...]
+
+
+_NO_SHAPE = _Shape(frozenset(), frozenset(), (), (), ())
+"""Of a function whose directory could not be listed: nothing is read, nothing is known."""
+
+
 @dataclass(slots=True)
 class _Device:
-    """One function while it is being read. `directory` is canonical where that is known.
-
-    `names` are its attributes, `absent` those it is known not to have, `required` those whose
-    absence is a gap.
-    """
+    """One function while it is being read. `directory` is canonical where that is known."""
 
     address: Address
     directory: str
-    parent: Address | None
-    root: str
-    root_directory: str
-    names: frozenset[str] | None = None
-    absent: frozenset[str] = frozenset()
-    required: Sequence[str] = ()
+    above: Above
+    shape: _Shape = _NO_SHAPE
     values: dict[str, bytes | OSError] = field(default_factory=dict)
     links: dict[str, str | OSError] = field(default_factory=dict)
     vfio_nodes: Names | OSError = field(default_factory=list)
@@ -99,9 +111,9 @@ class _Device:
 
     def has(self, name: str) -> bool | None:
         """Whether this function has the attribute; None when nobody knows."""
-        if self.names is not None and name in self.names:
+        if name in self.shape.names:
             return True
-        return False if name in self.absent else None
+        return False if name in self.shape.absent else None
 
     def state(self, name: str) -> bytes:
         """A stripped attribute, empty when it was not read."""
@@ -124,7 +136,7 @@ def collect_functions(
     names = reader.optional_names(DEVICES)
     if names is None:
         return Collected(functions=None, readings=())
-    devices = _locate(reader, names)
+    devices = [_Device(*row) for row in locate_functions(reader, names)]
     _find_attributes(reader, devices)
     _read_quiet(reader, devices)
     before = _by_address(previous)
@@ -139,7 +151,7 @@ def collect_functions(
             address=device.address,
             values=device.values,
             links=device.links,
-            absent=device.absent,
+            absent=device.shape.absent,
             link=device.link,
             awake=device.awake,
         )
@@ -147,9 +159,8 @@ def collect_functions(
             pci_values.make_function(
                 attributes,
                 kernel=kernel,
-                parent=device.parent,
-                root=device.root,
-                root_path=roots.get(device.root_directory, "" if device.root else None),
+                above=device.above,
+                root_path=roots.get(device.above.root_directory),
                 reset_file=device.has("reset"),
                 vfio_nodes=None if device.has("vfio-dev") is None else device.vfio_nodes,
                 vf_index=indexes.get(device.address),
@@ -160,50 +171,12 @@ def collect_functions(
     return Collected(functions=tuple(functions), readings=tuple(readings))
 
 
-# --- where functions are -------------------------------------------------------------------------
-
-
-def _locate(reader: Reader, names: Sequence[str]) -> list[_Device]:
-    found: list[_Device] = []
-    paths = [f"{DEVICES}/{name}" for name in names]
-    for name, path, target in zip(names, paths, reader.root.link_many(paths), strict=True):
-        if not is_address(name):
-            reader.gap(path, "not a PCI address")
-            continue
-        if isinstance(target, str):
-            directory = posixpath.normpath(f"{DEVICES}/{target}")
-            found.append(_place(Address(name), directory))
-        else:
-            reader.gap(path, target)
-            found.append(_Device(Address(name), path, None, "", ""))
-    return found
-
-
-def _place(address: Address, directory: str) -> _Device:
-    """Where a function hangs, from its canonical path.
-
-    `/sys/devices/pci0000:00/0000:00:0e.0/pci10000:e0/10000:e0:06.0`: the root is the innermost
-    host bridge, `pci10000:e0`. The parent of a function directly below a nested host bridge (Intel
-    VMD) is the function that makes that bridge, 0000:00:0e.0, so that the chain of devfns that an
-    identity is made of passes through it and stays unique on a host with several VMDs.
-    """
-    parts = directory.split("/")
-    parent, root, root_directory = "", "", ""
-    for index in range(len(parts) - 2, 0, -1):
-        part = parts[index]
-        if not parent and is_address(part):
-            parent = part
-        elif not root and _HOST_BRIDGE.fullmatch(part):
-            root, root_directory = part, "/".join(parts[: index + 1])
-        if parent and root:
-            break
-    known = Address(parent) if root else None
-    return _Device(address, directory, known, root, root_directory)
+# --- beside the functions ----------------------------------------------------------------------
 
 
 def _root_paths(reader: Reader, devices: Iterable[_Device]) -> dict[str, str | None]:
     """ACPI path by host bridge directory; "" where the platform gives none (VMD, device tree)."""
-    directories = sorted({d.root_directory for d in devices if d.root_directory})
+    directories = sorted({d.above.root_directory for d in devices if d.above.root})
     paths = reader.optional_texts([f"{d}/firmware_node/path" for d in directories])
     return dict(zip(directories, paths, strict=True))
 
@@ -211,10 +184,9 @@ def _root_paths(reader: Reader, devices: Iterable[_Device]) -> dict[str, str | N
 def _vf_indexes(reader: Reader, devices: Iterable[_Device]) -> dict[Address, int]:
     """VF number by the VF's address, from the links `virtfnN` of physical functions."""
     rows = [
-        (f"{device.directory}/{name}", int(name[6:]))
+        (f"{device.directory}/{name}", int(name.removeprefix("virtfn")))
         for device in devices
-        for name in device.names or ()
-        if name.startswith("virtfn") and name[6:].isdecimal()
+        for name in device.shape.virtual
     ]
     found: dict[Address, int] = {}
     if rows:
@@ -231,29 +203,39 @@ def _vf_indexes(reader: Reader, devices: Iterable[_Device]) -> dict[Address, int
 def _find_attributes(reader: Reader, devices: Sequence[_Device]) -> None:
     """Which attributes each function has, and which it is known not to have."""
     root = reader.root
-    captured: set[str] = set()
     listings = root.list_many([device.directory for device in devices])
+    listed: list[tuple[_Device, tuple[str, ...]]] = []
     for device, names in zip(devices, listings, strict=True):
         if isinstance(names, OSError):
             reader.gap(f"{DEVICES}/{device.address}", names)
         else:
-            device.names = frozenset(names)
-            captured |= device.names
-    asked = frozenset(captured & _ASKED)
-    required = [name for name in _REQUIRED if name in captured]
-    partly = False
-    for device in devices:
-        if device.names is None:
-            continue
-        if root.live or root.authoritative(f"{device.directory}/{_NO_SUCH}"):
-            device.absent, device.required = _ASKED - device.names, _REQUIRED
-        else:
-            device.absent, device.required = asked - device.names, required
-            partly = True
-    if partly:
+            listed.append((device, tuple(names)))
+    captured = frozenset[str]().union(*{have for _, have in listed})
+    shapes: dict[tuple[tuple[str, ...], bool], _Shape] = {}
+    for device, have in listed:
+        proof = root.live or root.authoritative(f"{device.directory}/{_NO_SUCH}")
+        if (have, proof) not in shapes:
+            shapes[have, proof] = _make_shape(have, _ALL if proof else captured)
+        device.shape = shapes[have, proof]
+    if not all(proof for _, proof in shapes):
         for name in sorted(_MATTERS - captured):
             path = f"{DEVICES}/*/{name}"
             reader.gap(path, "not captured for any function", f"ls -ld {path}")
+
+
+def _make_shape(names: Sequence[str], known: frozenset[str]) -> _Shape:
+    """`known` are the attributes whose absence from `names` is one.
+
+    Of the required ones an absent one is read too, so that its error becomes the gap.
+    """
+    have = frozenset(names)
+    return _Shape(
+        names=have,
+        absent=(_ASKED & known) - have,
+        reads=(*(n for n in _REQUIRED if n in known), *(n for n in _OPTIONAL if n in have)),
+        links=tuple(n for n in _LINKS if n in have),
+        virtual=tuple(n for n in names if _VIRTUAL.fullmatch(n)),
+    )
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -261,22 +243,12 @@ def _find_attributes(reader: Reader, devices: Sequence[_Device]) -> None:
 
 def _read_quiet(reader: Reader, devices: Sequence[_Device]) -> None:
     """What neither wakes a device nor its parents."""
-    reads: list[tuple[_Device, str]] = []
-    links: list[tuple[_Device, str]] = []
-    lists: list[_Device] = []
-    for device in devices:
-        names = device.names
-        if names is None:
-            continue
-        reads += [(device, n) for n in device.required]
-        reads += [(device, n) for n in _OPTIONAL if n in names]
-        links += [(device, n) for n in _LINKS if n in names]
-        if "vfio-dev" in names:
-            lists.append(device)
-    _read(reader, reads)
+    _read(reader, [(device, name) for device in devices for name in device.shape.reads])
+    links = [(device, name) for device in devices for name in device.shape.links]
     targets = reader.root.link_many([f"{device.directory}/{name}" for device, name in links])
     for (device, name), target in zip(links, targets, strict=True):
         device.links[name] = target
+    lists = [device for device in devices if "vfio-dev" in device.shape.names]
     nodes = reader.root.list_many([f"{device.directory}/vfio-dev" for device in lists])
     for device, found in zip(lists, nodes, strict=True):
         device.vfio_nodes = found
@@ -288,7 +260,7 @@ def _judge_sleep(reader: Reader, devices: Sequence[_Device]) -> None:
 
     What is in D0 is not asked for its runtime status.
     """
-    unclear = [d for d in devices if d.names and "power" in d.names and d.state(_POWER) != b"D0"]
+    unclear = [d for d in devices if "power" in d.shape.names and d.state(_POWER) != b"D0"]
     _read(reader, [(device, _STATUS) for device in unclear])
     for device in unclear:
         if isinstance(device.values[_STATUS], NotCaptured):
@@ -313,8 +285,6 @@ def _read_waking(
     live = reader.root.live
     allowed: list[_Device] = []
     for device in devices:
-        if device.names is None:
-            continue
         if live and not device.awake:
             known = before.get(device.address)
             if known is not None and known.config is not None:
@@ -327,19 +297,29 @@ def _read_waking(
                 )
                 continue
         allowed.append(device)
-    _read(reader, [(d, "config") for d in allowed if d.names and "config" in d.names])
+    _read_configs(reader, [d for d in allowed if "config" in d.shape.names])
     if live:
         # one reading of all ones may be a device that was just coming up (facts: Reading)
-        _read(reader, [(d, "config") for d in allowed if d.awake and _is_dead(d)])
-    reads: list[tuple[_Device, str]] = []
+        _read_configs(reader, [d for d in allowed if d.awake and _is_dead(d)])
+    # without privilege config ends before the link registers, and the kernel tells
     for device in allowed:
-        config = device.values.get("config")
-        device.link = parse_link(config) if isinstance(config, bytes) else None
-        if device.link is None:
-            # without privilege config ends before the link registers, and the kernel tells
-            wanted = (*_MAX_LINK, *_CURRENT_LINK) if device.awake else _MAX_LINK
-            reads += [(device, n) for n in wanted if device.names and n in device.names]
-    _read(reader, reads)
+        device.link = pci_values.find_link(device.values.get("config"))
+    _read(
+        reader,
+        [
+            (device, name)
+            for device in allowed
+            if device.link is None
+            for name in (_LINK if device.awake else _MAX_LINK)
+            if name in device.shape.names
+        ],
+    )
+
+
+def _read_configs(reader: Reader, devices: Sequence[_Device]) -> None:
+    paths = [f"{device.directory}/config" for device in devices]
+    for device, content in zip(devices, reader.root.read_config_many(paths), strict=True):
+        device.values["config"] = content
 
 
 def _is_dead(device: _Device) -> bool:
@@ -349,10 +329,12 @@ def _is_dead(device: _Device) -> bool:
 
 def _held(devices: Iterable[_Device], holders: tuple[Holder, ...] | None) -> dict[Address, str]:
     """Who holds, or may hold, each function through /dev/vfio."""
+    if holders == ():
+        return {}
     groups: dict[str, Holder] = {}
     nodes: dict[str, Holder] = {}
     for holder in holders or ():
-        match = _HELD_NODE.fullmatch(holder.path)
+        match = HELD_NODE.fullmatch(holder.path)
         if match is not None and match[1] is not None:
             groups[match[1]] = holder
         elif match is not None:

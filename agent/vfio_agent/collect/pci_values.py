@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from vfio_agent.collect.config_space import Link, parse_config
+from vfio_agent.collect.config_space import Link, parse_config, parse_link
+from vfio_agent.collect.pci_place import DEVICES, Above
 from vfio_agent.collect.reader import Reader, decode
 from vfio_agent.collect.root import Names
 from vfio_contract.address import Address, is_address
@@ -25,8 +26,6 @@ from vfio_contract.model import (
     Kernel,
     PciFunction,
 )
-
-DEVICES = "/sys/bus/pci/devices"
 
 _RESET_METHOD_SINCE = (5, 15)
 """First kernel with the attribute `reset_method` (commit d88f521da3ef)."""
@@ -49,6 +48,17 @@ def _parse_number(data: bytes, shape: re.Pattern[bytes], base: int) -> int | Non
     """Kept because the functions of a host share most of their values."""
     match = shape.fullmatch(data)
     return None if match is None else int(match[1], base)
+
+
+@lru_cache(maxsize=1024)
+def _parse_config(data: bytes) -> tuple[ConfigSpace, Link | None]:
+    """Kept because most config spaces are the same again when the host is looked at again."""
+    return parse_config(data), parse_link(data)
+
+
+def find_link(config: bytes | OSError | None) -> Link | None:
+    """The link, where this config space was read and shows it."""
+    return _parse_config(config)[1] if isinstance(config, bytes) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +141,7 @@ def make_function(
     attributes: Attributes,
     *,
     kernel: Kernel,
-    parent: Address | None,
-    root: str,
+    above: Above,
     root_path: str | None,
     reset_file: bool | None,
     vfio_nodes: Names | OSError | None,
@@ -163,8 +172,8 @@ def make_function(
     method_file, methods = _reset_methods(a, kernel)
     return PciFunction(
         address=a.address,
-        parent=parent,
-        root=root,
+        parent=above.parent,
+        root=above.root,
         root_path=root_path,
         vendor=vendor,
         device=device,
@@ -219,7 +228,7 @@ def _config(a: Attributes, *, before: PciFunction | None) -> ConfigSpace | None:
     if not data:
         a.gap("config", "empty: 0 bytes")
         return None
-    config = parse_config(data)
+    config, _ = _parse_config(data)
     if config.dead and not a.awake:
         a.gap("config", f"all {len(data)} bytes read ff, but the function is asleep")
         return before.config if before is not None else None
@@ -284,22 +293,29 @@ def _bars(a: Attributes) -> tuple[Bar, ...] | None:
     data = a.raw("resource")
     if data is None:
         return None
-    if not data.strip():
-        a.gap("resource", "empty")
+    found = _parse_bars(data)
+    if isinstance(found, bytes):
+        a.malformed("resource", found)
         return None
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _parse_bars(data: bytes) -> tuple[Bar, ...] | bytes:
+    """The lines that are in use, or the first line that is none."""
+    if not data.strip():
+        return b""
     found: list[Bar] = []
     for index, line in enumerate(data.splitlines()):
         if line == _EMPTY_BAR:
             continue
         match = _BAR.fullmatch(line)
         if match is None:
-            a.malformed("resource", line)
-            return None
+            return line or b"?"
         start, end, flags = (int(part, 16) for part in match.groups())
-        if not (start or end or flags):
-            continue
-        size = end - start + 1 if end >= start and end else 0
-        found.append(Bar(index=index, start=start, size_bytes=size, flags=flags))
+        if start or end or flags:
+            size = end - start + 1 if end >= start and end else 0
+            found.append(Bar(index=index, start=start, size_bytes=size, flags=flags))
     return tuple(found)
 
 

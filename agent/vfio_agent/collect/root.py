@@ -15,6 +15,7 @@ import stat
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
+from vfio_agent.collect.config_space import gather_config
 from vfio_agent.collect.deadline import DEADLINE_S, Deadline, run_here
 
 T = TypeVar("T")
@@ -67,6 +68,12 @@ class Root(Protocol):
     def read_many(self, paths: Sequence[str]) -> ManyBytes:
         """Many files in one hand-over; a blocked read does not stop the others."""
 
+    def read_config_many(self, paths: Sequence[str]) -> ManyBytes:
+        """PCI config spaces of full length in which all that `config_space` looks at is right.
+
+        The running host reads no more of a device than that (`config_space.gather_config`).
+        """
+
     def list(self, path: str) -> Names:
         """Sorted names in a directory."""
 
@@ -92,11 +99,12 @@ class Root(Protocol):
 class GuardedRoot:
     """The forms of `Root` for one path and for many, over four operations with a deadline.
 
-    `deadline_s` None is for files in memory, which cannot block.
+    `deadline_s` None is for files in memory, which cannot block; `scope` is the directory that
+    stands for `/`.
     """
 
-    def __init__(self, deadline_s: float | None) -> None:
-        self._deadline = None if deadline_s is None else Deadline(deadline_s)
+    def __init__(self, deadline_s: float | None, *, scope: str = "") -> None:
+        self._deadline = None if deadline_s is None else Deadline(deadline_s, scope=scope)
 
     def _load(self, path: str, limit: int = LIMIT_BYTES) -> bytes:
         raise NotImplementedError
@@ -141,6 +149,10 @@ class GuardedRoot:
         """See `Root`."""
         return self._many(self._load, paths)
 
+    def read_config_many(self, paths: Sequence[str]) -> ManyBytes:
+        """See `Root`."""
+        return self.read_many(paths)
+
     def list_many(self, paths: Sequence[str]) -> ManyNames:
         """See `Root`."""
         return self._many(self._names, paths)
@@ -158,8 +170,8 @@ class LiveRoot(GuardedRoot):
     """The running host: plain system calls. `prefix` is for tests; links may then leave it."""
 
     def __init__(self, prefix: str = "", *, deadline_s: float = DEADLINE_S) -> None:
-        super().__init__(deadline_s)
         self._prefix = prefix.rstrip("/")
+        super().__init__(deadline_s, scope=self._prefix)
 
     @property
     def live(self) -> bool:
@@ -197,6 +209,23 @@ class LiveRoot(GuardedRoot):
             return _read_rest(descriptor, data, limit)
         finally:
             os.close(descriptor)
+
+    def read_config_many(self, paths: Sequence[str]) -> ManyBytes:
+        """See `Root`."""
+        return self._many(self._load_config, paths)
+
+    def _load_config(self, path: str) -> bytes:
+        descriptor = os.open(self._prefix + path, _FLAGS)
+        try:
+            size = os.fstat(descriptor).st_size
+            if size in (256, 4096):
+                head = os.pread(descriptor, 256, 0)
+                data = gather_config(head, size, lambda at, n: os.pread(descriptor, n, at))
+                if data is not None:
+                    return data
+        finally:
+            os.close(descriptor)
+        return self._load(path)
 
     def _names(self, path: str) -> Names:
         return sorted(os.listdir(self._prefix + path))

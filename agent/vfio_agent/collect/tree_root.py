@@ -29,8 +29,8 @@ _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTT
 class TreeRoot(GuardedRoot):
     """Resolution over `_scan`, `_read_link` and `_open`, which take canonical paths ("" is /)."""
 
-    def __init__(self, deadline_s: float | None) -> None:
-        super().__init__(deadline_s)
+    def __init__(self, deadline_s: float | None, *, scope: str = "") -> None:
+        super().__init__(deadline_s, scope=scope)
         self._scanned: dict[str, dict[str, str]] = {}
         self._directories: dict[str, str] = {"": ""}
         self._manifest: Manifest | None = None
@@ -61,13 +61,15 @@ class TreeRoot(GuardedRoot):
 
     def authoritative(self, path: str) -> bool:
         """See `Root`. True only where our own recorder saw that the path is missing."""
+        if self._manifest is None:
+            return False
         try:
             self._resolve(path, follow=False)
         except NotCaptured:
             return False
         except OSError as error:
             return error.errno in (errno.ENOENT, errno.ENOTDIR)
-        return self._manifest is not None
+        return True
 
     def _load(self, path: str, limit: int = LIMIT_BYTES) -> bytes:
         canonical, kind = self._resolve(path, follow=True)
@@ -189,14 +191,17 @@ class DirectoryRoot(TreeRoot):
     """A directory that mirrors a host's root."""
 
     def __init__(self, path: str, *, deadline_s: float = DEADLINE_S) -> None:
-        super().__init__(deadline_s)
         self._top = os.path.abspath(path)
+        super().__init__(deadline_s, scope=self._top)
         self._load_manifest()
 
     def _scan(self, directory: str) -> dict[str, str]:
         try:
             with os.scandir(self._top + directory) as entries:
-                return {entry.name: _kind_of(entry) for entry in entries}
+                return {
+                    e.name: FILE if e.is_file(follow_symlinks=False) else _kind_of(e)
+                    for e in entries
+                }
         except FileNotFoundError:
             # only the manifest knows this directory: the tree cannot hold an empty one
             return {}
@@ -227,6 +232,4 @@ class DirectoryRoot(TreeRoot):
 def _kind_of(entry: os.DirEntry[str]) -> str:
     if entry.is_symlink():
         return LINK
-    if entry.is_file(follow_symlinks=False):
-        return FILE
     return DIRECTORY if entry.is_dir(follow_symlinks=False) else OTHER

@@ -17,7 +17,7 @@ from vfio_cli.survey import (
     group_by_subject,
     list_devices,
 )
-from vfio_contract.address import parse_address
+from vfio_contract.address import Address, parse_address
 from vfio_contract.findings import EXIT_CODES, NODE, Verdict
 
 
@@ -68,7 +68,7 @@ def list_(root: str | None, form: str) -> int:
 @root_option
 @output_option(*WITHOUT_NAME)
 def show(address: str, root: str | None, form: str) -> int:
-    """Show one function with all evidence: group, unit, capabilities, findings."""
+    """Show one function with all evidence about it."""
     try:
         wanted = parse_address(address)
     except ValueError as error:
@@ -76,7 +76,7 @@ def show(address: str, root: str | None, form: str) -> int:
     seen = look(root)
     if wanted not in seen.host.by_address:
         raise Mistake(f"ADDRESS {wanted}: no such function here: vfioctl device list")
-    view = _view(seen, wanted)
+    view = device_view(seen, wanted)
     emit(
         form,
         screen=lambda wide: show_screen(view, wide=wide),
@@ -93,9 +93,10 @@ def show(address: str, root: str | None, form: str) -> int:
     return EXIT_CODES[view.row.verdict]
 
 
-def _view(seen: Inspection, address: str) -> DeviceView:
+def device_view(seen: Inspection, address: Address) -> DeviceView:
+    """What the screen shows of one function of an inspected host."""
     host = seen.host
-    function = host.by_address[parse_address(address)]
+    function = host.by_address[address]
     by_subject = group_by_subject(seen.report.findings)
     rows = {row.address: row for row in list_devices(host, seen.report)}
     group = function.group

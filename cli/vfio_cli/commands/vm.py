@@ -98,7 +98,10 @@ def place(**options: Any) -> int:
 )
 @place_options
 def claim(**options: Any) -> int:
-    """Reserve devices for another orchestrator, which starts the VM itself."""
+    """Reserve devices for another orchestrator.
+
+    As place, but this cluster never starts the VM: the orchestrator does.
+    """
     return _place(external=True, word=CLAIMED, **options)
 
 
@@ -205,7 +208,10 @@ def list_(watch: bool, form: str, endpoint: str | None, tls: str | None) -> int:
 @output_option(*FORMATS)
 @coordinator_options
 def explain(name: str, form: str, endpoint: str | None, tls: str | None) -> int:
-    """Why a VM is where it is, or why nothing fits it, node by node, judged now."""
+    """Why a VM is where it is, or why nothing fits it.
+
+    Judged now, on the evidence of now; -o wide names every node.
+    """
     with connect(endpoint, tls) as coordinator:
         decision, found = coordinator.explain(name)
     emit(

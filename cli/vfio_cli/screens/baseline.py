@@ -16,6 +16,7 @@ from vfio_cli.screens.layout import (
     title,
     wrap,
 )
+from vfio_cli.survey import shorten_name
 from vfio_contract.views import BaselineView
 
 
@@ -33,7 +34,7 @@ def baseline_screen(view: BaselineView, *, wide: bool = False) -> Lines:
     lines += table(
         ["", "", ""],
         [
-            [u.id, cut(join_addresses(u.addresses), 32), u.model or u.ids]
+            [u.id, cut(join_addresses(u.addresses), 32), shorten_name(u.model) or u.ids]
             for u in view.intended_units
         ],
         indent=2,
@@ -46,7 +47,7 @@ def baseline_screen(view: BaselineView, *, wide: bool = False) -> Lines:
     word, tone = verdict_words(view.drift, comparable=True)
     text = f"NOW  {word}: {plural(len(view.drift), 'difference')}"
     lines.append(Line(text, tone, 5, 5 + len(word)))
-    models = {a: unit.model for unit in view.intended_units for a in unit.addresses}
+    models = {a: shorten_name(unit.model) for unit in view.intended_units for a in unit.addresses}
     lines += change_blocks(view.drift, lambda c: models.get(c.address_before, ""), wide=wide)
     if not any(change.harms for change in view.drift):
         lines += [Line(""), *wrap("", f"If it is as you want it: vfioctl baseline accept {node}")]

@@ -16,7 +16,6 @@ from vfio_cli.screens.layout import (
     Line,
     Lines,
     blank,
-    clean,
     count_words,
     cut,
     join_addresses,
@@ -46,6 +45,7 @@ MAX_UNREAD = 3
 MAX_PATTERNS = 4
 MAX_REMEDIES = 2
 
+_MIN_SEEN_BY = 8
 _LABEL = "  {:<10}"
 _INDENT = 12
 
@@ -96,9 +96,10 @@ def heading(
 ) -> Line:
     """`pve07  NOT READY   2 fail  1 unknown  3 blocked  5 pass     uid 1000`."""
     words, tone = HEADINGS[report.verdict]
-    host = clean(report.host) or "(no name)"
+    host = cut(report.host, 28) or "(no name)"
     left = f"{host}  {words}   {count_words(_counts(counted))}"
-    text = two_ends(left, seen_by, width=width)
+    room = width - len(left) - 2
+    text = two_ends(left, cut(seen_by, room), width=width) if room >= _MIN_SEEN_BY else left
     start = len(host) + 2
     return Line(text, tone, start, start + len(words))
 

@@ -6,6 +6,7 @@ and that evidence's age.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from vfio_cli.screens.layout import (
@@ -24,7 +25,16 @@ from vfio_cli.screens.layout import (
     toned,
     wrap,
 )
-from vfio_contract.views import Decision, Nearest, NodeRefusal, PlacedUnit, Placement, Refusal
+from vfio_cli.survey import shorten_name
+from vfio_contract.views import (
+    Decision,
+    GateProof,
+    Nearest,
+    NodeRefusal,
+    PlacedUnit,
+    Placement,
+    Refusal,
+)
 
 PLACED, CLAIMED, DRY_RUN, JUDGED_NOW = "PLACED", "CLAIMED", "WOULD FIT", "FITS"
 """Words for a placement: kept for us to start, kept for another, not kept, as explained."""
@@ -47,43 +57,75 @@ def placed_screen(placement: Placement, *, word: str, wide: bool = False) -> Lin
         fence = "nothing reserved"
     head = f"  {placement.vm} on {placement.node}  (revision {placement.revision}, {fence})"
     lines: Lines = [toned(word, "good", head)]
+    common = _common_proofs(placement.units)
+    if common:
+        lines += [Line(""), *wrap("", f"{placement.node}, for every unit", width=width)]
+        lines += _proofs(common, wide=wide)
     for unit in placement.units:
-        lines += [Line(""), *_unit(unit, wide=wide, width=width)]
-    lines.append(Line(""))
-    if word == DRY_RUN:
-        lines += wrap("", "Nothing was reserved. To reserve, run it again without --dry-run.")
-    elif word == CLAIMED:
-        text = f"Start it with your orchestrator; give it back: vfioctl vm release {placement.vm}"
-        lines += wrap("", text, width=width)
-    elif word == PLACED:
-        text = f"Reserved until: vfioctl vm release {placement.vm}"
-        lines += wrap("", text, width=width)
+        lines += [Line(""), *_unit(unit, common, wide=wide)]
+    text = {
+        DRY_RUN: "Nothing was reserved. To reserve, run it again without --dry-run.",
+        CLAIMED: "Start it with your orchestrator; give it back: "
+        f"vfioctl vm release {placement.vm}",
+        PLACED: f"Reserved until: vfioctl vm release {placement.vm}",
+    }.get(word)
+    if text:
+        lines += [Line(""), *wrap("", text, width=width)]
     return lines
 
 
-def _unit(unit: PlacedUnit, *, wide: bool, width: int) -> Lines:
-    numa = "no NUMA node" if unit.numa_node < 0 else f"NUMA {unit.numa_node}"
-    lines = wrap(f"{clean(unit.unit)}  ", f"{unit.model or unit.kind}  {numa}", width=width)
+def _common_proofs(units: Sequence[PlacedUnit]) -> tuple[GateProof, ...]:
+    """What is proved of the node and so of every unit alike; () for a single unit."""
+    if len(units) < 2:
+        return ()
+    return tuple(p for p in units[0].proof if all(p in unit.proof for unit in units[1:]))
+
+
+def _unit(unit: PlacedUnit, common: Sequence[GateProof], *, wide: bool) -> Lines:
+    width = UNLIMITED if wide else WIDTH
+    numa = "no NUMA node" if unit.numa_node < 0 else f"NUMA node {unit.numa_node}"
+    name = shorten_name(unit.model) or unit.kind
+    lines = wrap(f"{clean(unit.unit)}  ", f"{name}, {numa}", width=width)
     lines += wrap("  assign  ", join_addresses(unit.assign), width=width)
     if unit.hold:
-        lines += wrap(
-            "  hold    ", f"{join_addresses(unit.hold)} (kept off host drivers)", width=width
-        )
-    rows = []
-    for proof in unit.proof:
-        shown = proof.evidence if wide else proof.evidence[:1]
-        text = "; ".join(shown) or "-"
-        if len(proof.evidence) > len(shown):
-            text += f" (+{len(proof.evidence) - len(shown)})"
-        rows.append([str(proof.verdict), proof.gate, age(proof.age_s), text])
-    lines += table(
+        text = f"{join_addresses(unit.hold)} (kept off host drivers)"
+        lines += wrap("  hold    ", text, width=width)
+    return lines + _proofs([p for p in unit.proof if p not in common], wide=wide)
+
+
+def _proofs(proofs: Sequence[GateProof], *, wide: bool) -> Lines:
+    if not proofs:
+        return []
+    return table(
         ["", "GATE", "AGE", "EVIDENCE"],
-        rows,
+        [[str(p.verdict), p.gate, age(p.age_s), _evidence(p, wide=wide)] for p in proofs],
         indent=2,
-        width=width,
-        tones=[VERDICT_TONES[str(p.verdict)] for p in unit.proof],
+        width=UNLIMITED if wide else WIDTH,
+        tones=[VERDICT_TONES[str(p.verdict)] for p in proofs],
     )
-    return lines
+
+
+def _evidence(proof: GateProof, *, wide: bool) -> str:
+    """All of it, or the line that tells most and how many there are besides."""
+    if wide or not proof.evidence:
+        return "; ".join(proof.evidence) or "-"
+    shown = [shorten_evidence(text) for text in proof.evidence]
+    telling = next((text for text in shown if not _DESCRIPTION.match(text)), shown[0])
+    return telling + (f" (+{len(shown) - 1})" if len(shown) > 1 else "")
+
+
+_ADDRESS = r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]"
+_DESCRIPTION = re.compile(rf"(\d+ )?{_ADDRESS} \[[0-9a-f]{{4}}\] ")
+"""A line that only says which device it is about."""
+
+_REPEATED = re.compile(rf"({_ADDRESS})(?: \1)?(/\S+)?: \1 ")
+_DOUBLED = re.compile(rf"({_ADDRESS}) (?=\1)")
+
+
+def shorten_evidence(text: str) -> str:
+    """Without the folder of all devices, and with the same address said once."""
+    text = text.replace("/sys/bus/pci/devices/", "")
+    return _DOUBLED.sub("", _REPEATED.sub(r"\1 ", text))
 
 
 def refused_screen(refusal: Refusal, *, explained: bool = False, wide: bool = False) -> Lines:

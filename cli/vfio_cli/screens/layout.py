@@ -13,6 +13,9 @@ from dataclasses import dataclass
 WIDTH = 80
 """Columns of every screen but the wide ones."""
 
+_MIN_ROOM = 20
+"""Columns that a table's last cell needs to be read beside the others, not below them."""
+
 UNLIMITED = 10_000
 """Width of `-o wide`: lines are as long as what they say."""
 
@@ -176,7 +179,10 @@ def table(
     offset = len(lasts) - len(rows)
     for number, (front, last) in enumerate(zip(block, lasts, strict=True)):
         first = (" " * indent + front).ljust(column)
-        made = wrap(first, last, width=width)
+        if width - column < _MIN_ROOM and len(last) > width - column:
+            made = [Line(first), *wrap(" " * (indent + 4), last, width=width)]
+        else:
+            made = wrap(first, last, width=width)
         tone = tones[number - offset] if tones and number >= offset else ""
         if tone:
             start, end = (

@@ -21,7 +21,7 @@ from vfio_cli.screens.layout import (
     title,
     wrap,
 )
-from vfio_cli.survey import Intended
+from vfio_cli.survey import Intended, shorten_name
 from vfio_contract.findings import Evidence, Finding, Report, Verdict, severity, worst
 from vfio_contract.views import FindingView, NodeView, UnitView
 
@@ -139,7 +139,9 @@ def as_check(node: NodeView) -> CheckView:
     counted = (f.verdict for f in findings if f.intended is not False)
     verdict = worst((heard_verdict(node), *counted))
     report = Report(node.name, verdict, findings, ())
-    intended = [Intended(u.addresses, u.model or u.ids, ()) for u in node.units if u.intended]
+    intended = [
+        Intended(u.addresses, shorten_name(u.model) or u.ids, ()) for u in node.units if u.intended
+    ]
     return CheckView(
         report=report,
         intended=tuple(intended),
@@ -193,23 +195,30 @@ def _units(node: NodeView, width: int) -> Lines:
     if others:
         head += f"; {plural(others, 'candidate')} not shown (-o json)"
     lines: Lines = [Line(""), title(head)]
-    lines += table(["", "", "", "", ""], [_unit_cells(u) for u in shown], indent=2, width=width)
+    rows = table(["", "", "", ""], [_unit_cells(u) for u in shown], indent=2, width=UNLIMITED)
+    for number, (row, unit) in enumerate(zip(rows, shown, strict=True)):
+        lines.append(row)
+        note = _unit_note(unit)
+        # What the next ones say too is said once, below the last of them.
+        if note and (number + 1 == len(shown) or _unit_note(shown[number + 1]) != note):
+            lines += wrap("      ", note, width=width)
     return lines
 
 
 def _unit_cells(unit: UnitView) -> list[str]:
-    note = unit.why or "-"
-    if unit.vm:
-        note = f"{unit.vm}" + (f"; {unit.why}" if unit.why else "")
-    elif unit.needs:
-        note += f" (needs --allow {' --allow '.join(unit.needs)})"
-    name = cut(unit.model or unit.ids, 20)
-    return [unit.id, cut(join_addresses(unit.addresses), 22), name, unit.state, note]
+    name = cut(shorten_name(unit.model) or unit.ids, 18)
+    state = f"{unit.state} {unit.vm}".rstrip()
+    return [unit.id, cut(join_addresses(unit.addresses), 18), name, cut(state, 18)]
+
+
+def _unit_note(unit: UnitView) -> str:
+    needs = "".join(f" --allow {word}" for word in unit.needs)
+    return unit.why + (f" (needs{needs})" if needs and unit.why else "")
 
 
 def name_by_address(units: Sequence[UnitView]) -> Naming:
     """Names for changes, from the units that hold the address now."""
-    models = {a: unit.model for unit in units for a in unit.addresses}
+    models = {a: shorten_name(unit.model) for unit in units for a in unit.addresses}
     return lambda change: models.get(change.address_after, "")
 
 

@@ -178,7 +178,7 @@ def _recent(events: Sequence[Event], at: str, width: int) -> Lines:
         return []
     rows = [
         [moment(e.at, today=at), cut(e.subject.partition(":")[2] or e.subject, 20), e.text]
-        for e in events[:MAX_RECENT]
+        for e in sorted(events, key=lambda e: -e.seq)[:MAX_RECENT]
     ]
     return [Line(""), title("RECENT"), *table(["", "", ""], rows, indent=2, width=width)]
 

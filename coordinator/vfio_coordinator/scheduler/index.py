@@ -2,8 +2,11 @@
 
     entries    every node, with its units as offers
     aside      nodes that take no placement, by the stage that says so (`heard`, `admitted`)
-    by_kind    kind -> profile of that kind's units -> nodes; asked for requests of one kind
-    by_shape   profile of all units -> nodes; asked for requests of several kinds
+    by_kind    kind -> buckets of that kind's units; asked for requests of one kind
+    by_shape   buckets of all units; asked for requests of several kinds
+
+Buckets are two steps deep: the profile of the units that nothing refuses, which alone decides what
+fits, then the profile of all of them, which also says why not, then the nodes.
 
 A node is in `aside` or in the buckets, never in both. Everything is persistent: a change makes a
 new index and shares the rest. The index holds no more than follows from its entries, so the order
@@ -12,21 +15,22 @@ in which nodes came does not show.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from immutables import Map
 
 from vfio_contract.findings import Verdict
+from vfio_coordinator.scheduler.gates import ORDER
 from vfio_coordinator.scheduler.names import Names
-from vfio_coordinator.scheduler.shape import NUMA_UNKNOWN, Profile, UnitClass
+from vfio_coordinator.scheduler.shape import NUMA_UNKNOWN, Profile, UnitClass, profile_of
 from vfio_coordinator.scheduler.standing import Offer, Standing
 
 CLAIMED, PENDING, FREE = "claimed", "pending", "free"
 FOREIGN, UNFIT, UNKNOWN = "foreign", "unfit", "unknown"
 
-_Buckets = Map[Profile, Names]
+Buckets = Map[Profile, Map[Profile, Names]]
 
 
 class Holder(Protocol):
@@ -74,8 +78,8 @@ class Index:
 
     entries: Map[str, Entry] = field(default_factory=Map)
     aside: Map[str, Names] = field(default_factory=Map)
-    by_kind: Map[str, _Buckets] = field(default_factory=Map)
-    by_shape: _Buckets = field(default_factory=Map)
+    by_kind: Map[str, Buckets] = field(default_factory=Map)
+    by_shape: Buckets = field(default_factory=Map)
 
 
 def make_entry(
@@ -101,8 +105,8 @@ def make_entry(
         vouched=vouched,
         collected_s=collected_s,
         offers=rows,
-        shape=Profile(o.shape for o in rows),
-        kinds=tuple((k, Profile(o.shape for o in rows if o.shape.kind == k)) for k in kinds),
+        shape=profile_of(o.shape for o in rows),
+        kinds=tuple((k, profile_of(o.shape for o in rows if o.shape.kind == k)) for k in kinds),
     )
 
 
@@ -138,31 +142,51 @@ def offer(standing: Standing, held: Mapping[str, Holder]) -> Offer:
         state, why = FREE, ""
     if holder or owner or standing.busy:
         refused.append("free")
-    numa = layout.numa_node
     return Offer(
         standing=standing,
         state=state,
         vm=vm,
         why=why,
-        shape=UnitClass(
-            kind=layout.kind,
-            model=standing.model,
-            ids=layout.ids,
-            numa=NUMA_UNKNOWN if numa is None else numa,
-            refused=tuple(refused),
-            needs=tuple(sorted({(n.stage, n.word) for n in standing.needs})),
-        ),
+        shape=_shape(standing, tuple(refused)),
     )
 
 
-def buckets(index: Index, kinds: tuple[str, ...]) -> Iterable[tuple[Profile, Names]]:
-    """Profiles and their nodes that hold all there is to know for a demand of these kinds.
+def _shape(standing: Standing, refused: tuple[str, ...]) -> UnitClass:
+    """The unit's class, without what cannot matter for a unit that some stage refuses.
+
+    Where it sits matters only if it may be given, or might after it is bound; a need only if its
+    stage comes before the one that refuses; of the stages, the first and whether it is alone.
+    """
+    layout = standing.layout
+    needs = {(n.stage, n.word) for n in standing.needs}
+    numa = layout.numa_node
+    if refused:
+        needs = {pair for pair in needs if ORDER[pair[0]] < ORDER[refused[0]]}
+        numa = numa if refused == ("binding",) else None
+    return UnitClass(
+        kind=layout.kind,
+        model=standing.model,
+        ids=layout.ids,
+        numa=NUMA_UNKNOWN if numa is None else numa,
+        refused=refused[:2],
+        needs=tuple(sorted(needs)),
+    )
+
+
+def buckets(index: Index, kinds: tuple[str, ...]) -> Buckets:
+    """The buckets that hold all there is to know for a demand of these kinds.
 
     Of one kind: nodes that have no unit of it are in none of them.
     """
     if len(kinds) != 1:
-        return index.by_shape.items()
-    return index.by_kind.get(kinds[0], Map()).items()
+        return index.by_shape
+    return index.by_kind.get(kinds[0], Map())
+
+
+def profiles(index: Index, kinds: tuple[str, ...]) -> Iterator[tuple[Profile, Names]]:
+    """Each full profile of those buckets, with its nodes."""
+    for inner in buckets(index, kinds).values():
+        yield from inner.items()
 
 
 def put(index: Index, entry: Entry) -> Index:
@@ -171,6 +195,8 @@ def put(index: Index, entry: Entry) -> Index:
     entries = index.entries.set(entry.node, entry)
     if old is not None and (old.stage, old.shape) == (entry.stage, entry.shape):
         return Index(entries, index.aside, index.by_kind, index.by_shape)
+    if old is not None and not old.stage and not entry.stage:
+        return Index(entries, index.aside, *_moved(index, old, entry))
     base = index if old is None else remove(index, entry.node)
     if entry.stage:
         names = base.aside.get(entry.stage, Names()).add(entry.node)
@@ -179,6 +205,20 @@ def put(index: Index, entry: Entry) -> Index:
     for kind, profile in entry.kinds:
         by_kind = by_kind.set(kind, _added(by_kind.get(kind, Map()), profile, entry.node))
     return Index(entries, base.aside, by_kind, _added(base.by_shape, entry.shape, entry.node))
+
+
+def _moved(index: Index, old: Entry, new: Entry) -> tuple[Map[str, Buckets], Buckets]:
+    """Only the kinds whose profile changed go to another bucket."""
+    by_kind = index.by_kind
+    before, after = dict(old.kinds), dict(new.kinds)
+    for kind, profile in old.kinds:
+        if after.get(kind) is not profile:
+            rows = _removed(by_kind[kind], profile, old.node)
+            by_kind = by_kind.set(kind, rows) if rows else by_kind.delete(kind)
+    for kind, profile in new.kinds:
+        if before.get(kind) is not profile:
+            by_kind = by_kind.set(kind, _added(by_kind.get(kind, Map()), profile, new.node))
+    return by_kind, _added(_removed(index.by_shape, old.shape, old.node), new.shape, new.node)
 
 
 def remove(index: Index, node: str) -> Index:
@@ -193,15 +233,25 @@ def remove(index: Index, node: str) -> Index:
         return Index(entries, aside, index.by_kind, index.by_shape)
     by_kind = index.by_kind
     for kind, profile in entry.kinds:
-        buckets = _removed(by_kind[kind], profile, node)
-        by_kind = by_kind.set(kind, buckets) if buckets else by_kind.delete(kind)
+        rows = _removed(by_kind[kind], profile, node)
+        by_kind = by_kind.set(kind, rows) if rows else by_kind.delete(kind)
     return Index(entries, index.aside, by_kind, _removed(index.by_shape, entry.shape, node))
 
 
-def _added(buckets: _Buckets, profile: Profile, node: str) -> _Buckets:
-    return buckets.set(profile, buckets.get(profile, Names()).add(node))
+def _added(rows: Buckets, profile: Profile, node: str) -> Buckets:
+    able = _able(profile)
+    inner: Map[Profile, Names] = rows.get(able, Map())
+    return rows.set(able, inner.set(profile, inner.get(profile, Names()).add(node)))
 
 
-def _removed(buckets: _Buckets, profile: Profile, node: str) -> _Buckets:
-    names = buckets[profile].remove(node)
-    return buckets.set(profile, names) if names else buckets.delete(profile)
+def _removed(rows: Buckets, profile: Profile, node: str) -> Buckets:
+    able = _able(profile)
+    inner = rows[able]
+    names = inner[profile].remove(node)
+    inner = inner.set(profile, names) if names else inner.delete(profile)
+    return rows.set(able, inner) if inner else rows.delete(able)
+
+
+def _able(profile: Profile) -> Profile:
+    """The profile of the units that no stage refuses."""
+    return profile_of(unit for unit in profile.units if not unit.refused)

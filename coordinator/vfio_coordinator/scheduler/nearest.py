@@ -9,15 +9,26 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from vfio_contract.views import Nearest, PlaceRequest
 from vfio_coordinator.scheduler.gates import ALLOWS
-from vfio_coordinator.scheduler.index import Entry, Index, buckets
+from vfio_coordinator.scheduler.index import Entry, Index, profiles
 from vfio_coordinator.scheduler.names import Names, smallest
-from vfio_coordinator.scheduler.shape import Choice, Demand, UnitClass, choose
+from vfio_coordinator.scheduler.shape import (
+    Choice,
+    Demand,
+    Profile,
+    UnitClass,
+    choose,
+    fit,
+    profile_of,
+)
 from vfio_coordinator.scheduler.standing import Offer
 
 _SHOWN = 3
+_REMEMBERED = 20_000
+
 _TRIED = 64
 """Nodes that take no placement and are tried as if they did: the first by name."""
 
@@ -40,14 +51,31 @@ def find_nearest(index: Index, request: PlaceRequest, demand: Demand) -> tuple[N
 
 def _promising(index: Index, demand: Demand) -> tuple[str, ...]:
     """The first nodes, by name, whose profile fits after one change."""
-    rows = buckets(index, demand.kinds)
-    sets = [names for profile, names in rows if _would_fit(profile.units, demand)]
+    known = _remembered(demand)
+    sets = []
+    for profile, names in profiles(index, demand.kinds):
+        promising = known.get(profile)
+        if promising is None:
+            if len(known) >= _REMEMBERED:
+                known.clear()
+            promising = known[profile] = _would_fit(profile, demand)
+        if promising:
+            sets.append(names)
     return smallest(sets, _SHOWN)
 
 
-def _would_fit(units: Sequence[UnitClass], demand: Demand) -> bool:
-    return any(_fits(units, other) for _, other in _relaxations(demand)) or any(
-        _fits(changed, demand) for changed in _bound(units)
+@lru_cache(maxsize=128)
+def _remembered(demand: Demand) -> dict[Profile, bool]:
+    """Profiles that fit after one change, for a demand, as found before."""
+    return {}
+
+
+def _would_fit(profile: Profile, demand: Demand) -> bool:
+    asked = sum(item.number for item in demand.items)
+    if sum(unit.kind in demand.kinds for unit in profile.units) < asked:
+        return False
+    return any(isinstance(fit(profile, other), Choice) for _, other in _relaxations(demand)) or any(
+        _fits(changed, demand) for changed in _bound(profile.units)
     )
 
 
@@ -75,7 +103,7 @@ def _on_node(entry: Entry, request: PlaceRequest, demand: Demand) -> Iterator[Ne
     offers = entry.offers_of(demand.kinds)
     units = [o.shape for o in offers]
     if entry.stage:
-        if entry.lift and _fits(units, demand):
+        if entry.lift and isinstance(fit(profile_of(units), demand), Choice):
             yield Nearest(entry.node, f"fits once admitted: {entry.why}", entry.lift)
         return
     for i, unit in enumerate(units):

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from immutables import Map
+
 from vfio_contract.findings import Verdict
 from vfio_contract.views import GateProof, PlacedUnit, Placement, PlaceRequest, Refusal
 from vfio_coordinator.scheduler.index import Entry, Index, buckets
+from vfio_coordinator.scheduler.names import Names
 from vfio_coordinator.scheduler.qualify import read_proof
 from vfio_coordinator.scheduler.refusal import refuse
-from vfio_coordinator.scheduler.shape import Choice, Demand, Miss, choose, demand_of, fit
+from vfio_coordinator.scheduler.shape import Demand, Miss, Profile, answers, choose, demand_of, fit
 from vfio_coordinator.scheduler.standing import Offer
 
 
@@ -49,12 +52,21 @@ def decide(index: Index, request: PlaceRequest) -> Chosen | None:
     if request.node:
         entry = index.entries.get(request.node)
         return None if entry is None or entry.stage else _on(entry, demand)
-    best: tuple[tuple[int, ...], str] | None = None
-    for profile, names in buckets(index, demand.kinds):
-        found = fit(profile, demand)
-        if isinstance(found, Choice) and (best is None or (found.rank, names.first) < best):
-            best = (found.rank, names.first)
-    return None if best is None else _on(index.entries[best[1]], demand)
+    known = answers(demand)
+    best: tuple[int, ...] | None = None
+    rows: list[Map[Profile, Names]] = []
+    for able, inner in buckets(index, demand.kinds).items():
+        found = known.get(able) or fit(able, demand)
+        if isinstance(found, Miss):
+            continue
+        if best is None or found.rank < best:
+            best, rows = found.rank, [inner]
+        elif found.rank == best:
+            rows.append(inner)
+    if best is None:
+        return None
+    name = min(names.first for inner in rows for names in inner.values())
+    return _on(index.entries[name], demand)
 
 
 def _on(entry: Entry, demand: Demand) -> Chosen | None:

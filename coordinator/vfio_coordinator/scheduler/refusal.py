@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 
 from vfio_contract.views import NodeRefusal, PlaceRequest, Refusal, StageCount
 from vfio_coordinator.scheduler.gates import ORDER, STAGES
-from vfio_coordinator.scheduler.index import Entry, Index, buckets
+from vfio_coordinator.scheduler.index import Entry, Index, profiles
 from vfio_coordinator.scheduler.names import Names, smallest
 from vfio_coordinator.scheduler.nearest import find_nearest
 from vfio_coordinator.scheduler.shape import (
@@ -18,6 +18,7 @@ from vfio_coordinator.scheduler.shape import (
     Demand,
     Item,
     Miss,
+    answers,
     choose,
     demand_of,
     first_refusal,
@@ -69,8 +70,9 @@ def _count(index: Index, demand: Demand) -> _Counted:
     kinds = demand.kinds
     if len(kinds) == 1:
         missing = len(index.entries) - sum(map(len, index.aside.values()))
-    for profile, names in buckets(index, kinds):
-        found = fit(profile, demand)
+    known = answers(demand)
+    for profile, names in profiles(index, kinds):
+        found = known.get(profile) or fit(profile, demand)
         if isinstance(found, Miss):
             sets.setdefault(found.stage, []).append(names)
         if len(kinds) == 1:
@@ -89,7 +91,7 @@ def _without_kind(index: Index, kind: str, count: int) -> Iterator[str]:
     """The first nodes with no unit of the kind at all, from the buckets of whole shapes."""
     sets = [
         names
-        for profile, names in index.by_shape.items()
+        for profile, names in profiles(index, ())
         if all(unit.kind != kind for unit in profile.units)
     ]
     yield from smallest(sets, count)

@@ -2,8 +2,9 @@
 
 A `UnitClass` is all that the choice looks at; a `Profile` is a node's units as a sorted multiset of
 classes. Nodes with equal profiles are interchangeable for a demand, so the answer is computed once
-per profile and remembered; that is what makes placement independent of the number of nodes. The
-result depends on the arguments alone: no randomness, no order of arrival, no search over
+per profile and remembered; that is what makes placement independent of the number of nodes. Equal
+profiles are one object, so that remembering costs a look-up by address; nothing can tell but the
+clock. The result depends on the arguments alone: no randomness, no order of arrival, no search over
 combinations. Several items of one kind are matched by augmenting paths, which is exact.
 """
 
@@ -13,6 +14,7 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 from vfio_contract.views import PlaceRequest
 from vfio_coordinator.scheduler.gates import ORDER, PASSED, STAGES
@@ -25,7 +27,10 @@ _IDS = re.compile(r"[0-9a-f?]{4}:[0-9a-f?]{4}")
 
 
 class UnitClass(NamedTuple):
-    """What choosing looks at. `refused` are stages in order, `needs` pairs of (stage, word)."""
+    """What choosing looks at. `refused` are stages in order, `needs` pairs of (stage, word).
+
+    Made as alike as possible, so that many nodes share a profile: see `index.offer`.
+    """
 
     kind: str
     model: str
@@ -36,22 +41,27 @@ class UnitClass(NamedTuple):
 
 
 class Profile:
-    """A sorted multiset of classes; compared by value, hashed once."""
+    """A sorted multiset of classes. Make one with `profile_of`: equal ones are the same object."""
 
-    __slots__ = ("_hash", "units")
+    __slots__ = ("__weakref__", "units")
 
-    def __init__(self, units: Iterable[UnitClass]) -> None:
-        self.units = tuple(sorted(units))
-        self._hash = hash(self.units)
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Profile) and self.units == other.units
+    def __init__(self, units: tuple[UnitClass, ...]) -> None:
+        self.units = units
 
     def __repr__(self) -> str:
         return f"Profile({self.units!r})"
+
+
+_PROFILES: WeakValueDictionary[tuple[UnitClass, ...], Profile] = WeakValueDictionary()
+
+
+def profile_of(units: Iterable[UnitClass]) -> Profile:
+    """The profile of these units, in whatever order they come."""
+    key = tuple(sorted(units))
+    found = _PROFILES.get(key)
+    if found is None:
+        found = _PROFILES[key] = Profile(key)
+    return found
 
 
 class Item(NamedTuple):
@@ -123,20 +133,39 @@ def matches_model(wanted: str, model: str, ids: str) -> bool:
 
 def matches(item: Item, unit: UnitClass) -> bool:
     """Kind and model."""
-    return item.kind == unit.kind and matches_model(item.model, unit.model, unit.ids)
+    if item.kind != unit.kind:
+        return False
+    return not item.model or matches_model(item.model, unit.model, unit.ids)
 
 
 def first_refusal(unit: UnitClass, allow: Sequence[str]) -> int:
     """Order number of the first stage that refuses the unit to a request, PASSED for none."""
-    stages = [ORDER[stage] for stage in unit.refused]
-    stages += [ORDER[stage] for stage, word in unit.needs if word not in allow]
-    return min(stages, default=PASSED)
+    found = ORDER[unit.refused[0]] if unit.refused else PASSED
+    for stage, word in unit.needs:
+        if word not in allow and ORDER[stage] < found:
+            found = ORDER[stage]
+    return found
 
 
-@lru_cache(maxsize=1 << 16)
+_REMEMBERED = 20_000
+"""Answers kept of one demand; far more profiles than a fleet has at a time."""
+
+
+@lru_cache(maxsize=512)
+def answers(demand: Demand) -> dict[Profile, Choice | Miss]:
+    """What is remembered for a demand; `fit` fills it."""
+    return {}
+
+
 def fit(profile: Profile, demand: Demand) -> Choice | Miss:
     """`choose` for a profile, remembered."""
-    return choose(profile.units, demand)
+    known = answers(demand)
+    found = known.get(profile)
+    if found is None:
+        if len(known) >= _REMEMBERED:
+            known.clear()
+        found = known[profile] = choose(profile.units, demand)
+    return found
 
 
 def choose(units: Sequence[UnitClass], demand: Demand) -> Choice | Miss:

@@ -17,7 +17,7 @@ from vfio_contract.errors import ClusterError, ErrorCode
 from vfio_coordinator.scheduler.index import Entry, make_entry, offer, put
 from vfio_coordinator.state import keys
 from vfio_coordinator.state.events import CommitOutcome, CordonRequested, Outcome
-from vfio_coordinator.state.judge import judge, validated_boot
+from vfio_coordinator.state.judge import judge, list_texts, validated_boot
 from vfio_coordinator.state.lookup import find_node
 from vfio_coordinator.state.model import (
     AdminRequest,
@@ -241,7 +241,7 @@ def _automate(
     old = {c.code: c for c in admin.cordons if c.owner.startswith(AUTO)}
     for code, rows in sorted(by_code.items()):
         keys_now = tuple(sorted(c.key for c in rows))
-        text = "; ".join(c.text for c in rows)
+        text = list_texts(c.text for c in rows)
         before = old.pop(code, None)
         if before is not None and before.causes == keys_now:
             kept.append(before)

@@ -191,6 +191,7 @@ def _reserve(
         tickets=tickets,
         attempt=attempt,
         claim=claim,
+        data=encode(claim),
         vm=vm,
         request=request,
         actor=actor,
@@ -212,7 +213,7 @@ def _reserve(
                 *map(Absent, units),
             ),
             ops=(
-                Put(claim_key, encode(claim)),
+                Put(claim_key, write.data),
                 Put(vm_key, encode(vm)),
                 *(Put(key, value) for key, value in units.items()),
             ),
@@ -267,7 +268,7 @@ def finish_claim(turn: Turn, write: ClaimWrite, event: CommitOutcome) -> None:
     """Confirm the claim, or free its units and decide again."""
     claim = write.claim
     if event.outcome is Outcome.OK:
-        keep_claim(turn, claim, event.revision, encode(claim))
+        keep_claim(turn, claim, event.revision, write.data)
         known = turn.state.vms.get(claim.vm)
         generations = known.generations if known is not None else ()
         vm = VmHeld(write.vm, event.revision, (*generations, claim.generation))

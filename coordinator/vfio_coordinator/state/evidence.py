@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from vfio_contract.address import is_address
 from vfio_contract.artifact import ArtifactError, encode
+from vfio_contract.drift import describe
 from vfio_contract.errors import ErrorCode
 from vfio_contract.findings import Verdict, summarise
 from vfio_contract.host import Host
@@ -27,6 +28,7 @@ from vfio_coordinator.state.events import (
     ObservationReceived,
     Outcome,
 )
+from vfio_coordinator.state.judge import list_texts
 from vfio_coordinator.state.model import (
     Drift,
     Inventory,
@@ -177,18 +179,17 @@ def renew_drift(turn: Turn, name: str) -> None:
 
 
 def _tell_drift(turn: Turn, node: Node, before: tuple[Drift, ...]) -> None:
-    """One row per code for changes that were not there before."""
+    """One row per code for changes that were not there before; harm is told by its cordon."""
     known = {d.change for d in before}
     rows: dict[str, list[str]] = {}
     for drift in node.drift:
         change = drift.change
-        if change not in known and (drift.units or not change.identity):
-            where = change.detail or change.address_after or change.address_before
-            rows.setdefault(change.code, []).append(f"{where}: {change.before} -> {change.after}")
+        if change in known or change.harms:
+            continue
+        if drift.units or not change.identity:
+            rows.setdefault(change.code, []).append(describe(change))
     for code, texts in rows.items():
-        more = f" and {len(texts) - 4} more" if len(texts) > 4 else ""
-        text = "; ".join(texts[:4]) + more
-        turn.note(f"node:{node.name}", code, text, f"auto:{code}")
+        turn.note(f"node:{node.name}", code, list_texts(texts, most=4), f"auto:{code}")
 
 
 # --- reset histories -----------------------------------------------------------------------------

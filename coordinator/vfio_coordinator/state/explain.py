@@ -58,6 +58,9 @@ def _judged_now(state: State, held: ClaimHeld, now: Now) -> Placement:
                 GateProof("heard", Verdict.UNKNOWN, "", (text,), age_s),
                 *unit.proof,
             )
+        elif judgement.stage:
+            refused = GateProof(judgement.stage, Verdict.FAIL, "", (judgement.why,), age_s)
+            proof = (refused, *_refusing(offer, age_s))
         elif offer.standing.refusing:
             proof = _refusing(offer, age_s)
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from vfio_contract import codes
-from vfio_contract.findings import Verdict
+from vfio_contract.findings import Finding, Verdict
 from vfio_contract.views import HealthItem
 from vfio_coordinator.state.events import Now
 from vfio_coordinator.state.model import Node, State
@@ -88,9 +88,16 @@ def _node_items(node: Node) -> Iterator[tuple[str, str, str]]:
     for finding in observation.findings:
         level = _VERDICTS.get(finding.verdict, "")
         if level and finding.intended is not False:
-            first = finding.evidence[0].text if finding.evidence else finding.meaning
-            where = "" if finding.subject == "node" else f"{finding.subject.partition(':')[2]} "
-            yield level, finding.code, f"{where}{first}"
+            yield level, finding.code, _subject_of(finding)
+
+
+def _subject_of(finding: Finding) -> str:
+    """What a finding is about in a few words; the node's own by its first evidence."""
+    kind, _, name = finding.subject.partition(":")
+    if name:
+        return f"group {name}" if kind == "group" else name
+    first = finding.evidence[0] if finding.evidence else None
+    return finding.meaning if first is None else f"{first.source}: {first.text}"
 
 
 def _group(level: str, code: str, names: Sequence[str], text: str) -> HealthItem:

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from vfio_contract import codes
+from vfio_contract.drift import describe
 from vfio_contract.findings import Verdict
 from vfio_contract.views import Reason
 from vfio_coordinator.state.events import Now
@@ -101,7 +102,7 @@ def validated_boot(node: Node, judgement: Judgement) -> str:
     return node.boot_id
 
 
-_BOOT_PENDING = "a new boot; its record is being written"
+_BOOT_PENDING = "this boot is not validated"
 _ADMIN_PENDING = "its admin record is being written"
 
 
@@ -139,8 +140,7 @@ def _objections(node: Node, claims: list[Claim]) -> Iterator[Reason]:
     yield from _stale_addresses(node, claims)
     for drift in node.drift:
         if drift.change.code in _HOLDING and drift.units:
-            text = f"{_where(drift)}: {drift.change.before} -> {drift.change.after}"
-            yield _reason(drift.change.code, text)
+            yield _reason(drift.change.code, describe(drift.change))
     unknown = sorted(_unjudged_units(node))
     if unknown:
         text = f"passed at the baseline and cannot be judged now: {' '.join(unknown)}"
@@ -150,11 +150,14 @@ def _objections(node: Node, claims: list[Claim]) -> Iterator[Reason]:
 def _stale_addresses(node: Node, claims: list[Claim]) -> Iterator[Reason]:
     found = _addresses(node)
     for claim in claims:
-        for identity, place, address in _places(claim):
-            now = found.get(identity) or found.get(place)
-            if now is not None and now != address:
-                text = f"{claim.vm} names {address}; that device is {now} now"
-                yield _reason(codes.VM_ADDRESS_STALE.name, text)
+        moved = [
+            f"{address}; that device is {now} now"
+            for identity, place, address in _places(claim)
+            if (now := found.get(identity) or found.get(place)) is not None and now != address
+        ]
+        if moved:
+            text = f"{claim.vm} names {list_texts(moved, most=1)}"
+            yield _reason(codes.VM_ADDRESS_STALE.name, text)
 
 
 def _unjudged_units(node: Node) -> Iterator[str]:
@@ -231,9 +234,7 @@ def _is_deferred(node: Node, drift: Drift) -> bool:
 def _drift_cause(drift: Drift, claims: list[Claim]) -> Cause:
     change = drift.change
     vms = _vms_of(claims, drift.units)
-    detail = f" ({change.detail})" if change.detail else ""
-    was = f"{change.before} -> {change.after or 'gone'}"
-    text = f"{_where(drift)}{detail}: {was}{_affects(vms)}"
+    text = f"{describe(change)}{_affects(vms)}"
     return Cause(change.code, f"{change.code} {change.identity}", text, vms)
 
 
@@ -244,11 +245,9 @@ def _flags(node: Node) -> Iterator[Reason]:
         change = drift.change
         if change.harms or (change.code in _HOLDING and drift.units):
             continue
-        what = change.detail or _where(drift)
-        rows.setdefault(change.code, []).append(f"{what}: {change.before} -> {change.after}")
+        rows.setdefault(change.code, []).append(describe(change))
     for code, texts in rows.items():
-        more = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
-        yield _reason(code, "; ".join(texts[:3]) + more)
+        yield _reason(code, list_texts(texts))
 
 
 def _at_risk(
@@ -300,8 +299,11 @@ def _affects(vms: tuple[str, ...]) -> str:
     return f"; affects {' '.join(vms)}" if vms else ""
 
 
-def _where(drift: Drift) -> str:
-    return drift.change.address_after or drift.change.address_before or "node"
+def list_texts(texts: Iterable[str], *, most: int = 3) -> str:
+    """Different texts in one line, the first few named and the rest counted."""
+    unique = list(dict.fromkeys(texts))
+    more = f" and {len(unique) - most} more" if len(unique) > most else ""
+    return "; ".join(unique[:most]) + more
 
 
 def _reason(code: str, text: str) -> Reason:

@@ -290,9 +290,10 @@ class BaselineWrite(Write):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimWrite(Write):
-    """A VM gets `claim`; its units are pending until the outcome."""
+    """A VM gets `claim`; its units are pending until the outcome. `data` are its stored bytes."""
 
     claim: Claim
+    data: bytes = field(repr=False)
     vm: VmRecord
     request: PlaceRequest
     actor: str

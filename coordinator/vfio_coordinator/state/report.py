@@ -67,7 +67,7 @@ def status(state: State, now: Now, *, coordinator: str = "") -> ClusterStatus:
             row for node in state.nodes.values() for row in intended_states(state, node)
         ),
         vms=vm_views(state, now),
-        recent=tuple(sorted(state.log.values(), key=lambda row: row.seq)[-_RECENT:]),
+        recent=tuple(sorted(state.log.values(), key=lambda row: -row.seq)[:_RECENT]),
         next=items[0].next if items else "",
     )
 

@@ -21,7 +21,6 @@ from tests.fakes.snapshots import (
     config_space,
     function,
     gpu,
-    make_groups,
     make_log,
     make_snapshot,
     nic,
@@ -329,8 +328,3 @@ def _shorten(row: PciFunction, length: int) -> PciFunction:
         gone |= dict.fromkeys(("capabilities", "pcie", "af_flr", "pm_no_soft_reset", "msi"))
     short: ConfigSpace = replace(config, length=length, **gone)
     return replace(row, config=short)
-
-
-def make_group_rows(rows: Sequence[PciFunction]) -> int:
-    """How many groups these functions make; used to see that the strategy is not trivial."""
-    return len(make_groups(rows))

@@ -95,6 +95,13 @@ def test_unread_intentions_show(changes: dict[str, Any]) -> None:
     assert find(judge(host)).code == "DEVICES_UNKNOWN"
 
 
+def test_an_unread_override_may_be_an_intention() -> None:
+    host = make_host(unread(nic("0000:01:00.0", driver="igb"), "driver_override"), intents=())
+    finding = find(judge(host))
+    assert finding.code == "DEVICES_UNKNOWN"
+    assert commands(finding) == ["cat /sys/bus/pci/devices/0000:01:00.0/driver_override"]
+
+
 def test_an_unread_driver_may_be_an_intention() -> None:
     host = make_host(unread(nic("0000:01:00.0", driver="igb"), "driver", "vfio_device"), intents=())
     assert find(judge(host)).code == "DEVICES_UNKNOWN"

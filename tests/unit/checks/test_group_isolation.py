@@ -242,7 +242,9 @@ def test_a_member_that_is_no_pci_function_is_not_judged_harmless() -> None:
 
 def test_a_function_that_may_be_in_any_group() -> None:
     lost = unread(nvme("0000:02:00.0"), "group")
-    findings = judge(make_host(nic("0000:01:00.0"), lost, groups=None))
+    driven = nic("0000:01:00.0", driver="igb")
+    assert group(1, driven, groups=None).code == "GROUP_CLEAN"
+    findings = judge(make_host(driven, lost, groups=None))
     assert find(findings).code == "GROUP_UNKNOWN"
     assert find(findings, "group:1").verdict is Verdict.UNKNOWN
     listed = make_groups([nic("0000:01:00.0"), nvme("0000:02:00.0", group=2)])

@@ -277,6 +277,12 @@ def test_links_that_were_not_read_are_doubts_while_something_is_needed(field: st
     assert judged("0000:05:00.0", owner, DISK, groups=None, **LVM).verdict is Verdict.PASS
 
 
+def test_a_function_of_unread_group_may_share_the_disks() -> None:
+    lost = unread(FREE, "group")
+    assert judged("0000:05:00.0", lost, DISK, groups=None, **LVM).verdict is Verdict.UNKNOWN
+    assert judged("0000:05:00.0", lost, groups=None).verdict is Verdict.PASS
+
+
 def test_an_unread_class_may_be_anything() -> None:
     assert judged("0000:01:00.0", unread(CARD, "class_code")).verdict is Verdict.UNKNOWN
 

@@ -9,7 +9,7 @@ from tests.unit.checks.lookup import commands, find, texts
 from vfio_agent.checks.interrupt_remapping import judge
 from vfio_contract.findings import Verdict
 from vfio_contract.host import Host
-from vfio_contract.model import Kernel, Module
+from vfio_contract.model import Cpu, Kernel, Module
 
 NIC = nic("0000:01:00.0")
 ARM = Kernel("6.12.0", "#1", "aarch64")
@@ -37,6 +37,11 @@ def test_a_remapped_chip_proves_it_when_the_log_has_rolled_over(chip: str) -> No
 def test_a_plain_io_apic_is_off() -> None:
     finding = find(judge(host(chips=("IO-APIC", "DMAR-MSI", "PCI-MSI"))))
     assert (finding.verdict, finding.code) == (Verdict.FAIL, "IRQ_REMAP_OFF")
+
+
+def test_a_guest_is_told_what_its_hypervisor_must_do() -> None:
+    guest = host(chips=("IO-APIC",), cpu=Cpu("GenuineIntel", "Xeon", ("vmx", "hypervisor")))
+    assert "intremap=on" in find(judge(guest)).decision
 
 
 def test_amds_own_msi_is_no_sign_of_anything() -> None:

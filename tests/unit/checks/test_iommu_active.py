@@ -124,10 +124,19 @@ def test_a_group_whose_name_is_unread_needs_another_proof() -> None:
     assert find(judge(host)).verdict is Verdict.PASS
 
 
+@pytest.mark.parametrize("units", [(), None])
+def test_groups_without_a_unit_are_half_a_proof(units: Any) -> None:
+    host = make_host(NIC, iommu_units=units, kernel_log=None)
+    assert find(judge(host)).verdict is Verdict.UNKNOWN
+    assert find(judge(make_host(NIC, iommu_units=units))).verdict is Verdict.PASS
+
+
 def test_power_needs_no_class_entries() -> None:
     power = Kernel("6.1.0", "#1", "ppc64le")
     host = make_host(NIC, kernel=power, iommu_units=(), kernel_log=None)
     assert find(judge(host)).verdict is Verdict.PASS
+    empty = log_only(kernel=power, iommu_units=(), kernel_log=None)
+    assert find(judge(empty)).verdict is Verdict.UNKNOWN
     silent = log_only("nothing of note", kernel=power)
     assert find(judge(silent)).verdict is Verdict.UNKNOWN
 

@@ -103,6 +103,11 @@ def test_a_domain_that_no_vm_can_own_is_a_failure() -> None:
     assert judged("0000:0b:00.0", *CARD[:2], unclear, groups=None).verdict is Verdict.UNKNOWN
 
 
+def test_a_function_without_a_group_is_no_blocker_of_its_own_reset() -> None:
+    card = behind(PORT, lone("bus", group=NO_GROUP))
+    assert judged("0000:01:00.0", *card, nic("0000:09:00.0")).code == "RESET_SLOT"
+
+
 def test_before_5_15_topology_decides() -> None:
     card = behind(PORT, lone(**{"config": config_space()} | NO_FILE))
     assert judged("0000:01:00.0", *card, kernel=OLD).code == "RESET_SLOT"

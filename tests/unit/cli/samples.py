@@ -438,37 +438,37 @@ def refusal() -> Refusal:
 
 
 def placement() -> Placement:
-    """Two GPUs on pve02."""
-    proof = (
+    """Two GPUs on pve02: what is proved of the node, and what of each unit."""
+    node_proof = (
         GateProof("iommu-active", Verdict.PASS, "IOMMU_ACTIVE", ("/sys/class/iommu: dmar0",), 12.0),
-        GateProof(
-            "group-isolation",
-            Verdict.WARN,
-            "ACS_OVERRIDE",
-            ("kernel log: PCIe ACS overrides enabled", "group 17: 0000:41:00.0 0000:41:00.1"),
-            12.0,
-        ),
-        GateProof("reset-history", Verdict.PASS, "RESET_CLEAN", ("ledger: no attempt",), 91.0),
+        GateProof("cpu-virtualization", Verdict.PASS, "CPU_VIRT_READY", ("flags: vmx",), 12.0),
     )
-    return Placement(
-        vm="train-9",
-        node="pve02",
-        generation=1,
-        token=17179869185,
-        revision=88218,
-        units=(
-            PlacedUnit(
-                "gpu-00000004",
-                "gpu",
-                "NVIDIA RTX A5000",
-                ("0000:41:00.0", "0000:41:00.1"),
-                ("0000:40:01.0",),
-                0,
-                proof,
-            ),
-            PlacedUnit("gpu-00000005", "gpu", "NVIDIA RTX A5000", ("0000:81:00.0",), (), -1, proof),
+
+    def proof(address: str, group: int) -> tuple[GateProof, ...]:
+        place = f"/sys/bus/pci/devices/{address}"
+        what = f"{address} [0300] 10de:2231 NVIDIA RTX A5000, driver vfio-pci"
+        isolation = (f"{group} {place}: {what}", f"{group} viable now: yes")
+        reset = (f"{address} {place}: {what}", f"{address} {place}/reset_method: bus")
+        return (
+            *node_proof,
+            GateProof("group-isolation", Verdict.WARN, "ACS_OVERRIDE", isolation, 12.0),
+            GateProof("reset-capability", Verdict.PASS, "RESET_SLOT", reset, 91.0),
+            GateProof("host-critical", Verdict.PASS, "X", (f"{address} {place}: {what}",), 12.0),
+        )
+
+    gpus = (
+        PlacedUnit(
+            "gpu-00000004",
+            "gpu",
+            "NVIDIA Corporation RTX A5000",
+            ("0000:41:00.0", "0000:41:00.1"),
+            ("0000:40:01.0",),
+            0,
+            proof("0000:41:00.0", 17),
         ),
+        PlacedUnit("gpu-00000005", "gpu", "", ("0000:81:00.0",), (), -1, proof("0000:81:00.0", 18)),
     )
+    return Placement("train-9", "pve02", 1, 17179869185, 88218, gpus)
 
 
 REFUSED = Decision(placement=None, refusal=refusal())

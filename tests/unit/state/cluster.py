@@ -58,7 +58,7 @@ Answer = TypeVar("Answer")
 CHECKS = "checks-1"
 
 
-@dataclass
+@dataclass(repr=False)
 class Agent:
     """What one node would send."""
 
@@ -70,6 +70,9 @@ class Agent:
     checks: str = CHECKS
     session: int = 0
     sequence: int = 0
+
+    def __repr__(self) -> str:
+        return f"Agent({self.name}, session {self.session}, boot {self.boot_id[:1]})"
 
     @property
     def digest(self) -> str:

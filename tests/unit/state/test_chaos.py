@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.fakes.snapshots import nvme
+from tests.unit.scheduler.findings import Replaced
 from tests.unit.state.cluster import Agent, Cluster, ask_for
 from tests.unit.state.hosts import cards, snapshot
 from vfio_contract.artifact import decode
 from vfio_contract.findings import Verdict
 from vfio_contract.model import PciFunction
-from vfio_contract.views import Decision, Placement
+from vfio_contract.views import Decision, NodeView, Placement
 from vfio_coordinator.state import keys, report
 from vfio_coordinator.state.events import (
     BaselineAcceptRequested,
@@ -48,7 +49,7 @@ HARDWARE: dict[str, tuple[PciFunction, ...]] = {
     "blind": tuple(replace(f, group=None) if f.address == "0000:01:00.0" else f for f in cards(2)),
 }
 
-VERDICTS = (
+VERDICTS: tuple[Replaced, ...] = (
     {},
     {("driver-binding", "function:0000:01:00.0"): (Verdict.FAIL, "NOT_BOUND")},
     {("reset-history", "function:0000:02:00.0"): (Verdict.UNKNOWN, "HISTORY_UNKNOWN")},
@@ -130,8 +131,10 @@ class Chaos(RuleBasedStateMachine):
 
     @rule(name=names)
     def cordon(self, name: str) -> None:
-        self.ask("cordon", lambda t: CordonRequested(ticket=t, node=name, actor="ann", reason="r"))
-        if not self.cluster.held and name in self.cluster.state.nodes:
+        ticket = self.ask(
+            "cordon", lambda t: CordonRequested(ticket=t, node=name, actor="ann", reason="r")
+        )
+        if isinstance(self.cluster.replies.get(ticket), NodeView):
             self.cordoned.add(name)
 
     @rule(name=names)
