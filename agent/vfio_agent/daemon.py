@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from vfio_agent.checks import checks_version
-from vfio_agent.collect.root import open_root
+from vfio_agent.collect.root import Root, open_root
 from vfio_agent.inspect import observe
 from vfio_agent.journal import Journal
 from vfio_agent.session.backoff import Backoff
@@ -108,15 +108,13 @@ class Daemon:
 
     def _look(self, journal: Journal, speaking: threading.Thread) -> None:
         packer = Packer()
+        root: Root | None = None
         previous: Snapshot | None = None
         asked = False
         while not asked:
             began, at_s = time.monotonic(), seconds_up()
-            try:
-                # opened each time: a captured root may have been replaced by one of the next boot
-                root = open_root(self._settings.root)
-            except OSError as error:
-                raise RootError(f"{self._settings.root}: {error.strerror or error}") from error
+            if root is None or not root.live:
+                root = self._open_root()
             seen = observe(root, journal, previous)
             previous = seen.snapshot
             self._outbox.offer(
@@ -130,6 +128,14 @@ class Daemon:
             if speaking.ident is None:
                 speaking.start()  # Hello tells of this host, so it waits for the first look
             asked = self._rest(began)
+
+    def _open_root(self) -> Root:
+        """The host, once: it remembers which reads are blocked. A capture each time anew, because
+        it may have been replaced by one of the next boot."""
+        try:
+            return open_root(self._settings.root)
+        except OSError as error:
+            raise RootError(f"{self._settings.root}: {error.strerror or error}") from error
 
     def _rest(self, began: float) -> bool:
         """Wait for the next look; True when asked to end. A fault of the session is raised here."""

@@ -1,7 +1,9 @@
 """Where the coordinator is: a Unix socket on this host, or host:port with a credential bundle.
 
 From `--endpoint`, `VFIOCTL_ENDPOINT`, the bundle's own endpoint, or the state directory of this
-host's coordinator, in this order. Nothing here connects to anything.
+host's coordinator, in this order. Nothing here connects to anything. The bundle's
+module is imported where it is needed: it brings OpenSSL along, and a local check has its options
+from here too.
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ from typing import Any, TypeVar
 import click
 
 from vfio_cli.exits import Mistake
-from vfio_contract.bundle import ENDPOINT_FILE, BundleError, parse_endpoint, read_file
 
 SOCKET_FILE = "api.sock"
 MAX_SOCKET_PATH = 107
@@ -64,6 +65,8 @@ def resolve(
         text = _bundle_endpoint(Path(directory))
     if not text:
         return _socket(coordinator_state(environ, uid=uid) / SOCKET_FILE)
+    from vfio_contract.bundle import BundleError, parse_endpoint
+
     try:
         address = parse_endpoint(text)
     except BundleError:
@@ -87,6 +90,8 @@ def _socket(path: Path) -> Endpoint:
 
 
 def _bundle_endpoint(directory: Path) -> str:
+    from vfio_contract.bundle import ENDPOINT_FILE, BundleError, parse_endpoint, read_file
+
     try:
         data, _ = read_file(directory / ENDPOINT_FILE)
         return parse_endpoint(data.decode("utf-8", errors="replace"))

@@ -35,8 +35,12 @@ class ArtifactError(ValueError):
 
 def to_plain(value: object) -> Any:
     """Dataclasses, enums and tuples as JSON values."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    kind: type = type(value)
+    if value is None or kind in _PLAIN:
+        return value
+    names = _field_names(kind)
+    if names is not None:
+        return {name: to_plain(getattr(value, name)) for name in names}
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, tuple | list):
@@ -44,6 +48,18 @@ def to_plain(value: object) -> Any:
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}
     return value
+
+
+_PLAIN = frozenset({str, int, float, bool})
+"""Exactly these types are JSON values already; an enum's member is of another type."""
+
+
+@cache
+def _field_names(kind: type) -> tuple[str, ...] | None:
+    """Field names of a dataclass, None for any other type."""
+    if not dataclasses.is_dataclass(kind):
+        return None
+    return tuple(f.name for f in dataclasses.fields(kind))
 
 
 def from_plain(kind: type[Value], plain: object, where: str = "") -> Value:

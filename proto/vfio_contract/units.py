@@ -208,8 +208,10 @@ def _make_unit(
     identity = identities[primary.address].identity
     kind = kind_of(primary)
     chain = ancestors(primary, by_address)
+    # an identity may hold text of the host, which need not be Unicode
+    digest = sha256(identity.encode("utf-8", "backslashreplace")).hexdigest()
     return Unit(
-        id=f"{kind}-{sha256(identity.encode()).hexdigest()[:8]}",
+        id=f"{kind}-{digest[:8]}",
         kind=kind,
         primary=primary.address,
         identity=identity,

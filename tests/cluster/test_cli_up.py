@@ -1,4 +1,4 @@
-"""`vfioctl up` as an operator runs it: a coordinator and an agent, seen through the command line."""
+"""`vfioctl up` as an operator runs it: both processes, seen through the command line."""
 
 from __future__ import annotations
 

@@ -212,7 +212,7 @@ def test_a_blocked_read_is_replayed_as_one(tmp_path: Path) -> None:
     os.mkfifo(path)
     target = tmp_path / "alpha.tar.gz"
     try:
-        live = capture_host(str(target), root=LiveRoot(str(tree.top), deadline_s=0.2))
+        live = capture_host(str(target), root=LiveRoot(str(tree.top), deadline_s=0.5))
     finally:
         os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
     replayed = collect_host(open_root(str(target)))
@@ -343,7 +343,7 @@ PATHS = st.sampled_from(
 )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     writes=st.dictionaries(PATHS, st.one_of(st.binary(max_size=200), st.none()), max_size=8),
 )

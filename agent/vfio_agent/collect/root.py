@@ -285,12 +285,12 @@ def open_root(path: str) -> Root:
     OSError when there is no such file; `tar_root.BadCapture` (an OSError) when the file is not a
     tar or exceeds the caps.
     """
-    # imported here because both stand on this module
+    if not os.path.abspath(path).strip("/"):
+        return LiveRoot()
+    # imported here because both stand on this module, and the running host needs neither
     from vfio_agent.collect.tar_root import TarRoot
     from vfio_agent.collect.tree_root import DirectoryRoot
 
-    if not os.path.abspath(path).strip("/"):
-        return LiveRoot()
     if os.path.isdir(path):
         return DirectoryRoot(path)
     return TarRoot(path)

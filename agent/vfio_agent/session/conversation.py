@@ -44,6 +44,9 @@ DEFAULT_HEARTBEAT_S = 10.0
 
 MIN_HEARTBEAT_S = 0.1
 
+_PUNCTUALITY = 0.9
+"""Of the interval, after which a heartbeat is said: it is to arrive within it."""
+
 MIN_INTERVAL_S = 1.0
 MAX_INTERVAL_S = 600.0
 """Between observations: a coordinator can neither load its hosts nor blind itself."""
@@ -223,7 +226,7 @@ class Conversation:
         welcome = self._await_welcome()
         if welcome is None:
             return
-        interval_s = welcome.heartbeat_interval_ms / 1000 or DEFAULT_HEARTBEAT_S
+        interval_s = (welcome.heartbeat_interval_ms / 1000 or DEFAULT_HEARTBEAT_S) * _PUNCTUALITY
         held = greeted.digest if greeted is not None and welcome.inventory_held else ""
         said: Observed | None = None
         sequence = 0

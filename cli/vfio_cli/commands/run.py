@@ -121,7 +121,8 @@ def _up_screen(state: Path, endpoint: str, node: str, root: str, *, is_default: 
     lines: Lines = [Line("UP", "good", 0, 2)]
     lines += wrap("  coordinator  ", f"listens on {endpoint}, state in {state}")
     lines += wrap("  agent        ", f"node {node}, reads {root}")
-    lines += wrap("  look         ", f"vfioctl status --cluster{where}")
+    # Never wrapped: it is there to be copied.
+    lines.append(Line(f"  look         vfioctl status --cluster{where}"))
     return [*lines, Line("  stop         Ctrl-C")]
 
 

@@ -212,6 +212,8 @@ def _unit_cells(unit: UnitView) -> list[str]:
 
 
 def _unit_note(unit: UnitView) -> str:
+    if unit.state == "claimed":
+        return ""  # the row names the VM, and that is why
     needs = "".join(f" --allow {word}" for word in unit.needs)
     return unit.why + (f" (needs{needs})" if needs and unit.why else "")
 

@@ -148,7 +148,17 @@ def offer(standing: Standing, held: Mapping[str, Holder]) -> Offer:
         vm=vm,
         why=why,
         shape=_shape(standing, tuple(refused)),
+        free_of_claims=holder is None and owner is None,
     )
+
+
+def same_offer(known: Offer | None, standing: Standing, held: Mapping[str, Holder]) -> Offer:
+    """`offer`, or the known one of the very same standing when nobody has it then or now."""
+    if known is not None and known.standing is standing and known.free_of_claims:
+        layout = standing.layout
+        if not any(key in held for key in (*layout.keys, *layout.physfns)):
+            return known
+    return offer(standing, held)
 
 
 def _shape(standing: Standing, refused: tuple[str, ...]) -> UnitClass:

@@ -24,10 +24,13 @@ class UnitLayout:
 
     `numa_node` is -1 on a host whose kernel knows no NUMA nodes at all, None when this unit's is
     not known. `groups` are those of every function, held ones included; `ungrouped` are endpoints
-    without one. `places` are its endpoints' (identity, place, address). `physfns` are the keys of
-    its VFs' PFs. `blocked` says in words why facts alone forbid giving it away ("" for nothing),
-    and `blocked_unknown` that this is for lack of evidence. `unbound` are assigned functions that
-    are known to be on no vfio driver. `cdev` is True when a VFIO device node exists for it.
+    without one. `places` are its endpoints' (identity, place, address). `keys` are what a claim on
+    it takes: every endpoint under its identity and under its place, because a host whose serial
+    numbers are not readable for once shows its functions under their places only, and a claimed one
+    must not look free then. `physfns` are the keys of its VFs' PFs. `blocked` says in words why
+    facts alone forbid giving it away ("" for nothing), and `blocked_unknown` that this is for lack
+    of evidence. `unbound` are assigned functions that are known to be on no vfio driver. `cdev` is
+    True when a VFIO device node exists for it.
     """
 
     id: str
@@ -40,6 +43,7 @@ class UnitLayout:
     groups: tuple[int, ...]
     ungrouped: tuple[Address, ...]
     places: tuple[tuple[Identity, Identity, Address], ...]
+    keys: tuple[Identity, ...]
     numa_node: int | None
     switch: str
     intended: bool
@@ -48,17 +52,6 @@ class UnitLayout:
     blocked_unknown: bool
     unbound: tuple[Address, ...]
     cdev: bool
-
-    @property
-    def keys(self) -> tuple[Identity, ...]:
-        """What a claim on it takes: every endpoint under its identity and under its place.
-
-        Both, because a host whose serial numbers are not readable for once shows its functions
-        under their places only, and a claimed one must not look free then.
-        """
-        return tuple(
-            sorted({key for identity, place, _ in self.places for key in (identity, place)})
-        )
 
 
 def survey(host: Host) -> tuple[UnitLayout, ...]:
@@ -100,6 +93,7 @@ def _lay_out(
         groups=tuple(sorted({n for a in unit.addresses for n in groups.get(a, ())})),
         ungrouped=tuple(f.address for f in endpoints if f.address not in groups),
         places=tuple(places),
+        keys=tuple(sorted({key for *both, _ in places for key in both})),
         numa_node=_numa_node(host.by_address[unit.primary], has_numa),
         switch=unit.switch,
         intended=host.is_intended(unit.addresses),

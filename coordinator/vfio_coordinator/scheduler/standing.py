@@ -68,7 +68,8 @@ class Offer:
     """A unit as placement sees it.
 
     `state` is free, claimed, pending, foreign, unfit or unknown; `vm` the holder's name. `shape`
-    is all that choosing between units looks at.
+    is all that choosing between units looks at. `free_of_claims` is True when neither the unit nor
+    the PF of its VFs is claimed.
     """
 
     standing: Standing
@@ -76,6 +77,7 @@ class Offer:
     vm: str
     why: str
     shape: UnitClass
+    free_of_claims: bool
 
     @property
     def unit(self) -> str:

@@ -9,12 +9,13 @@ record that may not be there. Automation adds and lifts only cordons with its ow
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from vfio_contract import codes
 from vfio_contract.artifact import encode
 from vfio_contract.errors import ClusterError, ErrorCode
-from vfio_coordinator.scheduler.index import Entry, make_entry, offer, put
+from vfio_coordinator.scheduler.index import Entry, make_entry, put, same_offer
 from vfio_coordinator.state import keys
 from vfio_coordinator.state.events import CommitOutcome, CordonRequested, Outcome
 from vfio_coordinator.state.judge import judge, list_texts, validated_boot
@@ -27,7 +28,7 @@ from vfio_coordinator.state.model import (
     Node,
     Presence,
 )
-from vfio_coordinator.state.presence import heard_age, span
+from vfio_coordinator.state.presence import deadline_of, heard_age, span
 from vfio_coordinator.state.records import AdminRecord, Cordon
 from vfio_coordinator.state.report import node_view
 from vfio_coordinator.state.turn import Note, Turn
@@ -53,21 +54,29 @@ def settle(turn: Turn, name: str, *, attempt: int = 1) -> None:
             node = replace(node, judgement=judge(turn.state, node, turn.now))
             turn.put_node(node)
     refresh(turn, name)
+    deadline = deadline_of(turn.state, turn.state.nodes[name], turn.now)
+    if deadline < turn.state.next_deadline_s:
+        turn.state = replace(turn.state, next_deadline_s=deadline)
 
 
 def refresh(turn: Turn, name: str) -> None:
     """The node's entry in the index as the state says; none before it was judged once."""
     if turn.state.nodes[name].judgement is None:
         return
-    turn.state = replace(turn.state, index=put(turn.state.index, entry_of(turn.state.nodes[name])))
+    index = turn.state.index
+    entry = entry_of(turn.state.nodes[name], known=index.entries.get(name))
+    turn.state = replace(turn.state, index=put(index, entry))
 
 
-def entry_of(node: Node) -> Entry:
-    """What placement sees of a node."""
+def entry_of(node: Node, *, known: Entry | None = None) -> Entry:
+    """What placement sees of a node; offers of `known` that are still true are kept."""
     judgement, observation = node.judgement, node.observation
     if judgement is None:
         raise ValueError(f"{node.name} was never judged")
-    offers = tuple(offer(standing, node.held) for standing in node.standings)
+    before = {id(o.standing): o for o in known.offers} if known is not None else {}
+    offers = tuple(
+        same_offer(before.get(id(standing)), standing, node.held) for standing in node.standings
+    )
     cordons = node.admin.cordons if node.admin is not None else ()
     liftable = judgement.stage == "admitted" and cordons and not judgement.holds
     by_people = all(c.owner.startswith(USER) for c in cordons)
@@ -159,7 +168,13 @@ def _cordoned(admin: AdminRecord, owner: str, reason: str, utc: str) -> AdminRec
     if any((c.owner, c.text) == (owner, text) for c in admin.cordons):
         return admin
     others = tuple(c for c in admin.cordons if c.owner != owner)
-    return replace(admin, cordons=(*others, Cordon(codes.NODE_CORDONED.name, owner, text, utc)))
+    cordon = Cordon(codes.NODE_CORDONED.name, owner, text, utc)
+    return replace(admin, cordons=_in_order((*others, cordon)))
+
+
+def _in_order(cordons: Iterable[Cordon]) -> tuple[Cordon, ...]:
+    """People's first, then by owner: the same cordons are always the same record."""
+    return tuple(sorted(cordons, key=lambda c: (c.owner.startswith(AUTO), c.owner)))
 
 
 def _uncordoned(node: Node) -> AdminRecord:
@@ -252,8 +267,12 @@ def _automate(
     for code, gone in old.items():
         text = f"cordon lifted, its cause is gone: {gone.text}"
         notes.append(Note(subject, "NODE_UNCORDONED", text, f"{AUTO}{code}"))
-    waived = tuple(k for k in admin.waived if k in {c.key for c in causes})
-    return replace(admin, cordons=tuple(kept), waived=waived), notes
+    current = {cause.key for cause in causes}
+    for key in sorted(set(admin.waived) - current):
+        text = f"{key} is gone; it would cordon the node again"
+        notes.append(Note(subject, "WAIVER_ENDED", text, f"{AUTO}{key.partition(' ')[0]}"))
+    waived = tuple(key for key in admin.waived if key in current)
+    return replace(admin, cordons=_in_order(kept), waived=waived), notes
 
 
 def _tell_presence(turn: Turn, node: Node, before: Judgement | None, now: Judgement) -> None:

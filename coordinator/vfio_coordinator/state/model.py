@@ -7,6 +7,7 @@
     state.pending    every write whose outcome is not known yet, by transaction number
     state.index      what placement looks at: follows from all of the above
     state.log        the newest rows of the event log
+    state.next_deadline_s   before that moment, time alone changes no node's judgement
 
 Invariants (checked after each step in tests by `invariants.check_invariants`):
  1. Two claims, pending ones included, never share a unit key on a node.
@@ -354,6 +355,7 @@ class State:
     refused: Map[str, PlaceRequest] = field(default_factory=Map)
     refused_order: tuple[str, ...] = ()
     clones: Map[str, Clone] = field(default_factory=Map)
+    next_deadline_s: float = 0.0
     rewound: str = ""
     stopped: bool = False
 

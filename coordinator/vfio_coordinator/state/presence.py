@@ -6,6 +6,8 @@ deadline; after the coordinator's own start nothing is lost before a full reconn
 
 from __future__ import annotations
 
+import math
+
 from vfio_coordinator.state.events import Now
 from vfio_coordinator.state.model import Node, Presence, State
 
@@ -61,6 +63,22 @@ def is_stale(state: State, node: Node, now: Now) -> bool:
 def is_fresh(state: State, node: Node, now: Now) -> bool:
     """True for complete evidence of this session, boot and inventory that is young enough."""
     return not missing_evidence(node) and not is_stale(state, node, now)
+
+
+def deadline_of(state: State, node: Node, now: Now) -> float:
+    """The moment until which time alone changes nothing about this node; infinity for never."""
+    presence = presence_of(state, node, now)
+    heard = state.heard.get(node.name)
+    limits = state.limits
+    if presence is Presence.LOST:
+        return math.inf
+    if presence is Presence.UNHEARD:
+        window = state.started_s + limits.reconnect_window_s
+        return window if heard is None else max(window, heard + limits.lost_after_s)
+    found = math.inf if heard is None else heard + limits.lost_after_s
+    if node.observation is not None and not is_stale(state, node, now):
+        found = min(found, node.observation.collected_s + limits.evidence_max_age_s)
+    return found
 
 
 def span(seconds: float) -> str:

@@ -6,6 +6,8 @@ decides anything: what is shown was judged when the evidence came.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from vfio_contract.artifact import ArtifactError
 from vfio_contract.drift import firmware_tuple
 from vfio_contract.errors import ClusterError, ErrorCode
@@ -19,6 +21,7 @@ from vfio_contract.views import (
     NodeView,
     UnitView,
 )
+from vfio_coordinator.scheduler.index import FREE
 from vfio_coordinator.scheduler.layout import survey
 from vfio_coordinator.state.drift import host_of, unpack_facts
 from vfio_coordinator.state.events import Now
@@ -54,6 +57,7 @@ __all__ = [
 def status(state: State, now: Now, *, coordinator: str = "") -> ClusterStatus:
     """The one screen. Nodes come without detail."""
     items = find_health(state, now)
+    counted = {name: tuple(intended_states(state, node)) for name, node in state.nodes.items()}
     return ClusterStatus(
         cluster=state.cluster_id,
         health=level_of(items),
@@ -62,10 +66,8 @@ def status(state: State, now: Now, *, coordinator: str = "") -> ClusterStatus:
         epoch=state.epoch,
         at=now.utc,
         items=items,
-        nodes=node_views(state, now),
-        units=count_units(
-            row for node in state.nodes.values() for row in intended_states(state, node)
-        ),
+        nodes=_node_rows(state, now, counted),
+        units=count_units(row for rows in counted.values() for row in rows),
         vms=vm_views(state, now),
         recent=tuple(sorted(state.log.values(), key=lambda row: -row.seq)[:_RECENT]),
         next=items[0].next if items else "",
@@ -74,21 +76,33 @@ def status(state: State, now: Now, *, coordinator: str = "") -> ClusterStatus:
 
 def node_views(state: State, now: Now) -> tuple[NodeView, ...]:
     """All nodes, worst first, then by name."""
-    rows = [_node_view(state, node, now, detail=False) for node in state.nodes.values()]
+    counted = {name: tuple(intended_states(state, node)) for name, node in state.nodes.items()}
+    return _node_rows(state, now, counted)
+
+
+_Counted = Mapping[str, Sequence[tuple[str, str]]]
+"""Node -> (kind, state) of each of its units that count."""
+
+
+def _node_rows(state: State, now: Now, counted: _Counted) -> tuple[NodeView, ...]:
+    rows = [_node_view(state, n, now, counted[n.name], detail=False) for n in state.nodes.values()]
     return tuple(sorted(rows, key=lambda v: (_STATE_RANK.index(v.state), v.name)))
 
 
 def node_view(state: State, name: str, now: Now, *, detail: bool = True) -> NodeView:
     """One node; `name` may be a unique prefix. Raises ClusterError UNKNOWN_NODE."""
-    return _node_view(state, state.nodes[find_node(state, name)], now, detail=detail)
+    node = state.nodes[find_node(state, name)]
+    return _node_view(state, node, now, tuple(intended_states(state, node)), detail=detail)
 
 
-def _node_view(state: State, node: Node, now: Now, *, detail: bool) -> NodeView:
+def _node_view(
+    state: State, node: Node, now: Now, counted: Sequence[tuple[str, str]], *, detail: bool
+) -> NodeView:
     judgement, observation, inventory = node.judgement, node.observation, node.inventory
     if judgement is None:
         raise ValueError(f"{node.name} was never judged")
     vouched = judgement.presence is Presence.HEARD and judgement.fresh and observation is not None
-    units = [shown for _, shown in intended_states(state, node)]
+    free = sum(shown == FREE for _, shown in counted)
     session = node.session
     return NodeView(
         name=node.name,
@@ -102,8 +116,8 @@ def _node_view(state: State, node: Node, now: Now, *, detail: bool) -> NodeView:
         boot_id=node.boot_id or (node.admin.boot_id if node.admin is not None else ""),
         agent=session.agent_version if session is not None else "",
         baseline=node.baseline.record.digest if node.baseline is not None else "",
-        units_free=units.count("free"),
-        units_total=len(units),
+        units_free=free,
+        units_total=len(counted),
         vms=tuple(dict.fromkeys(claim.vm for claim in claims_on(state, node.name))),
         units=unit_views(state, node) if detail else (),
         drift=tuple(map(_change_view, node.drift)) if detail else (),

@@ -7,6 +7,7 @@ one of them knew a higher fence than this store: then the store was rewound.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from vfio_contract import codes
@@ -15,7 +16,7 @@ from vfio_coordinator.state.admin import settle
 from vfio_coordinator.state.effects import AcceptSession, CloseSession, RefuseSession
 from vfio_coordinator.state.events import Heartbeat, NodeHello, SessionClosed
 from vfio_coordinator.state.model import AdminWrite, Clone, Node, Presence, Session, State
-from vfio_coordinator.state.presence import is_fresh, presence_of
+from vfio_coordinator.state.presence import deadline_of, is_fresh, presence_of
 from vfio_coordinator.state.turn import Turn
 
 
@@ -120,8 +121,14 @@ def close(turn: Turn, event: SessionClosed) -> None:
 
 
 def tick(turn: Turn) -> None:
-    """Deadlines: silence, and evidence that grew too old."""
+    """Deadlines: silence, and evidence that grew too old.
+
+    All nodes are looked at only when the earliest deadline has passed; hearing from a node moves
+    its own deadline away, and whatever brings one nearer lowers the earliest (`admin.settle`).
+    """
     state, now = turn.state, turn.now
+    if now.monotonic_s < state.next_deadline_s:
+        return
     for name, node in state.nodes.items():
         judgement = node.judgement
         presence = presence_of(state, node, now)
@@ -131,6 +138,9 @@ def tick(turn: Turn) -> None:
             heard and is_fresh(state, node, now),
         ):
             settle(turn, name)
+    state = turn.state
+    deadlines = [deadline_of(state, node, now) for node in state.nodes.values()]
+    turn.state = replace(state, next_deadline_s=min(deadlines, default=math.inf))
 
 
 def _hear(turn: Turn, name: str) -> None:

@@ -106,6 +106,8 @@ def _view(node: Node, entry: Entry | None, offer: Offer) -> UnitView:
 
 def _unseen(state: State, node: Node) -> Iterator[tuple[ClaimedUnit, str]]:
     """Claimed units of which the present inventory shows no function."""
+    if not node.held:
+        return
     seen = {key for standing in node.standings for key in standing.layout.keys}
     for claim in claims_on(state, node.name):
         for unit in claim.units:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.unit.cli import samples
+from tests.unit.cli import check_samples, samples
 from vfio_agent.checks import CATALOGUE
 from vfio_cli.commands.explain import notes_of
 from vfio_cli.screens import (
@@ -78,7 +79,7 @@ def device_rows() -> tuple[DeviceRow, ...]:
 def device_view() -> devices.DeviceView:
     rows = device_rows()
     findings = (
-        samples.finding(
+        check_samples.finding(
             "driver-binding",
             Verdict.WARN,
             "BINDING_NOT_PERSISTENT",
@@ -87,8 +88,8 @@ def device_view() -> devices.DeviceView:
             meaning="It does not survive a reboot.",
             decision="sudo driverctl set-override 0000:41:00.0 vfio-pci",
         ),
-        samples.finding("group-isolation", Verdict.BLOCKED, blocked_by="iommu-active"),
-        samples.finding(
+        check_samples.finding("group-isolation", Verdict.BLOCKED, blocked_by="iommu-active"),
+        check_samples.finding(
             "host-critical",
             Verdict.PASS,
             "NOT_HOST_CRITICAL",
@@ -104,7 +105,7 @@ def device_view() -> devices.DeviceView:
         assign=("0000:41:00.0", "0000:41:00.1"),
         hold=("0000:00:01.0",),
         findings=findings,
-        node_findings=(samples.finding("iommu-active", Verdict.FAIL, "IOMMU_OFF"),),
+        node_findings=(check_samples.finding("iommu-active", Verdict.FAIL, "IOMMU_OFF"),),
     )
 
 
@@ -121,9 +122,9 @@ def diff_view(*, comparable: bool = True) -> diff.DiffView:
 
 NODES = samples.cluster_status().nodes
 SCREENS: dict[str, Callable[[], Lines]] = {
-    "check": lambda: check.check_screen(samples.check_view()),
-    "check-many": lambda: check.check_screen(samples.many_subjects_view()),
-    "check-short": lambda: check.short_screen(samples.many_subjects_view()),
+    "check": lambda: check.check_screen(check_samples.check_view()),
+    "check-many": lambda: check.check_screen(check_samples.many_subjects_view()),
+    "check-short": lambda: check.short_screen(check_samples.many_subjects_view()),
     "check-node": lambda: check.check_screen(nodes.as_check(samples.node("pve07", detail=True))),
     "device-list": lambda: devices.list_screen("pve07", device_rows(), known=True),
     "device-list-unknown": lambda: devices.list_screen("pve07", (), known=False),
@@ -179,7 +180,7 @@ def test_every_check_can_be_explained_within_80_columns(note: explain.CheckNotes
 
 
 def test_the_counts_of_a_check_add_up_to_the_findings_that_count() -> None:
-    view = samples.many_subjects_view()
+    view = check_samples.many_subjects_view()
     first = plain(check.check_screen(view)).splitlines()[0]
     counted = [f for f in view.report.findings if f.intended is not False]
     numbers = [int(word) for word in first.split() if word.isdigit()]
@@ -203,7 +204,7 @@ def test_a_wide_refusal_lists_every_node_with_its_evidence() -> None:
 
 def test_an_unknown_verdict_is_never_headed_ready() -> None:
     for verdict in Verdict:
-        report = summarise("h", [samples.finding("iommu-active", verdict)])
+        report = summarise("h", [check_samples.finding("iommu-active", verdict)])
         head = check.heading(report, report.findings, "").text
         healthy = verdict in (Verdict.PASS, Verdict.WARN, Verdict.NOT_APPLICABLE)
         assert ("READY" in head.replace("NOT READY", "")) is healthy
@@ -222,9 +223,7 @@ def test_a_vm_state_from_a_newer_coordinator_counts_as_unknown() -> None:
 
 
 def test_health_of_a_newer_coordinator_exits_unknown() -> None:
-    import dataclasses
-
-    odd = dataclasses.replace(samples.cluster_status(), health="HEALTH_ODD")
+    odd = replace(samples.cluster_status(), health="HEALTH_ODD")
     assert status.exit_code(odd) == 3
 
 

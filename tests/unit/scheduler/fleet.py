@@ -68,6 +68,7 @@ def standing(spec: Spec, number: int) -> Standing:
         groups=(number,),
         ungrouped=(),
         places=((key, key, address),),
+        keys=(key,),
         numa_node=spec.numa,
         switch="",
         intended=True,

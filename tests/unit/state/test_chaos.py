@@ -30,7 +30,8 @@ from vfio_coordinator.state.events import (
     ReleaseRequested,
     UncordonRequested,
 )
-from vfio_coordinator.state.model import Limits
+from vfio_coordinator.state.model import Limits, Presence
+from vfio_coordinator.state.presence import is_fresh, presence_of
 from vfio_coordinator.state.records import Claim, UnitRecord
 
 NAMES = ("pve01", "pve02", "pve03")
@@ -115,6 +116,13 @@ class Chaos(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from((1, 8, 15, 70)))
     def wait(self, seconds: float) -> None:
         self.cluster.wait(seconds)
+        state, now = self.cluster.state, self.cluster.now
+        for node in state.nodes.values():
+            assert node.judgement is not None
+            presence = presence_of(state, node, now)
+            assert node.judgement.presence is presence
+            heard = presence is Presence.HEARD
+            assert node.judgement.fresh == (heard and is_fresh(state, node, now))
 
     # --- people ---
 
