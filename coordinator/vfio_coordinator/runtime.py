@@ -204,7 +204,7 @@ class Runtime:
         )
 
     def _store_failed(self, reason: str) -> None:
-        self._call_soon(self._die, f"the store failed: {reason}")
+        self._call_soon(self._die, reason)
 
     def _fail(self, event: Event) -> None:
         log.exception("the state failed on %s", type(event).__name__)

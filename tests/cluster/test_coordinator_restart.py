@@ -13,18 +13,9 @@ import grpc
 import grpc.aio
 import pytest
 
-from tests.cluster.agents import (
-    OPTIONS,
-    Agent,
-    Cluster,
-    Refused,
-    User,
-    full_host,
-    nic_host,
-    secure_channel,
-    want,
-)
+from tests.cluster.agents import Agent, Cluster, full_host, nic_host, secure_channel
 from tests.cluster.processes import Ended, Process, run_to_end, serving
+from tests.cluster.users import OPTIONS, Refused, User, want
 from vfio_contract.bundle import load_bundle
 from vfio_contract.codec import from_message
 from vfio_contract.findings import Verdict

@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.agents import Agent, Cluster, User, host, want
+from tests.cluster.agents import Agent, Cluster, host
+from tests.cluster.users import User, want
 from tests.fakes.snapshots import audio, behind, bridge, gpu, make_facts, nic, nvme
 from vfio_contract.codec import from_message
 from vfio_contract.findings import Verdict

@@ -20,8 +20,9 @@ from random import Random
 import grpc.aio
 import pytest
 
-from tests.cluster.agents import OPTIONS, Agent, Refused, User, host, secure_channel, want
+from tests.cluster.agents import Agent, host, secure_channel
 from tests.cluster.processes import Process, serving
+from tests.cluster.users import OPTIONS, Refused, User, want
 from tests.fakes.snapshots import behind, bridge, nic
 from vfio_contract.artifact import decode
 from vfio_contract.bundle import load_bundle

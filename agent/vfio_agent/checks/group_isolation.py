@@ -13,6 +13,7 @@ from vfio_agent.checks.inventory import (
     describe,
     is_intended,
     is_platform,
+    lists_are_whole,
     missing_attribute,
     missing_groups,
     report_nothing,
@@ -192,7 +193,7 @@ def _decide(
         reality is Reality.NOT_KNOWN
         or viability.unread
         or _strangers(host, number)
-        or (ungrouped(host) and host.facts.groups is None)
+        or (ungrouped(host) and not lists_are_whole(host))
         or any(None in (m.class_code, m.is_bridge, m.physfn) for m in members)
     ):
         return GROUP_UNKNOWN, "", ""

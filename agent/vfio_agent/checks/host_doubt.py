@@ -15,8 +15,10 @@ from vfio_agent.checks.inventory import (
     DEVICES,
     describe_driver,
     find_remedy,
+    lists_are_whole,
     missing_attribute,
     missing_groups,
+    ungrouped,
 )
 from vfio_contract.findings import Missing
 from vfio_contract.host import Host
@@ -162,11 +164,12 @@ def doubt_links(
     others = [f for f in used if f is not function]
     if not others:
         return
-    if host.facts.groups is None and function.group is None:
-        yield Doubt("its group could not be read, and so who shares it", missing_groups(host))
-    elif host.facts.groups is None and function.group != NO_GROUP:
-        lost = [f.address for f in others if f.group is None]
-        if lost:
+    if not lists_are_whole(host):
+        open_ended = {f.address for f in ungrouped(host)}
+        lost = [f.address for f in others if f.address in open_ended]
+        if function.address in open_ended:
+            yield Doubt("its group could not be read, and so who shares it", missing_groups(host))
+        elif lost and function.group != NO_GROUP:
             yield Doubt(f"the group of {lost[0]} could not be read", missing_groups(host))
     if not resets_alone(function):
         yield from _doubt_places(function, others)

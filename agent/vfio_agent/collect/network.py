@@ -73,7 +73,27 @@ def collect_network(reader: Reader) -> tuple[NetDevice, ...] | None:
         )
         for interface in interfaces
     ]
-    return _without_loose_ends(devices)
+    return _without_loose_ends(_doubt_stacks(reader, devices))
+
+
+def _doubt_stacks(reader: Reader, devices: Sequence[NetDevice]) -> list[NetDevice]:
+    """In a copy that kept no link between interfaces, what a virtual one stands on is not known.
+
+    A bridge that carries the host's address would else seem to stand on nothing, and the card
+    below it to be free.
+    """
+    stacked = any(device.uppers or device.lowers for device in devices)
+    found: list[NetDevice] = []
+    for device in devices:
+        busy = device.name != "lo" and (device.addresses != () or device.routes != ())
+        if busy and not stacked and device.function == "":
+            folder = f"{_NET}/{device.name}"
+            if not reader.root.authoritative(f"{folder}/lower_none"):
+                path = f"{_NET}/*/lower_*"
+                reader.gap(path, "not captured for any interface", "ls -d /sys/class/net/*/lower_*")
+                device = replace(device, function=None)
+        found.append(device)
+    return found
 
 
 def routes_known(network: Sequence[NetDevice] | None) -> bool:
@@ -226,7 +246,8 @@ def _without_loose_ends(devices: Sequence[NetDevice]) -> tuple[NetDevice, ...]:
     return tuple(
         replace(
             device,
-            uppers=tuple(n for n in device.uppers if n in kept),
+            # one that was not in the list (gone meanwhile, hidden) may be what carries addresses
+            uppers=tuple(n for n in device.uppers if n in kept or n not in by_name),
             lowers=tuple(n for n in device.lowers if n in kept),
         )
         for device in sorted(devices, key=lambda d: d.name)

@@ -89,11 +89,7 @@ def _count(index: Index, demand: Demand) -> _Counted:
 
 def _without_kind(index: Index, kind: str, count: int) -> Iterator[str]:
     """The first nodes with no unit of the kind at all, from the buckets of whole shapes."""
-    sets = [
-        names
-        for profile, names in profiles(index, ())
-        if all(unit.kind != kind for unit in profile.units)
-    ]
+    sets = [names for profile, names in profiles(index, ()) if kind not in profile.kinds]
     yield from smallest(sets, count)
 
 
