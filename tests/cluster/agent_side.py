@@ -1,7 +1,6 @@
 """The agent's end of real sessions: a house of certificates, a link on a thread, observations.
 
-A test module takes the fixtures with `pytest_plugins = ["tests.cluster.agent_side"]`. The other end
-is `tests.fakes.recording_coordinator`. Nothing here may decide what a session does.
+The other end is `tests.fakes.recording_coordinator`. Nothing here may decide what a session does.
 """
 
 from __future__ import annotations
@@ -10,12 +9,11 @@ import dataclasses
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from tests.fakes.recording_coordinator import DEADLINE_S, RecordingCoordinator, Stream
 from tests.fakes.snapshots import make_snapshot, nic
@@ -41,25 +39,11 @@ class House:
     node: Path
 
 
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> House:
-    top = tmp_path_factory.mktemp("house")
+def make_house(top: Path) -> House:
+    """A new authority below `top`, with a bundle for each side."""
     authority = Authority.open_or_create(top / "ca", now=NOW)
     server = load_bundle(authority.ensure_server(["localhost", "127.0.0.1"]))
     return House(authority, server, authority.ensure_node_bundle("pve07", top / "node"))
-
-
-@pytest.fixture
-def coordinator(house: House) -> Iterator[RecordingCoordinator]:
-    with RecordingCoordinator(house.server) as server:
-        yield server
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    opened = Journal.open(tmp_path / "journal.db")
-    yield opened
-    opened.close()
 
 
 def observe(bios: str = "F10", *, boot: str = "boot-1", uptime: float = 1.0) -> Observed:
@@ -118,24 +102,24 @@ class Agent:
 
 
 MakeAgent = Callable[..., Agent]
+"""`make_agent(*observed, fences=..., bundle=...)`: an agent that has begun a session."""
 
 
-@pytest.fixture
-def make_agent(
-    house: House, coordinator: RecordingCoordinator, journal: Journal
-) -> Iterator[MakeAgent]:
-    agents: list[Agent] = []
+@contextmanager
+def agents(house: House, endpoint: str, journal: Journal) -> Iterator[MakeAgent]:
+    """Agents of one coordinator; all of them leave at the end."""
+    made: list[Agent] = []
 
-    def make(*observed: Observed, fences: Fences = journal, **changes: Any) -> Agent:
-        agent = Agent(house, changes.pop("endpoint", coordinator.endpoint), fences, **changes)
+    def make(*observed: Observed, fences: Fences = journal, bundle: Path | None = None) -> Agent:
+        agent = Agent(house, endpoint, fences, bundle=bundle)
         for item in observed or (observe(),):
             agent.outbox.offer(item)
-        agents.append(agent)
+        made.append(agent)
         agent.connect()
         return agent
 
     yield make
-    for agent in agents:
+    for agent in made:
         agent.leave()
 
 

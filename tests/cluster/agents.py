@@ -34,6 +34,7 @@ from vfio_coordinator.bootstrap import Serving, Settings, serve
 from vfio_coordinator.peer import Role
 from vfio_coordinator.pki import Authority
 from vfio_coordinator.state.events import Now, Tick
+from vfio_coordinator.state.invariants import check_invariants
 from vfioctl.v1 import session_pb2
 from vfioctl.v1.session_pb2_grpc import AgentSessionServiceStub
 
@@ -257,9 +258,10 @@ class Cluster:
             await self.stop()
 
     async def stop(self) -> bool:
-        """Stop the coordinator; the clients' channels stay."""
+        """Stop the coordinator, whose state must be sound; the clients' channels stay."""
         assert self._serving is not None
         serving, self._serving = self._serving, None
+        check_invariants(serving.runtime.state)
         return await serving.stop()
 
     async def restart(self) -> None:

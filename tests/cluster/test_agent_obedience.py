@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
 import grpc
 import pytest
 
-from tests.cluster.agent_side import NOW, House, MakeAgent, in_session, observe
+from tests.cluster.agent_side import NOW, House, MakeAgent, agents, in_session, make_house, observe
 from tests.fakes.recording_coordinator import (
     CLUSTER,
     DEADLINE_S,
@@ -20,7 +22,30 @@ from vfio_agent.journal import NO_FENCE, Fence, Journal, JournalError
 from vfio_contract.errors import ErrorCode
 from vfio_coordinator.pki import Authority
 
-pytest_plugins = ["tests.cluster.agent_side"]
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> House:
+    return make_house(tmp_path_factory.mktemp("house"))
+
+
+@pytest.fixture
+def coordinator(house: House) -> Iterator[RecordingCoordinator]:
+    with RecordingCoordinator(house.server) as server:
+        yield server
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    with closing(Journal.open(tmp_path / "journal.db")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def make_agent(
+    house: House, coordinator: RecordingCoordinator, journal: Journal
+) -> Iterator[MakeAgent]:
+    with agents(house, coordinator.endpoint, journal) as make:
+        yield make
 
 
 # --- fences ----------------------------------------------------------------------------------

@@ -14,13 +14,24 @@ import os
 import queue
 import threading
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any, cast
 
 import grpc
 import grpc_testing
 import pytest
 
-from tests.cluster.agent_side import SPEAKER, Agent, House, MakeAgent, in_session, observe
+from tests.cluster.agent_side import (
+    SPEAKER,
+    Agent,
+    House,
+    MakeAgent,
+    agents,
+    in_session,
+    make_house,
+    observe,
+)
 from tests.fakes.recording_coordinator import (
     CLUSTER,
     DEADLINE_S,
@@ -46,7 +57,30 @@ from vfioctl.v1 import session_pb2
 from vfioctl.v1.session_pb2 import SessionRequest, SessionResponse, Welcome
 from vfioctl.v1.session_pb2_grpc import AgentSessionServiceStub
 
-pytest_plugins = ["tests.cluster.agent_side"]
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> House:
+    return make_house(tmp_path_factory.mktemp("house"))
+
+
+@pytest.fixture
+def coordinator(house: House) -> Iterator[RecordingCoordinator]:
+    with RecordingCoordinator(house.server) as server:
+        yield server
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    with closing(Journal.open(tmp_path / "journal.db")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def make_agent(
+    house: House, coordinator: RecordingCoordinator, journal: Journal
+) -> Iterator[MakeAgent]:
+    with agents(house, coordinator.endpoint, journal) as make:
+        yield make
 
 
 # --- the order of a session ------------------------------------------------------------------

@@ -200,8 +200,11 @@ async def test_the_process_says_where_it_listens_and_ends_with_0(state: Path) ->
         assert (state / "endpoint").read_text() == f"{process.endpoint}\n"
         assert load_bundle(state / "nodes" / NODE).endpoint == process.endpoint
         async with ready_agent(state, process) as agent:
+            mute = Agent(NODE, agent.channel, agent.snapshot).open()
+            await mute.call.wait_for_connection()
             process.terminate()
-            assert (await agent.stream.end()).code == "SHUTTING_DOWN"
+            for stream in (agent.stream, mute):
+                assert (await stream.end()).code == "SHUTTING_DOWN"
         ended = await process.ended()
         assert (ended.status, "Traceback" in ended.errors) == (0, False)
     assert not (state / "endpoint").exists()

@@ -13,6 +13,7 @@ from tests.cluster.agents import Agent, Cluster, nic_host
 from tests.cluster.users import Refused, is_unheard, stage_of, want
 from tests.fakes.snapshots import nic
 from vfio_contract.findings import Verdict
+from vfio_coordinator.api import session
 from vfio_coordinator.bootstrap import LIMITS
 from vfio_coordinator.peer import Role
 from vfio_coordinator.state.events import Heartbeat
@@ -247,3 +248,17 @@ async def test_a_changed_host_counts_from_its_own_facts_on(state: Path) -> None:
         await agent.stream.say(observation=agent.observation())
         await agent.stream.hear_one("inventory_wanted")
         assert (await admin.place(want("vm1"))).placement is None
+
+
+async def test_a_stream_that_says_nothing_is_ended(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "HELLO_TIMEOUT_S", 0.05)
+    async with Cluster(state) as cluster:
+        agent = await cluster.agent(NODE)
+        refused = await agent.open().end()
+        assert refused.code == "BAD_REQUEST"
+        assert "no Hello within" in refused.message
+        assert (await (await cluster.admin()).status()).nodes == ()
+        monkeypatch.undo()
+        await agent.greet()

@@ -18,8 +18,10 @@ from vfio_agent.checks.inventory import (
     lists_are_whole,
     missing_attribute,
     missing_groups,
+    strangers,
     ungrouped,
 )
+from vfio_contract.address import is_address
 from vfio_contract.findings import Missing
 from vfio_contract.host import Host
 from vfio_contract.intention import is_vfio_bound
@@ -116,7 +118,7 @@ def find_doubts(host: Host, function: PciFunction, unresolved: Unresolved) -> It
     if function.boot_vga and function.driver is None:
         why = "it is the console's display unless vfio has it, and its driver could not be read"
         yield Doubt(why, missing_attribute(host, function, "driver"))
-    if function.driver == "":
+    if function.driver == "" and not _is_in_use(host, function):
         return
     if _may_hold_disk(function):
         yield from unresolved.storage
@@ -128,6 +130,12 @@ def find_doubts(host: Host, function: PciFunction, unresolved: Unresolved) -> It
         yield from _doubt_interfaces(host, function)
     if _is_network_card(function) or function.sub_class == _USB:
         yield from unresolved.network
+
+
+def _is_in_use(host: Host, function: PciFunction) -> bool:
+    """True when an interface or disk is on it: a copy without its `driver` link is no proof."""
+    carries = any(d.function == function.address for d in host.facts.network or ())
+    return carries or any(function.address in (b.functions or ()) for b in host.facts.block or ())
 
 
 def _may_hold_disk(function: PciFunction) -> bool:
@@ -161,6 +169,10 @@ def doubt_links(
     host: Host, function: PciFunction, used: Collection[PciFunction]
 ) -> Iterator[Doubt]:
     """Why something that the host needs (`used`) may be tied to this function unknown to us."""
+    for name in strangers(host, -1 if function.group is None else function.group):
+        if is_address(name):
+            why = f"{name} shares its group and could not be read"
+            yield Doubt(why, Missing(f"{DEVICES}/{name}", f"lspci -k -s {name}"))
     others = [f for f in used if f is not function]
     if not others:
         return

@@ -173,6 +173,13 @@ def lists_are_whole(host: Host) -> bool:
     return all(pair in listed for pair in joined)
 
 
+def strangers(host: Host, number: int) -> list[str]:
+    """Members that the group lists and no function row describes (platform devices, unread)."""
+    group = host.groups.get(number)
+    known = {m.address for m in host.members.get(number, ())}
+    return [name for name in (group.members if group is not None else ()) if name not in known]
+
+
 def has_no_group(function: PciFunction) -> bool:
     """True when the kernel is known to have given it no group."""
     return function.group == NO_GROUP

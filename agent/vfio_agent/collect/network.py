@@ -8,7 +8,7 @@ so that the host's network namespace answers and not the reader's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
@@ -60,6 +60,7 @@ def collect_network(reader: Reader) -> tuple[NetDevice, ...] | None:
         return None
     interfaces = _collect_interfaces(reader, [n for n in names if n not in _NOT_INTERFACES])
     routes = _collect_routes(reader)
+    interfaces += _unlisted(reader, routes or (), {interface.name for interface in interfaces})
     addresses = _collect_addresses(reader, interfaces, routes)
     devices = [
         NetDevice(
@@ -130,6 +131,14 @@ def _collect_interfaces(reader: Reader, names: Sequence[str]) -> list[_Interface
             )
         )
     return found
+
+
+def _unlisted(reader: Reader, routes: Iterable[Route], listed: Collection[str]) -> list[_Interface]:
+    """Interfaces that a route leaves by and sysfs does not show: what is under them is unknown."""
+    names = sorted({route.interface for route in routes} - {"lo", *listed})
+    for name in names:
+        reader.gap(f"{_NET}/{name}", "a route leaves by it, but it is not listed", "ip -br link")
+    return [_Interface(name, None, "", (), (), up=None) for name in names]
 
 
 def _function_of(reader: Reader, folder: str, place: str) -> Address | None:

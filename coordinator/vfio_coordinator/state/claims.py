@@ -258,7 +258,7 @@ def _make_claim(
         request=request,
         state="reserved",
         external=request.external,
-        owner=actor,
+        owner=f"user:{actor}",
         at=moment.utc,
         revision=placement.revision,
     )

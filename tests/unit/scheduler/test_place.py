@@ -261,6 +261,13 @@ def test_risks_are_taken_only_where_nothing_else_is_left() -> None:
     assert "--allow acs-override" in refusal.nearest[0].command
 
 
+def test_a_need_of_an_earlier_stage_is_named_before_a_refusal_of_a_later_one() -> None:
+    node = entry("a", Spec(needs=("acs-override",), refused=("reset",)))
+    assert refused(place(index_of(node), request("gpu"), MOMENT)).stages[0].stage == "isolation"
+    allowed = request("gpu", allow=("acs-override",))
+    assert refused(place(index_of(node), allowed, MOMENT)).stages[0].stage == "reset"
+
+
 def test_models_match_by_word_and_by_ids() -> None:
     node = entry("a", Spec(model="GA102GL [RTX A5000]"))
     for model in ("a5000", "A5000", "rtx a5000", "10de:2231", "[RTX", ""):

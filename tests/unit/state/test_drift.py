@@ -15,7 +15,7 @@ from vfio_contract.model import Acs, PciFunction
 from vfio_contract.views import BaselineView, Decision, NodeView, Reason, VmView
 from vfio_coordinator.state import report
 from vfio_coordinator.state.effects import Failure
-from vfio_coordinator.state.events import Heartbeat
+from vfio_coordinator.state.events import BaselineAcceptRequested, CordonRequested, Heartbeat
 
 
 def accepted(*functions: PciFunction) -> tuple[Cluster, Agent]:
@@ -63,6 +63,30 @@ def test_a_baseline_needs_fresh_evidence() -> None:
     assert len(view.intended_units) == 2
     assert view.drift == ()
     assert cluster.view("pve01").baseline == one.digest
+
+
+def test_accepting_while_the_node_is_being_written_is_tried_again() -> None:
+    cluster = Cluster()
+    one = agent("pve01")
+    cluster.join(one)
+    cluster.held = True
+    cordon = cluster.ask_later(
+        lambda t: CordonRequested(ticket=t, node="pve01", actor="ann", reason="r")
+    )
+    accept = cluster.ask_later(
+        lambda t: BaselineAcceptRequested(ticket=t, node="pve01", actor="ann")
+    )
+    cluster.settle_store()
+    assert isinstance(cluster.replies[cordon], NodeView)
+    assert isinstance(cluster.replies[accept], BaselineView)
+
+
+def test_an_inventory_without_functions_is_no_baseline() -> None:
+    cluster = Cluster()
+    one = agent("pve01")
+    one.snapshot = snapshot(*cards(2), functions=None)
+    cluster.join(one)
+    assert cluster.accept(Failure, "pve01").code is ErrorCode.NO_INVENTORY
 
 
 def test_without_a_baseline_gates_apply_and_nothing_is_a_regression() -> None:

@@ -223,6 +223,6 @@ def test_a_vm_says_what_it_is() -> None:
         addresses=(),
         at_risk="",
         requested="nic:device=2 same-numa",
-        owner="ann",
+        owner="user:ann",
         at="",
     )
