@@ -96,6 +96,10 @@ DAMAGED: dict[str, tuple[dict[str, Any], str]] = {
         _altered(lambda facts: facts["functions"][1].update(address="../../etc")),
         "'../../etc'",
     ),
+    "with a wild NUMA node": (
+        _altered(lambda facts: facts["functions"][1].update(numa_node=1 << 63)),
+        "no such NUMA node: 9223372036854775808",
+    ),
     "with a function twice": (
         _altered(lambda facts: facts["functions"].append(facts["functions"][1])),
         "0000:01:00.0 is there twice",

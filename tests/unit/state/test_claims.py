@@ -1,4 +1,7 @@
-"""Placing and releasing through the store: idempotence, conflicts, unknown outcomes, restarts."""
+"""Placing and releasing through the store: idempotence, conflicts, unknown outcomes, restarts.
+
+Length: one table of situations around a claim; each is a few lines, and they are read side by side.
+"""
 
 from __future__ import annotations
 
