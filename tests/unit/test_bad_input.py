@@ -2,6 +2,8 @@
 
 Nothing raises, nothing hangs, no text of a host reaches the terminal as it is, and no verdict gets
 better because evidence went missing.
+
+Length: one section an item of the list of bad input; each is short and stands alone.
 """
 
 from __future__ import annotations

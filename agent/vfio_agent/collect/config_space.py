@@ -10,7 +10,7 @@ Sources: include/uapi/linux/pci_regs.h; PCI Express Base Specification chapter 7
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from struct import Struct
 
 from vfio_contract.model import Acs, ConfigSpace, PcieCapability, SriovCapability
@@ -57,6 +57,14 @@ class Link:
     width: int
 
 
+_HEADER_TYPES = frozenset({0, 1, 2})
+"""Endpoint, PCI bridge, CardBus bridge (include/uapi/linux/pci_regs.h)."""
+
+_ENDPOINT_PORTS = frozenset({0, 1, 9, 10})
+"""Port types without a bus below them (PCI Express 7.5.3.2). A bridge is never assigned, so an
+endpoint must not pass for one because a byte is wrong. The reverse exists: the DMI port of Intel
+chipsets is a root port with header type 0."""
+
 Found = list[tuple[int, int]]
 """(id, offset) of each capability in the order of the list."""
 
@@ -70,10 +78,18 @@ def parse_config(data: bytes) -> ConfigSpace:
         return _unknown(length, dead=False)
     faults: list[str] = []
     header_type = data[0x0E] & 0x7F
+    if header_type not in _HEADER_TYPES:
+        # the kernel ignores such a device (pci_setup_device), so these bytes are not its own
+        fault = f"header type 0x{header_type:02x} is none that exists"
+        return replace(_unknown(length, dead=False), faults=(fault,))
     plain = _walk_plain(data, header_type, faults)
     extended = _walk_extended(data, plain, faults)
     at = _first_offsets(plain)
     above = _first_offsets(extended)
+    express = _pcie(data, at[_PCIE], faults) if _PCIE in at else None
+    if header_type == 1 and express is not None and express.port_type in _ENDPOINT_PORTS:
+        fault = f"header type {header_type} with PCI Express port type {express.port_type}"
+        return replace(_unknown(length, dead=False), faults=(*faults, fault))
     secondary = subordinate = None
     if header_type == 0:
         secondary = subordinate = 0
@@ -88,7 +104,7 @@ def parse_config(data: bytes) -> ConfigSpace:
         subordinate_bus=subordinate,
         capabilities=None if plain is None else tuple([found for found, _ in plain]),
         extended=None if extended is None else tuple([found for found, _ in extended]),
-        pcie=_pcie(data, at[_PCIE], faults) if _PCIE in at else None,
+        pcie=express,
         af_flr=_af_flr(data, at[_AF], faults) if _AF in at else None,
         pm_no_soft_reset=_pm_no_soft_reset(data, at[_PM], faults) if _PM in at else None,
         msi=None if plain is None else _MSI in at,

@@ -315,6 +315,15 @@ def test_stages_are_counted_in_order_with_reasons() -> None:
     assert "/sys/bus/pci/devices/0000:02:00.0/driver_override" in bind.command
 
 
+def test_nodes_without_the_kind_and_without_the_model_are_counted_together() -> None:
+    index = index_of(
+        entry("c", Spec(kind="nic")), entry("a", Spec(model="A100 PCIe")), entry("b"), entry("d")
+    )
+    (stage,) = refused(place(index, request("gpu:a5000"), MOMENT)).stages
+    assert (stage.stage, stage.nodes) == ("model", 4)
+    assert stage.why == "a b c and 1 more: no gpu:a5000"
+
+
 def test_a_pinned_request_considers_that_node_alone() -> None:
     index = index_of(entry("a", Spec(held="claimed")), entry("b", Spec()))
     found = refused(place(index, request("gpu", node="a"), MOMENT))
