@@ -87,9 +87,10 @@ def parse_config(data: bytes) -> ConfigSpace:
     at = _first_offsets(plain)
     above = _first_offsets(extended)
     express = _pcie(data, at[_PCIE], faults) if _PCIE in at else None
-    if header_type == 1 and express is not None and express.port_type in _ENDPOINT_PORTS:
-        fault = f"header type {header_type} with PCI Express port type {express.port_type}"
-        return replace(_unknown(length, dead=False), faults=(*faults, fault))
+    proven: int | None = header_type
+    if header_type != 0 and express is not None and express.port_type in _ENDPOINT_PORTS:
+        faults.append(f"header type {header_type} with PCI Express port type {express.port_type}")
+        proven = None
     secondary = subordinate = None
     if header_type == 0:
         secondary = subordinate = 0
@@ -98,7 +99,7 @@ def parse_config(data: bytes) -> ConfigSpace:
     return ConfigSpace(
         length=length,
         dead=False,
-        header_type=header_type,
+        header_type=proven,
         multifunction=bool(data[0x0E] & 0x80),
         secondary_bus=secondary,
         subordinate_bus=subordinate,
@@ -122,7 +123,7 @@ def parse_link(data: bytes) -> Link | None:
     Follows the kernel: the highest speed of LnkCap2, of LnkCap where that is empty
     (drivers/pci/pci.c, pcie_get_speed_cap); a code without meaning is `Unknown`.
     """
-    if len(data) < _PLAIN_BYTES or not data.strip(b"\xff"):
+    if len(data) < _PLAIN_BYTES or data[0x0E] & 0x7F not in _HEADER_TYPES:
         return None
     offset = _first_offsets(_walk_plain(data, data[0x0E] & 0x7F, [])).get(_PCIE)
     if offset is None or offset + _PCIE1_BYTES > _PLAIN_BYTES:

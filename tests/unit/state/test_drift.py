@@ -9,13 +9,16 @@ import pytest
 from tests.fakes.snapshots import FULL_ACS, config_space, nic, nvme, unread
 from tests.unit.state.cluster import Agent, Cluster, ask_for
 from tests.unit.state.hosts import agent, cards, graphics, snapshot
+from vfio_contract.artifact import decode, encode
 from vfio_contract.errors import ErrorCode
 from vfio_contract.findings import Verdict
 from vfio_contract.model import Acs, PciFunction
 from vfio_contract.views import BaselineView, Decision, NodeView, Reason, VmView
-from vfio_coordinator.state import report
+from vfio_coordinator.state import keys, report
 from vfio_coordinator.state.effects import Failure
 from vfio_coordinator.state.events import BaselineAcceptRequested, CordonRequested, Heartbeat
+from vfio_coordinator.state.records import AdminRecord, Cordon
+from vfio_coordinator.store.interface import Put, Txn
 
 
 def accepted(*functions: PciFunction) -> tuple[Cluster, Agent]:
@@ -172,6 +175,9 @@ def test_a_cordon_survives_silence_restart_and_missing_evidence() -> None:
     reboot(cluster, one, *widened())
     cluster.close(one)
     assert owners(cluster.view("pve01"))
+    judgement = cluster.state.nodes["pve01"].judgement
+    assert judgement is not None
+    assert judgement.causes == ()
     cluster.restart()
     assert cluster.view("pve01").reasons[1].owner == "auto:GROUP_WIDENED"
     # The same boot again, but nobody could read in which group the card is.
@@ -193,6 +199,37 @@ def test_a_person_lifts_an_automatic_cordon_and_it_stays_lifted() -> None:
     # Gone once, it counts again.
     reboot(cluster, one, *cards(2))
     assert reboot(cluster, one, *widened()).state == "cordoned"
+
+
+def test_an_admin_write_compares_the_record_that_it_replaces() -> None:
+    cluster, _ = accepted(*cards(2))
+    cluster.held = True
+    ticket = cluster.ask_later(
+        lambda t: CordonRequested(ticket=t, node="pve01", actor="ann", reason="r")
+    )
+    key = keys.node_key("pve01")
+    item = cluster.store.get(key)
+    assert item is not None
+    record = decode(AdminRecord, item.value)
+    theirs = Cordon("NODE_CORDONED", "user:bob", "fan", "t")
+    changed = encode(replace(record, cordons=(theirs,)))
+    cluster.store.commit([Txn((), (Put(key, changed),))])
+    cluster.settle_store()
+    assert isinstance(cluster.replies[ticket], NodeView)
+    owners_now = [r.owner for r in cluster.view("pve01").reasons]
+    assert owners_now == ["user:ann", "user:bob"]
+
+
+def test_a_baselines_transaction_compares_what_it_rests_on() -> None:
+    cluster, _ = accepted(*cards(2))
+    cluster.held = True
+    cluster.ask_later(lambda t: BaselineAcceptRequested(ticket=t, node="pve01", actor="ann"))
+    ((_, txn),) = cluster.queue
+    assert {c.key for c in txn.compares} == {
+        keys.META_EPOCH,
+        keys.node_key("pve01"),
+        keys.baseline_key("pve01"),
+    }
 
 
 def test_automation_never_lifts_a_persons_cordon() -> None:
@@ -279,6 +316,9 @@ def test_narrowed_groups_wait_for_a_person() -> None:
     split = (pair[0], replace(pair[1], group=2))
     view = reboot(cluster, one, *split)
     assert (view.state, view.reasons[0].code) == ("revalidating", "GROUP_SPLIT")
+    admin = cluster.state.nodes["pve01"].admin
+    assert admin is not None
+    assert admin.boot_id != one.boot_id
     cluster.accept(BaselineView, "pve01")
     assert cluster.view("pve01").state == "ready"
 
