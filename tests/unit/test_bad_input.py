@@ -650,6 +650,7 @@ def test_an_artifact_is_the_same_as_itself(artifact: Path, vfioctl: Vfioctl) -> 
         ["check", "extra"],
         ["check", "-o", "xml"],
         ["check", "--root"],
+        ["check", "--root", ""],
         ["check", "--root", "a\x1b[31mb"],
         ["check", "--root", "/", "--node", "pve01"],
         ["device", "show", "\x1b[31m"],

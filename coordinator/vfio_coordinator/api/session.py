@@ -87,6 +87,7 @@ class SessionServicer(AgentSessionServiceServicer):
             async for request in requests:
                 await self._take(request, port, context)
         except ClusterError as error:
+            log.warning("session of %s (%s) refused: %s", port.node, context.peer(), error)
             end = error
         except (grpc.aio.UsageError, grpc.aio.AbortError):
             # grpc's answers to reading from a call that is over
