@@ -203,8 +203,9 @@ async def test_the_process_says_where_it_listens_and_ends_with_0(state: Path) ->
             mute = Agent(NODE, agent.channel, agent.snapshot).open()
             await mute.call.wait_for_connection()
             process.terminate()
-            for stream in (agent.stream, mute):
-                assert (await stream.end()).code == "SHUTTING_DOWN"
+            assert (await agent.stream.end()).code == "SHUTTING_DOWN"
+            # one that had not reached its handler yet is ended by the server itself
+            assert (await mute.end()).code in ("SHUTTING_DOWN", "CANCELLED")
         ended = await process.ended()
         assert (ended.status, "Traceback" in ended.errors) == (0, False)
     assert not (state / "endpoint").exists()

@@ -69,7 +69,7 @@ class Chaos(RuleBasedStateMachine):
         self.cluster = Cluster(limits=limits)
         self.agents: dict[str, Agent] = {}
         self.tickets: dict[int, str] = {}
-        self.tokens: list[int] = []
+        self.tokens: dict[tuple[str, str], int] = {}
         self.cordoned: set[str] = set()
 
     def ask(self, kind: str, make: Any) -> int:
@@ -216,10 +216,12 @@ class Chaos(RuleBasedStateMachine):
                 continue
             del self.tickets[ticket]
             if isinstance(answer, Decision) and isinstance(answer.placement, Placement):
+                # Answers may come in another order than decisions; on each unit fences grow.
                 found = answer.placement
-                if found.token not in self.tokens:
-                    assert not self.tokens or found.token > max(self.tokens)
-                    self.tokens.append(found.token)
+                for unit in found.units:
+                    last = self.tokens.get((found.node, unit.unit), 0)
+                    assert found.token >= last
+                    self.tokens[(found.node, unit.unit)] = found.token
             elif isinstance(answer, Decision) and answer.refusal is not None:
                 refusal = answer.refusal
                 assert sum(s.nodes for s in refusal.stages) == refusal.nodes_total
