@@ -244,6 +244,32 @@ def test_what_a_unit_relied_on_is_lost(code: str, change: dict[str, object]) -> 
     assert view.state == "cordoned"
 
 
+@pytest.mark.parametrize(
+    ("code", "lost", "unknown"),
+    [
+        ("BINDING_LOST", {"driver": "igb", "vfio_device": False}, {"driver": None}),
+        ("RESET_LOST", {"reset_methods": ("bus",)}, {"reset_methods": None}),
+    ],
+)
+def test_what_cannot_be_read_any_more_lifts_nothing(
+    code: str, lost: dict[str, object], unknown: dict[str, object]
+) -> None:
+    def changed(change: dict[str, object]) -> tuple[PciFunction, ...]:
+        return tuple(
+            replace(f, **change) if f.address == "0000:01:00.0" else f  # type: ignore[arg-type]
+            for f in cards(2)
+        )
+
+    cluster, one = accepted(*cards(2))
+    gate = {"BINDING_LOST": "driver-binding", "RESET_LOST": "reset-capability"}[code]
+    one.replaced = {(gate, "function:0000:01:00.0"): (Verdict.FAIL, "WHATEVER")}
+    assert owners(reboot(cluster, one, *changed(lost)))[0] == f"auto:{code}"
+    one.replaced = {}
+    blind = {"vfio_device": None, "config": None, **unknown}
+    assert f"auto:{code}" in owners(reboot(cluster, one, *changed(blind)))
+    assert reboot(cluster, one, *cards(2)).state == "ready"
+
+
 def test_a_binding_that_the_gate_accepts_is_not_lost() -> None:
     cluster, one = accepted(*cards(2))
     rows = tuple(

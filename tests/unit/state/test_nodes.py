@@ -64,6 +64,17 @@ def test_an_observation_before_its_facts_waits_for_them() -> None:
     assert cluster.view("pve01").state == "ready"
 
 
+def test_an_older_observation_of_the_same_session_is_dropped() -> None:
+    cluster = Cluster()
+    one = agent("pve01")
+    cluster.join(one)
+    one.replaced = {("driver-binding", "function:0000:01:00.0"): (Verdict.FAIL, "NOT_BOUND")}
+    cluster.observe(one)
+    one.sequence, one.replaced = 0, {}
+    assert cluster.observe(one) == []
+    assert cluster.view("pve01").units_free == 1
+
+
 def test_changed_facts_make_the_old_findings_worthless() -> None:
     cluster = Cluster()
     one = agent("pve01")
