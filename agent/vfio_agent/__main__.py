@@ -59,6 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception:
         log.critical("ending on a fault of the agent itself", exc_info=True)
         return EXIT_FAULT
+    # Python gives its handlers back while it ends: one more SIGTERM would then kill a clean end.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     return 0
 
 

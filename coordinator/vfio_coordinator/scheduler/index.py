@@ -15,7 +15,7 @@ in which nodes came does not show.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -204,10 +204,12 @@ def buckets(index: Index, kinds: tuple[str, ...]) -> Buckets:
     return index.by_kind.get(kinds[0], Map())
 
 
-def profiles(index: Index, kinds: tuple[str, ...]) -> Iterator[tuple[Profile, Names]]:
+def profiles(index: Index, kinds: tuple[str, ...]) -> list[tuple[Profile, Names]]:
     """Each full profile of those buckets, with its nodes."""
+    rows: list[tuple[Profile, Names]] = []
     for inner in buckets(index, kinds).values():
-        yield from inner.items()
+        rows.extend(inner.items())
+    return rows
 
 
 def put(index: Index, entry: Entry) -> Index:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from heapq import nsmallest
 from itertools import islice
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 
 _MAX_CHUNK = 128
 """Names in a chunk before it is split; near the square root of the largest fleet."""
@@ -21,10 +21,14 @@ _first = itemgetter(0)
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """No chunk is empty; chunks and their names are in order."""
+    """No chunk is empty; chunks and their names are in order. `first` is the smallest name.
+
+    `first` is a field, not worked out: a refusal asks it of every bucket.
+    """
 
     chunks: tuple[tuple[str, ...], ...] = ()
     size: int = 0
+    first: str = ""
 
     def __len__(self) -> int:
         return self.size
@@ -40,11 +44,6 @@ class Names:
         place = bisect_left(chunk, name)
         return place < len(chunk) and chunk[place] == name
 
-    @property
-    def first(self) -> str:
-        """The smallest name; IndexError when empty."""
-        return self.chunks[0][0]
-
     def head(self, count: int) -> tuple[str, ...]:
         """The smallest names, at most so many."""
         return tuple(islice(self, count))
@@ -52,7 +51,7 @@ class Names:
     def add(self, name: str) -> Names:
         """With this name; itself if it is there."""
         if not self.chunks:
-            return Names(((name,),), 1)
+            return Names(((name,),), 1, name)
         at = self._at(name)
         chunk = self.chunks[at]
         place = bisect_left(chunk, name)
@@ -61,7 +60,7 @@ class Names:
         grown = (*chunk[:place], name, *chunk[place:])
         half = len(grown) // 2
         parts = (grown,) if len(grown) <= _MAX_CHUNK else (grown[:half], grown[half:])
-        return Names((*self.chunks[:at], *parts, *self.chunks[at + 1 :]), self.size + 1)
+        return _made((*self.chunks[:at], *parts, *self.chunks[at + 1 :]), self.size + 1)
 
     def remove(self, name: str) -> Names:
         """Without this name; itself if it is not there."""
@@ -72,10 +71,14 @@ class Names:
         place = bisect_left(chunk, name)
         shrunk = (*chunk[:place], *chunk[place + 1 :])
         parts = (shrunk,) if shrunk else ()
-        return Names((*self.chunks[:at], *parts, *self.chunks[at + 1 :]), self.size - 1)
+        return _made((*self.chunks[:at], *parts, *self.chunks[at + 1 :]), self.size - 1)
 
     def _at(self, name: str) -> int:
         return max(0, bisect_right(self.chunks, name, key=_first) - 1)
+
+
+def _made(chunks: tuple[tuple[str, ...], ...], size: int) -> Names:
+    return Names(chunks, size, chunks[0][0] if chunks else "")
 
 
 def smallest(sets: Iterable[Names], count: int) -> tuple[str, ...]:
@@ -83,9 +86,5 @@ def smallest(sets: Iterable[Names], count: int) -> tuple[str, ...]:
 
     None of them can be in a set whose first name is not among the smallest first names.
     """
-    chosen = nsmallest(count, sets, key=_first_of)
+    chosen = nsmallest(count, sets, key=attrgetter("first"))
     return tuple(sorted(name for names in chosen for name in names.head(count))[:count])
-
-
-def _first_of(names: Names) -> str:
-    return names.chunks[0][0]

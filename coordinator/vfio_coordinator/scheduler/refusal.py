@@ -34,7 +34,7 @@ def refuse(index: Index, request: PlaceRequest, *, at: str, revision: int, detai
     """The refusal of a request that fits on no node (or not on the node it names)."""
     demand = demand_of(request)
     names = _considered(index, request)
-    rows = [] if request.node else list(profiles(index, demand.kinds))
+    rows = [] if request.node else profiles(index, demand.kinds)
     counted = _count_pinned(index, request) if request.node else _count(index, demand, rows)
     stages = []
     for stage in STAGES:
