@@ -14,6 +14,7 @@ from dataclasses import replace
 from vfio_contract.address import check_name
 from vfio_contract.artifact import encode
 from vfio_contract.errors import ClusterError, ErrorCode
+from vfio_contract.units import KINDS
 from vfio_contract.views import Decision, Placement, PlaceRequest, Refusal
 from vfio_coordinator.scheduler.gates import ALLOWS
 from vfio_coordinator.scheduler.place import Chosen, Moment, decide, describe
@@ -43,8 +44,6 @@ from vfio_coordinator.store.interface import (
     Put,
     StoreError,
 )
-
-KINDS = ("gpu", "accel", "nic", "nvme", "storage", "usb", "audio", "crypto", "other")
 
 MAX_UNITS = 64
 """Units in one request; far above any host's, so that a typing error is told as one."""
