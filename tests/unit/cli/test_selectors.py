@@ -11,7 +11,6 @@ from vfio_cli.selectors import RISKS, parse_device, parse_devices
 from vfio_contract.units import KINDS, kind_of
 from vfio_contract.views import DeviceRequest
 from vfio_coordinator.scheduler.gates import ALLOWS
-from vfio_coordinator.state import claims
 
 
 @pytest.mark.parametrize(
@@ -82,6 +81,5 @@ def test_every_kind_that_a_host_can_have_may_be_asked_for(class_code: int) -> No
     assert kind_of(function("0000:01:00.0", class_code=class_code)) in {*KINDS, ""}
 
 
-def test_the_coordinator_knows_the_same_kinds_and_risks() -> None:
-    assert set(claims.KINDS) == set(KINDS)
+def test_the_coordinator_knows_the_same_risks() -> None:
     assert set(ALLOWS.values()) == set(RISKS)
