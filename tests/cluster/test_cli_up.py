@@ -84,7 +84,8 @@ def test_up_serves_this_host_until_it_is_stopped(tmp_path: Path) -> None:
         assert screen[0] == "UP"
         assert any(f"unix:{state}/api.sock" in line for line in screen)
         node = wait_ready(state)
-        assert (node["state"], node["verdict"]) == ("ready", "PASS")
+        # placement's gates pass; what this older capture lacks (boot loader, pressure) is unknown
+        assert (node["state"], node["verdict"]) == ("ready", "UNKNOWN")
 
         status = vfioctl("status", "--cluster", state=state)
         assert status.returncode == 0, status.stderr
