@@ -43,6 +43,11 @@ def inspect_host(root_path: str = "/", *, journal: Path = JOURNAL) -> Inspection
     return inspect_root(open_root(root_path), journal=journal)
 
 
+def open_host(root_path: str) -> Root:
+    """The root at a path, `/` for the running host; OSError if it is none."""
+    return open_root(root_path)
+
+
 def inspect_root(root: Root, *, journal: Path = JOURNAL) -> Inspection:
     """Collect and judge one root. `journal` is this host's, and only read for the running host."""
     snapshot = collect_host(root)

@@ -77,11 +77,11 @@ _COLUMNS = "key, identity, firmware, boot_id, method, outcome, evidence, place"
 """In the order of the fields of `ResetAttempt`."""
 
 _TRIM = """
-DELETE FROM attempts WHERE identity = ?1 AND firmware = ?2 AND seq NOT IN (
-    SELECT seq FROM attempts WHERE identity = ?1 AND firmware = ?2
-    ORDER BY seq IN (SELECT max(seq) FROM attempts WHERE identity = ?1 AND firmware = ?2
-                     GROUP BY outcome) DESC, seq DESC
-    LIMIT ?3)
+DELETE FROM attempts WHERE seq IN (
+    SELECT seq FROM (
+        SELECT seq, seq = max(seq) OVER (PARTITION BY outcome) AS newest
+        FROM attempts WHERE identity = ? AND firmware = ?)
+    ORDER BY newest DESC, seq DESC LIMIT -1 OFFSET ?)
 """
 
 _ADD_TOTAL = """
@@ -206,9 +206,9 @@ class Journal:
         """Keys recorded in this boot, whether or not their rows are still kept; "" for any boot."""
         with self._guarded():
             found = self._db.execute(
-                "SELECT key FROM seen WHERE ?1 IN ('', boot_id)"
-                " UNION SELECT key FROM attempts WHERE ?1 IN ('', boot_id)",
-                (boot_id,),
+                "SELECT key FROM seen WHERE ? IN ('', boot_id)"
+                " UNION SELECT key FROM attempts WHERE ? IN ('', boot_id)",
+                (boot_id, boot_id),
             )
             return frozenset(key for (key,) in found)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from vfio_agent.inspect import Inspection, inspect_evidence, inspect_host
+from vfio_agent.inspect import Inspection, inspect_evidence, inspect_root, open_host
 from vfio_cli.exits import Mistake
 from vfio_cli.screens.check import CheckView
 from vfio_cli.survey import find_candidates, find_intended, group_gaps
@@ -20,17 +20,20 @@ from vfio_contract.model import Gap
 
 def look(root: str | None) -> Inspection:
     """Collect and judge; Mistake where `root` is no captured host."""
-    path = root or "/"
+    path = "/" if root is None else root
+    if not path:
+        raise Mistake("--root '': it is empty: give a directory, a tar, or leave the option out")
     try:
         os.stat(path)
-        with progress(f"reading {'this host' if path == '/' else path}"):
-            return inspect_host(path)
+        opened = open_host(path)
     except (OSError, ValueError) as error:
-        # Only opening the root raises: what a host looks like never does.
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise Mistake(
             f"--root {path}: {reason}: give a directory that mirrors a host's root, or a tar of one"
         ) from error
+    # From here on nothing is the user's mistake: what a host looks like never raises.
+    with progress(f"reading {'this host' if path == '/' else path}"):
+        return inspect_root(opened)
 
 
 def from_options(command: Callable[..., Any]) -> Callable[..., Any]:

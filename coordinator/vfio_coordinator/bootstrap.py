@@ -5,10 +5,9 @@ passed its check, and an epoch higher than every earlier one is durable. A damag
 start with its path and what to do, and is left as it was found. The end is in order too: streams
 are told, calls finish, commits finish, and only then are the store and the directory let go.
 
-Certificates are issued and renewed at the start only: bundles that have lived two thirds of their
-90 days get a new certificate then, and the running server keeps the one it began with. A
-coordinator must therefore be restarted within 30 days of a certificate's two thirds; the log says
-at each start until when it holds.
+Certificates are issued and renewed at the start only: what has lived two thirds of its 90 days gets
+a new one then, and the running server keeps the one it began with. It has at least 30 days left,
+and the log says until when: a coordinator that runs on past that day is refused by its agents.
 """
 
 from __future__ import annotations
@@ -204,10 +203,11 @@ def reachable(endpoint: str) -> str:
 
 
 def _server_names(settings: Settings) -> Sequence[str]:
-    host = settings.listen.rpartition(":")[0]
+    host, own = settings.listen.rpartition(":")[0], socket.gethostname()
     named = () if host in ANY_HOST else (host.strip("[]"),)
-    local = ("localhost", "127.0.0.1", socket.gethostname())
-    return tuple(dict.fromkeys((*named, *settings.names, *local)))
+    # A container's name may be a number by chance, which no certificate takes for a name.
+    known = () if own.rpartition(".")[2].isdigit() else (own,)
+    return tuple(dict.fromkeys((*named, *settings.names, "localhost", "127.0.0.1", *known)))
 
 
 async def run(settings: Settings) -> bool:

@@ -141,7 +141,7 @@ class Runtime:
         return answer
 
     def open_session(self, node: str) -> SessionPort:
-        """A port for a stream that is about to say Hello; ClusterError when it comes too late."""
+        """A port for a stream that is to say Hello; ClusterError when it comes too late."""
         if self._stopping:
             raise ClusterError(ErrorCode.SHUTTING_DOWN, f"{self.coordinator} is ending")
         port = SessionPort(next(self._numbers), node)
@@ -174,7 +174,8 @@ class Runtime:
                 if port is not None:
                     port.end(ClusterError(effect.code, effect.detail))
             case StepDown(detail=detail):
-                self._die(detail)
+                # After the effects that follow: they tell who waits what did not happen.
+                self._loop.call_soon(self._die, detail)
 
     def _tell(self, word: Word) -> None:
         port = self._sessions.get(word.session)
@@ -204,7 +205,7 @@ class Runtime:
         )
 
     def _store_failed(self, reason: str) -> None:
-        self._call_soon(self._die, f"the store failed: {reason}")
+        self._call_soon(self._die, reason)
 
     def _fail(self, event: Event) -> None:
         log.exception("the state failed on %s", type(event).__name__)

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vfio_coordinator.store.interface import KeyValue, Store, Txn, TxnResult
+from vfio_coordinator.store.interface import KeyValue, Store, StoreError, Txn, TxnResult
 
 log = logging.getLogger("vfio-coordinator")
 
@@ -80,7 +80,8 @@ class Writer:
                 continue
         except Exception as error:
             log.exception("the store's thread ends")
-            self._on_failure(f"{type(error).__name__}: {error}")
+            known = isinstance(error, StoreError)
+            self._on_failure(str(error) if known else f"the store's thread failed: {error!r}")
 
     def _serve(self, item: _Write | _Read | None) -> bool:
         group: list[_Write] = []

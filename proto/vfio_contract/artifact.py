@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 import typing
 import zlib
@@ -21,12 +22,17 @@ from functools import cache
 from hashlib import sha256
 from typing import Any, TypeVar
 
+from vfio_contract.address import Address, is_address
 from vfio_contract.model import SCHEMA, Facts, Readings, Snapshot
 
 Value = TypeVar("Value")
 
 MAX_BYTES = 64 * 1024 * 1024
 """Largest artifact that is decompressed or parsed; a 256-function host is about 0.5 MB."""
+
+
+MIN_INT, MAX_INT = -(1 << 63), (1 << 64) - 1
+"""What a number of a host can be: sysfs and the wire have 64 bits, signed or not."""
 
 
 class ArtifactError(ValueError):
@@ -64,7 +70,21 @@ def _field_names(kind: type) -> tuple[str, ...] | None:
 
 def from_plain(kind: type[Value], plain: object, where: str = "") -> Value:
     """A dataclass from JSON values; ArtifactError names the field that does not fit."""
-    return typing.cast(Value, _convert(kind, plain, where or kind.__name__))
+    value = _convert(kind, plain, where or kind.__name__)
+    if isinstance(value, Facts):
+        _check_functions(value)
+    return typing.cast(Value, value)
+
+
+def _check_functions(facts: Facts) -> None:
+    """Each function has an address, and no two the same: one would hide the other."""
+    seen: set[str] = set()
+    for index, function in enumerate(facts.functions or ()):
+        if not function.address or function.address in seen:
+            problem = "there twice" if function.address else "empty"
+            where = f"functions[{index}].address"
+            raise ArtifactError(f"{where}: {function.address or 'the address'} is {problem}")
+        seen.add(function.address)
 
 
 def encode(value: object) -> bytes:
@@ -129,7 +149,10 @@ def decode_artifact(data: bytes) -> Snapshot:
     if schema != SCHEMA:
         raise ArtifactError(f"schema is {schema!r}, this version reads {SCHEMA!r}")
     plain = document.get("facts")
-    found = digest_bytes(encode(plain))
+    try:
+        found = digest_bytes(encode(plain))
+    except RecursionError as error:
+        raise ArtifactError("facts: nested too deeply") from error
     if found != document.get("digest"):
         raise ArtifactError(
             f"digest does not match its facts: {document.get('digest')!r} != {found}"
@@ -144,9 +167,21 @@ def _parse(data: bytes) -> Any:
     if len(data) > MAX_BYTES:
         raise ArtifactError(f"larger than {MAX_BYTES} bytes")
     try:
-        return json.loads(data)
+        return json.loads(data, parse_constant=_refuse_constant, parse_float=_parse_float)
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"not JSON: {error}") from error
+
+
+def _refuse_constant(text: str) -> typing.NoReturn:
+    # Python's parser takes NaN and Infinity, which are no JSON and cannot be written back
+    raise ValueError(f"{text} is no JSON number")
+
+
+def _parse_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is too large a number")
+    return value
 
 
 @cache
@@ -165,6 +200,8 @@ def _convert(kind: Any, plain: object, where: str) -> object:
         return _convert_tuple(typing.get_args(kind), plain, where)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return _convert_dataclass(kind, plain, where)
+    if kind is Address:
+        return _convert_address(plain, where)
     if hasattr(kind, "__supertype__"):
         return _convert(kind.__supertype__, plain, where)
     if isinstance(kind, type) and issubclass(kind, Enum):
@@ -172,10 +209,21 @@ def _convert(kind: Any, plain: object, where: str) -> object:
             return kind(plain)
         except ValueError as error:
             raise ArtifactError(f"{where}: {plain!r} is not a {kind.__name__}") from error
+    if isinstance(plain, int) and not MIN_INT <= plain <= MAX_INT:
+        raise ArtifactError(f"{where}: a number beyond 64 bits")
     if kind is float and isinstance(plain, int) and not isinstance(plain, bool):
         return float(plain)
     if not isinstance(plain, kind) or (kind is int and isinstance(plain, bool)):
         raise ArtifactError(f"{where}: expected {kind.__name__}, got {type(plain).__name__}")
+    return plain
+
+
+def _convert_address(plain: object, where: str) -> str:
+    """An address; "" where a field uses it for none."""
+    if not isinstance(plain, str):
+        raise ArtifactError(f"{where}: expected a PCI address, got {type(plain).__name__}")
+    if plain and not is_address(plain):
+        raise ArtifactError(f"{where}: {plain[:40]!r} is no PCI address")
     return plain
 
 

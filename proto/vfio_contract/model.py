@@ -200,6 +200,11 @@ class IommuGroup:
 # --- host ----------------------------------------------------------------------------------------
 
 
+def _is_number(text: str) -> bool:
+    # str.isdigit() also takes digits that int() does not, and numbers of any length
+    return text.isascii() and text.isdigit() and len(text) <= 4
+
+
 @dataclass(frozen=True, slots=True)
 class Kernel:
     """`release` as `uname -r`, `build` as `uname -v`, `machine` as `uname -m`."""
@@ -214,7 +219,7 @@ class Kernel:
         if self.release is None:
             return None
         parts = self.release.split("-", 1)[0].split(".")
-        if len(parts) < 2 or not parts[0].isdigit() or not parts[1].isdigit():
+        if len(parts) < 2 or not _is_number(parts[0]) or not _is_number(parts[1]):
             return None
         return int(parts[0]), int(parts[1])
 

@@ -9,7 +9,7 @@ an answer that a condition holds for.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -19,35 +19,24 @@ from typing import Any, Self
 
 import grpc
 import grpc.aio
+import pytest
 
+from tests.cluster.users import DEADLINE_S, OPTIONS, Refused, User
 from tests.fakes.snapshots import behind, bridge, gpu, make_snapshot, nic, nvme
 from vfio_agent.checks import checks_version, judge
 from vfio_contract.artifact import compress, digest_bytes, encode
 from vfio_contract.bundle import Bundle, load_bundle
-from vfio_contract.codec import from_message, to_message
+from vfio_contract.codec import to_message
 from vfio_contract.findings import Finding
 from vfio_contract.host import Host
 from vfio_contract.model import SCHEMA, Snapshot
-from vfio_contract.views import (
-    ClusterStatus,
-    Decision,
-    DeviceRequest,
-    Event,
-    NodeView,
-    PlaceRequest,
-)
 from vfio_coordinator.bootstrap import Serving, Settings, serve
 from vfio_coordinator.peer import Role
 from vfio_coordinator.pki import Authority
 from vfio_coordinator.state.events import Now, Tick
-from vfioctl.v1 import cluster_pb2, session_pb2
-from vfioctl.v1.cluster_pb2_grpc import ClusterServiceStub
+from vfio_coordinator.state.invariants import check_invariants
+from vfioctl.v1 import session_pb2
 from vfioctl.v1.session_pb2_grpc import AgentSessionServiceStub
-
-DEADLINE_S = 30.0
-"""Ends what hangs; no test depends on how long anything takes."""
-
-OPTIONS = (("grpc.max_receive_message_length", 64 * 1024 * 1024),)
 
 
 @dataclass(slots=True)
@@ -59,16 +48,6 @@ class FakeClock:
 
     def now(self) -> Now:
         return Now(monotonic_s=self.at_s, utc=self.wall.strftime("%Y-%m-%dT%H:%M:%SZ"))
-
-
-class Refused(Exception):
-    """A call or stream that ended with an error: its status and the stable code of its message."""
-
-    def __init__(self, status: grpc.StatusCode, message: str | None) -> None:
-        self.status = status
-        self.message = message or ""
-        self.code = self.message.partition(":")[0]
-        super().__init__(f"{self.status.name}: {self.message}")
 
 
 # --- hosts ---------------------------------------------------------------------------------------
@@ -224,6 +203,12 @@ class Agent:
         self.highest = (welcome.incarnation, welcome.epoch)
         return welcome
 
+    async def refusal(self, **changes: Any) -> Refused:
+        """How such a Hello is refused; it must be."""
+        with pytest.raises(Refused) as caught:
+            await self.greet(**changes)
+        return caught.value
+
     async def tell(self, snapshot: Snapshot | None = None) -> None:
         """The facts and what one collection saw, until the state holds them."""
         self.snapshot = snapshot or self.snapshot
@@ -246,73 +231,6 @@ class Agent:
 
 
 # --- one coordinator -----------------------------------------------------------------------------
-
-
-def want(
-    vm: str,
-    *devices: tuple[str, str, int],
-    node: str = "",
-    dry_run: bool = False,
-    request_id: str = "",
-    **changes: Any,
-) -> PlaceRequest:
-    """A request for devices as (kind, model, count); for one network card when none is named."""
-    wanted = devices or (("nic", "", 1),)
-    values: dict[str, Any] = {"same_numa": False, "allow": (), "external": False}
-    return PlaceRequest(
-        vm=vm,
-        devices=tuple(DeviceRequest(*device) for device in wanted),
-        node=node,
-        dry_run=dry_run,
-        request_id=request_id or f"request-{vm}",
-        **(values | changes),
-    )
-
-
-class User:
-    """The calls of one user, as values; a refused call raises Refused."""
-
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self.stub: Any = ClusterServiceStub(channel)
-
-    async def call(self, method: str, **fields: Any) -> Any:
-        """`method` with the request message of that name."""
-        request = getattr(cluster_pb2, f"{method}Request")(**fields)
-        try:
-            return await getattr(self.stub, method)(request, timeout=DEADLINE_S)
-        except grpc.aio.AioRpcError as error:
-            raise Refused(error.code(), error.details()) from None
-
-    async def status(self) -> ClusterStatus:
-        return from_message(ClusterStatus, (await self.call("GetStatus")).status)
-
-    async def node(self, name: str) -> NodeView:
-        return from_message(NodeView, (await self.call("GetNode", node=name)).node)
-
-    async def events(self, **fields: Any) -> tuple[Event, ...]:
-        response = await self.call("ListEvents", **fields)
-        return tuple(from_message(Event, event) for event in response.events)
-
-    async def place(self, request: PlaceRequest) -> Decision:
-        response = await self.call("PlaceVm", request=to_message(request))
-        return from_message(Decision, response.decision)
-
-    async def until(
-        self, name: str, holds: Callable[[NodeView], bool], *, what: str = ""
-    ) -> NodeView:
-        """The node once that is true of it: asks again and again, each time over the wire."""
-        view = None
-        try:
-            async with asyncio.timeout(DEADLINE_S):
-                while True:
-                    view = await self.node(name)
-                    if holds(view):
-                        return view
-        except TimeoutError:
-            raise AssertionError(f"{name} never was {what or 'as wanted'}; last: {view}") from None
-
-    async def until_state(self, name: str, state: str) -> NodeView:
-        return await self.until(name, lambda view: view.state == state, what=state)
 
 
 class Cluster:
@@ -340,9 +258,10 @@ class Cluster:
             await self.stop()
 
     async def stop(self) -> bool:
-        """Stop the coordinator; the clients' channels stay."""
+        """Stop the coordinator, whose state must be sound; the clients' channels stay."""
         assert self._serving is not None
         serving, self._serving = self._serving, None
+        check_invariants(serving.runtime.state)
         return await serving.stop()
 
     async def restart(self) -> None:

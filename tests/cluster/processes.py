@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster.agents import DEADLINE_S
+from tests.cluster.users import DEADLINE_S
 
 
 @dataclass(frozen=True, slots=True)

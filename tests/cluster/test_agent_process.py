@@ -2,6 +2,8 @@
 
 It ends when asked, survives SIGKILL with what it knows, and where it cannot go on it says why in
 one line and a status, or with a traceback if the fault is its own.
+
+Length: one house, one host and one coordinator serve every way to begin, to go on and to end.
 """
 
 from __future__ import annotations

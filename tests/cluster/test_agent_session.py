@@ -1,7 +1,9 @@
-"""The agent's side of the stream: order, latest wins, fences, refusals, and a clean end.
+"""The agent's side of the stream: order, latest wins, new beginnings, and a clean end.
 
 Real gRPC and real mutual TLS against a coordinator that does what the test says; `grpc_testing`
 where the wire would only be in the way.
+
+Length: one session is walked from its first word to its last.
 """
 
 from __future__ import annotations
@@ -11,9 +13,8 @@ import dataclasses
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,60 +22,45 @@ import grpc
 import grpc_testing
 import pytest
 
+from tests.cluster.agent_side import (
+    SPEAKER,
+    Agent,
+    House,
+    MakeAgent,
+    agents,
+    in_session,
+    make_house,
+    observe,
+)
 from tests.fakes.recording_coordinator import (
     CLUSTER,
     DEADLINE_S,
     RecordingCoordinator,
     Stream,
 )
-from tests.fakes.snapshots import make_snapshot, nic
-from vfio_agent.checks import judge
-from vfio_agent.journal import NO_FENCE, Fence, Journal, JournalError
+from vfio_agent.journal import Fence, Journal
 from vfio_agent.session.conversation import (
     MAX_INTERVAL_S,
     MIN_INTERVAL_S,
     Conversation,
     Ended,
     Fences,
-    Speaker,
     Terms,
 )
-from vfio_agent.session.link import Link
-from vfio_agent.session.outbox import Observed, Outbox, Packer, seconds_up
+from vfio_agent.session.outbox import Outbox
 from vfio_contract.artifact import decode, decompress, digest_bytes
-from vfio_contract.bundle import Bundle, load_bundle
+from vfio_contract.bundle import load_bundle
 from vfio_contract.codec import from_message
-from vfio_contract.errors import ErrorCode
 from vfio_contract.findings import Finding
-from vfio_contract.host import Host
 from vfio_contract.model import SCHEMA, Facts, Readings
-from vfio_coordinator.pki import Authority
 from vfioctl.v1 import session_pb2
 from vfioctl.v1.session_pb2 import SessionRequest, SessionResponse, Welcome
 from vfioctl.v1.session_pb2_grpc import AgentSessionServiceStub
 
-NOW = datetime.now(UTC)
-SPEAKER = Speaker(node="pve07", state_id="5" * 32, version="0.1.0")
-
-
-# --- the two sides ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class House:
-    """An authority, the coordinator's bundle and the directory of the node's."""
-
-    authority: Authority
-    server: Bundle
-    node: Path
-
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> House:
-    top = tmp_path_factory.mktemp("house")
-    authority = Authority.open_or_create(top / "ca", now=NOW)
-    server = load_bundle(authority.ensure_server(["localhost", "127.0.0.1"]))
-    return House(authority, server, authority.ensure_node_bundle("pve07", top / "node"))
+    return make_house(tmp_path_factory.mktemp("house"))
 
 
 @pytest.fixture
@@ -85,97 +71,16 @@ def coordinator(house: House) -> Iterator[RecordingCoordinator]:
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[Journal]:
-    opened = Journal.open(tmp_path / "journal.db")
-    yield opened
-    opened.close()
-
-
-def observe(bios: str = "F10", *, boot: str = "boot-1", uptime: float = 1.0) -> Observed:
-    """One collection of a host; `bios` is part of the facts, `uptime` of the readings."""
-    snapshot = make_snapshot(nic("0000:01:00.0"), boot_id=boot, uptime_seconds=uptime)
-    firmware = dataclasses.replace(snapshot.facts.firmware, bios_version=bios)
-    facts = dataclasses.replace(snapshot.facts, firmware=firmware)
-    snapshot = dataclasses.replace(snapshot, facts=facts)
-    report = judge(Host(snapshot))
-    return Packer().pack(snapshot, report.findings, checks_version="checks-1", at_s=seconds_up())
-
-
-class Agent:
-    """A link whose sessions run on a thread, and what they ended with."""
-
-    def __init__(
-        self, house: House, endpoint: str, fences: Fences, *, bundle: Path | None = None
-    ) -> None:
-        self.outbox = Outbox()
-        self.terms: queue.SimpleQueue[Terms] = queue.SimpleQueue()
-        self.link = Link(
-            endpoint=endpoint,
-            bundle=bundle or house.node,
-            speaker=SPEAKER,
-            outbox=self.outbox,
-            fences=fences,
-            on_terms=self.terms.put,
-        )
-        self._ended: queue.SimpleQueue[Ended | BaseException] = queue.SimpleQueue()
-        self._threads: list[threading.Thread] = []
-
-    def connect(self) -> None:
-        """Begin a session."""
-
-        def run() -> None:
-            try:
-                self._ended.put(self.link.run())
-            except BaseException as error:
-                self._ended.put(error)
-
-        self._threads.append(threading.Thread(target=run))
-        self._threads[-1].start()
-
-    def ended(self) -> Ended:
-        """How the session ended; a fault of the agent is raised."""
-        ended = self._ended.get(timeout=DEADLINE_S)
-        if isinstance(ended, BaseException):
-            raise ended
-        return ended
-
-    def leave(self) -> None:
-        self.link.close()
-        for thread in self._threads:
-            thread.join(DEADLINE_S)
-            assert not thread.is_alive()
-
-
-MakeAgent = Callable[..., Agent]
+    with closing(Journal.open(tmp_path / "journal.db")) as opened:
+        yield opened
 
 
 @pytest.fixture
 def make_agent(
     house: House, coordinator: RecordingCoordinator, journal: Journal
 ) -> Iterator[MakeAgent]:
-    agents: list[Agent] = []
-
-    def make(*observed: Observed, fences: Fences = journal, **changes: Any) -> Agent:
-        agent = Agent(house, changes.pop("endpoint", coordinator.endpoint), fences, **changes)
-        for item in observed or (observe(),):
-            agent.outbox.offer(item)
-        agents.append(agent)
-        agent.connect()
-        return agent
-
-    yield make
-    for agent in agents:
-        agent.leave()
-
-
-def in_session(coordinator: RecordingCoordinator, **welcome: Any) -> Stream:
-    """A session that has come as far as its first observation."""
-    stream = coordinator.next_stream()
-    stream.hear("hello")
-    stream.welcome(**welcome)
-    if not welcome.get("held"):
-        stream.hear("inventory")
-    stream.hear("observation")
-    return stream
+    with agents(house, coordinator.endpoint, journal) as make:
+        yield make
 
 
 # --- the order of a session ------------------------------------------------------------------
@@ -413,212 +318,6 @@ def open_channel(house: House, endpoint: str) -> grpc.Channel:
     bundle = load_bundle(house.node)
     credentials = grpc.ssl_channel_credentials(bundle.ca, bundle.key, bundle.certificate)
     return grpc.secure_channel(endpoint, credentials)
-
-
-# --- fences ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("known", "offered"),
-    [
-        (Fence(CLUSTER, 1, 5), Fence(CLUSTER, 1, 4)),
-        (Fence(CLUSTER, 2, 1), Fence(CLUSTER, 1, 9)),
-        (Fence(CLUSTER, 1, 5), Fence("cluster-b", 1, 9)),
-        (NO_FENCE, Fence("", 1, 1)),
-    ],
-)
-def test_an_older_or_another_coordinator_is_never_obeyed(
-    coordinator: RecordingCoordinator,
-    make_agent: MakeAgent,
-    journal: Journal,
-    known: Fence,
-    offered: Fence,
-) -> None:
-    if known != NO_FENCE:
-        journal.obey(known)
-    agent = make_agent()
-    stream = coordinator.next_stream()
-    hello = stream.hear("hello")
-    assert Fence(hello.cluster_id, hello.highest_incarnation, hello.highest_epoch) == known
-    stream.welcome(**dataclasses.asdict(offered))
-    ended = agent.ended()
-    assert (ended.slow, ended.useful) == (True, False)
-    expected = {
-        CLUSTER: "STORE_REWOUND: the coordinator is at incarnation 1 epoch",
-        "cluster-b": "this agent belongs to cluster cluster-a, the coordinator speaks for ",
-        "": "BAD_REQUEST: the coordinator names no cluster",
-    }
-    assert ended.reason.startswith(expected[offered.cluster_id])
-    assert stream.hear_the_end() == [], "something was said to it"
-    assert agent.terms.empty()
-    assert journal.fence() == known
-
-
-def test_a_coordinator_that_goes_back_within_a_session_is_left(
-    coordinator: RecordingCoordinator, make_agent: MakeAgent, journal: Journal
-) -> None:
-    agent = make_agent()
-    stream = in_session(coordinator, epoch=5)
-    stream.welcome(epoch=4)
-    assert agent.ended().reason.startswith("STORE_REWOUND: ")
-    assert journal.fence() == Fence(CLUSTER, 1, 5)
-
-
-@pytest.mark.parametrize(
-    "offered", [Fence(CLUSTER, 1, 5), Fence(CLUSTER, 1, 6), Fence(CLUSTER, 2, 1)]
-)
-def test_the_same_or_a_newer_coordinator_is_obeyed(
-    coordinator: RecordingCoordinator, make_agent: MakeAgent, journal: Journal, offered: Fence
-) -> None:
-    journal.obey(Fence(CLUSTER, 1, 5))
-    make_agent()
-    in_session(coordinator, **dataclasses.asdict(offered))
-    assert journal.fence() == offered
-
-
-class SlowJournal:
-    """A journal whose disk takes until the test lets it go on."""
-
-    def __init__(self, journal: Journal) -> None:
-        self.asked = threading.Event()
-        self.go_on = threading.Event()
-        self._journal = journal
-
-    def fence(self) -> Fence:
-        return self._journal.fence()
-
-    def obey(self, fence: Fence) -> None:
-        self.asked.set()
-        assert self.go_on.wait(DEADLINE_S)
-        self._journal.obey(fence)
-
-
-def test_nothing_is_said_before_the_fence_is_durable(
-    coordinator: RecordingCoordinator, make_agent: MakeAgent, journal: Journal
-) -> None:
-    slow = SlowJournal(journal)
-    agent = make_agent(fences=slow)
-    stream = coordinator.next_stream()
-    stream.hear("hello")
-    stream.welcome(epoch=3, heartbeat_interval_ms=100)
-    assert slow.asked.wait(DEADLINE_S)
-    agent.outbox.offer(observe("F11"))
-    assert stream.silent
-    assert agent.terms.empty()
-    slow.go_on.set()
-    stream.hear("inventory")
-    assert journal.fence() == Fence(CLUSTER, 1, 3)
-
-
-def test_a_journal_that_fails_ends_the_session_with_its_own_words(
-    coordinator: RecordingCoordinator, make_agent: MakeAgent, journal: Journal
-) -> None:
-    agent = make_agent()
-    stream = coordinator.next_stream()
-    stream.hear("hello")
-    journal.close()
-    stream.welcome()
-    with pytest.raises(JournalError, match="was closed"):
-        agent.ended()
-    assert stream.hear_the_end() == []
-
-
-# --- refusals --------------------------------------------------------------------------------
-
-SLOW = {
-    ErrorCode.BAD_REQUEST,
-    ErrorCode.BAD_SNAPSHOT,
-    ErrorCode.NODE_CLONED,
-    ErrorCode.NODE_MISMATCH,
-    ErrorCode.PERMISSION_DENIED,
-    ErrorCode.PROTOCOL_UNSUPPORTED,
-    ErrorCode.SESSION_REPLACED,
-    ErrorCode.STORE_REWOUND,
-    ErrorCode.UNAUTHENTICATED,
-}
-SOON = {ErrorCode.CONFLICT, ErrorCode.SHUTTING_DOWN, ErrorCode.STORE_UNAVAILABLE}
-
-
-@pytest.mark.parametrize("code", sorted(SLOW | SOON))
-def test_what_only_a_person_can_lift_is_asked_again_slowly(
-    coordinator: RecordingCoordinator, make_agent: MakeAgent, code: ErrorCode
-) -> None:
-    agent = make_agent()
-    stream = coordinator.next_stream()
-    stream.hear("hello")
-    stream.refuse(code)
-    ended = agent.ended()
-    assert f"{code}: because of a test. " in ended.reason
-    assert ended.slow == (code in SLOW)
-
-
-@pytest.mark.parametrize(
-    ("status", "slow"),
-    [
-        (grpc.StatusCode.UNIMPLEMENTED, True),
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, True),
-        (grpc.StatusCode.INTERNAL, False),
-        (grpc.StatusCode.UNKNOWN, False),
-        (grpc.StatusCode.CANCELLED, False),
-    ],
-)
-def test_statuses_without_a_code_of_ours(
-    coordinator: RecordingCoordinator, make_agent: MakeAgent, status: grpc.StatusCode, slow: bool
-) -> None:
-    agent = make_agent()
-    stream = in_session(coordinator)
-    stream.abort(status, "line one\n\x1b[31m  " + "x" * 2000)
-    ended = agent.ended()
-    assert ended.slow is slow
-    assert ended.reason == f"{status.name}: line one [31m " + "x" * 386
-
-
-def test_a_protocol_that_this_agent_does_not_speak(
-    coordinator: RecordingCoordinator, make_agent: MakeAgent, journal: Journal
-) -> None:
-    agent = make_agent()
-    stream = coordinator.next_stream()
-    stream.hear("hello")
-    stream.welcome(protocol=2)
-    ended = agent.ended()
-    assert ended.reason.startswith("PROTOCOL_UNSUPPORTED: the coordinator chose protocol 2")
-    assert ended.slow
-    assert journal.fence() == NO_FENCE
-
-
-# --- certificates ----------------------------------------------------------------------------
-
-
-def test_the_bundle_is_read_for_each_session(
-    house: House, coordinator: RecordingCoordinator, make_agent: MakeAgent, tmp_path: Path
-) -> None:
-    directory = tmp_path / "node"
-    agent = make_agent(bundle=directory)
-    missing = agent.ended()
-    assert missing.reason.startswith(f"{directory} does not exist")
-    assert missing.slow
-    house.authority.ensure_node_bundle("pve07", directory)
-    agent.connect()
-    in_session(coordinator)
-
-
-def test_an_expired_certificate_is_named_before_it_is_tried(
-    house: House, make_agent: MakeAgent, tmp_path: Path
-) -> None:
-    past = Authority.open_or_create(tmp_path / "ca", now=NOW - timedelta(days=200))
-    agent = make_agent(bundle=past.ensure_node_bundle("pve07", tmp_path / "node"))
-    ended = agent.ended()
-    assert ended.reason.startswith("cert.pem expired on ")
-    assert ended.slow
-
-
-def test_a_coordinator_of_another_authority_hears_nothing(
-    coordinator: RecordingCoordinator, make_agent: MakeAgent, tmp_path: Path
-) -> None:
-    other = Authority.open_or_create(tmp_path / "ca", now=NOW)
-    agent = make_agent(bundle=other.ensure_node_bundle("pve07", tmp_path / "node"))
-    assert agent.ended().reason.startswith("UNAVAILABLE: ")
-    assert coordinator.idle
 
 
 # --- closing, and faults of our own ----------------------------------------------------------

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import stat
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
 
-from tests.cluster.agents import Cluster, Refused, User, full_host, nic_host, want
-from vfio_contract.codec import from_message, to_message
+from tests.cluster.agents import Cluster, full_host, nic_host
+from tests.cluster.users import User, want
+from vfio_contract.codec import from_message
 from vfio_contract.findings import Verdict
 from vfio_contract.views import BaselineView, Decision, PlaceRequest, VmView
-from vfio_coordinator.api.server import require_private
-from vfio_coordinator.bootstrap import StartError, serve
-from vfio_coordinator.peer import Role
-from vfioctl.v1 import cluster_pb2
 
 NODE = "pve01"
-
-
-async def refusal(user: User, method: str, **fields: Any) -> Refused:
-    with pytest.raises(Refused) as caught:
-        await user.call(method, **fields)
-    return caught.value
-
-
-async def place_refusal(user: User, request: PlaceRequest) -> Refused:
-    return await refusal(user, "PlaceVm", request=to_message(request))
 
 
 async def explain(user: User, vm: str) -> tuple[Decision, VmView | None]:
@@ -75,7 +58,7 @@ async def test_a_retry_of_a_request_gets_the_same_claim(state: Path) -> None:
         await cluster.join(NODE, full_host())
         first = await admin.place(want("vm1"))
         assert (await admin.place(want("vm1"))).placement == first.placement
-        other = await place_refusal(admin, want("vm1", request_id="another"))
+        other = await admin.place_refusal(want("vm1", request_id="another"))
         assert (other.code, other.status) == ("VM_EXISTS", grpc.StatusCode.ALREADY_EXISTS)
         assert [event.code for event in await admin.events()].count("VM_PLACED") == 1
 
@@ -88,7 +71,7 @@ async def test_a_dry_run_reserves_nothing(state: Path) -> None:
         assert tried.placement is not None
         assert (tried.placement.node, tried.placement.token) == (NODE, 0)
         assert (await admin.status()).vms == ()
-        assert (await refusal(admin, "ReleaseVm", vm="vm1")).code == "UNKNOWN_VM"
+        assert (await admin.refusal("ReleaseVm", vm="vm1")).code == "UNKNOWN_VM"
         assert (await admin.node(NODE)).units_free == 1
 
 
@@ -116,7 +99,7 @@ async def test_a_claim_for_another_orchestrator_is_released_and_free_again(state
         assert (await admin.place(want("vm2"))).placement is None
         released = from_message(VmView, (await admin.call("ReleaseVm", vm="vm1")).vm)
         assert (released.name, released.generation) == ("vm1", 1)
-        assert (await refusal(admin, "ReleaseVm", vm="vm1")).code == "UNKNOWN_VM"
+        assert (await admin.refusal("ReleaseVm", vm="vm1")).code == "UNKNOWN_VM"
         again = (await admin.place(want("vm1", request_id="second"))).placement
         assert again is not None
         assert again.generation == 2
@@ -139,7 +122,7 @@ async def test_explain_tells_why_it_is_there_or_why_nothing_fits(state: Path) ->
         assert vm is None
         assert decision.refusal is not None
         assert [row.node for row in decision.refusal.nodes] == [NODE]
-        assert (await refusal(admin, "ExplainVm", vm="vm3")).code == "UNKNOWN_VM"
+        assert (await admin.refusal("ExplainVm", vm="vm3")).code == "UNKNOWN_VM"
 
 
 # --- nodes, baselines, events --------------------------------------------------------------------
@@ -165,7 +148,7 @@ async def test_a_cordon_keeps_vms_off_until_it_is_lifted(state: Path) -> None:
 async def test_a_baseline_is_accepted_shown_and_named_in_the_log(state: Path) -> None:
     async with Cluster(state) as cluster:
         admin, agent = await cluster.admin(), await cluster.join(NODE)
-        assert (await refusal(admin, "GetBaseline", node=NODE)).code == "NO_BASELINE"
+        assert (await admin.refusal("GetBaseline", node=NODE)).code == "NO_BASELINE"
         response = await admin.call("AcceptBaseline", node=NODE)
         accepted = from_message(BaselineView, response.baseline)
         assert (accepted.digest, accepted.accepted_by) == (agent.digest, "local")
@@ -181,7 +164,7 @@ async def test_a_node_without_evidence_has_nothing_to_accept(state: Path) -> Non
     async with Cluster(state) as cluster:
         admin, agent = await cluster.admin(), await cluster.agent(NODE)
         await agent.greet()
-        refused = await refusal(admin, "AcceptBaseline", node=NODE)
+        refused = await admin.refusal("AcceptBaseline", node=NODE)
         assert (refused.code, refused.status) == (
             "NO_INVENTORY",
             grpc.StatusCode.FAILED_PRECONDITION,
@@ -210,16 +193,16 @@ async def test_a_node_is_named_by_a_prefix_that_fits_it_alone(state: Path) -> No
         await cluster.join("host-a1")
         await cluster.join("host-b1", number=2)
         assert (await admin.node("host-b")).name == "host-b1"
-        several = await refusal(admin, "GetNode", node="host-")
+        several = await admin.refusal("GetNode", node="host-")
         assert several.code == "BAD_REQUEST"
         assert "host-a1 host-b1" in several.message
         for nobody in ("host-c", ""):
-            nothing = await refusal(admin, "GetNode", node=nobody)
+            nothing = await admin.refusal("GetNode", node=nobody)
             assert (nothing.code, nothing.status) == ("UNKNOWN_NODE", grpc.StatusCode.NOT_FOUND)
         pinned = await admin.place(want("vm1", node="host-b"))
         assert pinned.placement is not None
         assert pinned.placement.node == "host-b1"
-        assert (await place_refusal(admin, want("vm2", node="nope"))).code == "UNKNOWN_NODE"
+        assert (await admin.place_refusal(want("vm2", node="nope"))).code == "UNKNOWN_NODE"
 
 
 async def test_a_pinned_request_counts_its_node_alone(state: Path) -> None:
@@ -257,7 +240,7 @@ async def test_a_bad_request_is_refused_by_its_field(
 ) -> None:
     async with Cluster(state) as cluster:
         admin = await cluster.admin()
-        refused = await place_refusal(admin, request_)
+        refused = await admin.place_refusal(request_)
         assert (refused.code, refused.status) == (
             "BAD_REQUEST",
             grpc.StatusCode.INVALID_ARGUMENT,
@@ -270,7 +253,7 @@ async def test_an_empty_message_is_a_bad_request_too(state: Path) -> None:
     async with Cluster(state) as cluster:
         admin = await cluster.admin()
         for method in ("PlaceVm", "ReleaseVm", "ExplainVm"):
-            refused = await refusal(admin, method)
+            refused = await admin.refusal(method)
             assert refused.code == "BAD_REQUEST"
             assert "vm ''" in refused.message
 
@@ -280,130 +263,6 @@ async def test_a_wild_reason_is_refused(state: Path, reason: str) -> None:
     async with Cluster(state) as cluster:
         admin = await cluster.admin()
         await cluster.join(NODE)
-        refused = await refusal(admin, "CordonNode", node=NODE, reason=reason)
+        refused = await admin.refusal("CordonNode", node=NODE, reason=reason)
         assert refused.code == "BAD_REQUEST"
         assert "reason" in refused.message
-
-
-# --- who may ask ---------------------------------------------------------------------------------
-
-READS: dict[str, dict[str, Any]] = {
-    "GetStatus": {},
-    "ListNodes": {},
-    "GetNode": {"node": NODE},
-    "ListVms": {},
-    "ExplainVm": {"vm": "vm1"},
-    "GetBaseline": {"node": NODE},
-    "ListEvents": {},
-}
-CHANGES: dict[str, dict[str, Any]] = {
-    "CordonNode": {"node": NODE},
-    "UncordonNode": {"node": NODE},
-    "PlaceVm": {"request": to_message(want("vm1"))},
-    "ReleaseVm": {"vm": "vm1"},
-    "AcceptBaseline": {"node": NODE},
-}
-
-
-async def answer_of(user: User, method: str, fields: dict[str, Any]) -> str:
-    """ "" where it was answered, else the code."""
-    try:
-        await user.call(method, **fields)
-    except Refused as refused:
-        return refused.code
-    return ""
-
-
-@pytest.mark.parametrize("role", Role)
-async def test_a_role_reads_and_only_operators_change(state: Path, role: Role) -> None:
-    async with Cluster(state) as cluster:
-        await cluster.join(NODE)
-        user = await cluster.user(role)
-        may_change = role is not Role.VIEWER
-        for method, fields in CHANGES.items():
-            refused = await answer_of(user, method, fields) == "PERMISSION_DENIED"
-            assert refused is not may_change, method
-        for method, fields in READS.items():
-            assert await answer_of(user, method, fields) != "PERMISSION_DENIED", method
-        admin = await cluster.admin()
-        assert (await admin.status()).vms == (), "an operator's claim was released again"
-        actors = {event.actor for event in await admin.events()}
-        assert (f"user:{role.value}" in actors) is may_change
-
-
-async def test_every_method_is_asked_for_its_role() -> None:
-    service = cluster_pb2.DESCRIPTOR.services_by_name["ClusterService"]
-    assert {method.name for method in service.methods} == {*READS, *CHANGES}
-
-
-async def test_a_viewer_may_try_but_not_reserve(state: Path) -> None:
-    async with Cluster(state) as cluster:
-        await cluster.join(NODE)
-        viewer = await cluster.user(Role.VIEWER)
-        assert (await viewer.place(want("vm1", dry_run=True))).placement is not None
-        refused = await place_refusal(viewer, want("vm1"))
-        assert (refused.code, refused.status) == (
-            "PERMISSION_DENIED",
-            grpc.StatusCode.PERMISSION_DENIED,
-        )
-        assert "user:viewer is viewer, this needs operator" in refused.message
-        # the role is looked at first: a stranger does not learn what a valid request is
-        assert (await place_refusal(viewer, want("VM 1"))).code == "PERMISSION_DENIED"
-
-
-async def test_a_node_may_ask_nothing(state: Path) -> None:
-    async with Cluster(state) as cluster:
-        await cluster.join(NODE)
-        node = User(await cluster.channel(cluster.node_bundle(NODE)))
-        for method, fields in (READS | CHANGES).items():
-            assert await answer_of(node, method, fields) == "PERMISSION_DENIED", method
-
-
-async def test_an_expired_user_is_nobody_though_the_connection_lives(state: Path) -> None:
-    async with Cluster(state) as cluster:
-        user = await cluster.user(Role.ADMIN)
-        await user.status()
-        cluster.clock.wall += timedelta(days=91)
-        refused = await refusal(user, "GetStatus")
-        assert (refused.code, refused.status) == (
-            "UNAUTHENTICATED",
-            grpc.StatusCode.UNAUTHENTICATED,
-        )
-
-
-# --- the Unix socket -----------------------------------------------------------------------------
-
-
-async def test_the_socket_is_its_owner_s_alone(state: Path) -> None:
-    async with Cluster(state) as cluster:
-        socket = state / "api.sock"
-        assert stat.S_ISSOCK(socket.stat().st_mode)
-        assert stat.S_IMODE(socket.stat().st_mode) & 0o077 == 0
-        assert stat.S_IMODE(state.stat().st_mode) == 0o700
-        assert (await (await cluster.admin()).status()).health
-    assert not (state / "endpoint").exists()
-
-
-@pytest.mark.parametrize("mode", [0o710, 0o701, 0o755, 0o777])
-async def test_a_directory_that_others_can_enter_is_refused_before_it_is_used(
-    state: Path, mode: int
-) -> None:
-    state.mkdir(mode=0o700)
-    state.chmod(mode)
-    cluster = Cluster(state)
-    with pytest.raises(StartError, match=f"mode {mode:04o}.*chmod 700"):
-        await serve(cluster.settings, cluster.clock)
-    assert sorted(path.name for path in state.iterdir()) == ["lock"]
-
-
-def test_a_directory_of_somebody_else_is_refused(state: Path) -> None:
-    state.mkdir(mode=0o700)
-    require_private(state, uid=os.geteuid())
-    with pytest.raises(PermissionError, match=f"belongs to uid {os.geteuid()}"):
-        require_private(state, uid=os.geteuid() + 1)
-
-
-async def test_a_path_too_long_for_a_socket_is_told_as_one(state: Path) -> None:
-    cluster = Cluster(state / ("x" * 120))
-    with pytest.raises(StartError, match=r"longer than the 107 bytes.*shorter --state"):
-        await serve(cluster.settings, cluster.clock)

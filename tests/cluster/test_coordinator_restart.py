@@ -13,18 +13,9 @@ import grpc
 import grpc.aio
 import pytest
 
-from tests.cluster.agents import (
-    OPTIONS,
-    Agent,
-    Cluster,
-    Refused,
-    User,
-    full_host,
-    nic_host,
-    secure_channel,
-    want,
-)
+from tests.cluster.agents import Agent, Cluster, full_host, nic_host, secure_channel
 from tests.cluster.processes import Ended, Process, run_to_end, serving
+from tests.cluster.users import OPTIONS, Refused, User, want
 from vfio_contract.bundle import load_bundle
 from vfio_contract.codec import from_message
 from vfio_contract.findings import Verdict
@@ -209,8 +200,11 @@ async def test_the_process_says_where_it_listens_and_ends_with_0(state: Path) ->
         assert (state / "endpoint").read_text() == f"{process.endpoint}\n"
         assert load_bundle(state / "nodes" / NODE).endpoint == process.endpoint
         async with ready_agent(state, process) as agent:
+            mute = Agent(NODE, agent.channel, agent.snapshot).open()
+            await mute.call.wait_for_connection()
             process.terminate()
-            assert (await agent.stream.end()).code == "SHUTTING_DOWN"
+            for stream in (agent.stream, mute):
+                assert (await stream.end()).code == "SHUTTING_DOWN"
         ended = await process.ended()
         assert (ended.status, "Traceback" in ended.errors) == (0, False)
     assert not (state / "endpoint").exists()

@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import zlib
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
 
-from tests.cluster.agents import Agent, Cluster, Refused, nic_host, want
+from tests.cluster.agents import Agent, Cluster, nic_host
+from tests.cluster.users import Refused, is_unheard, stage_of, want
 from tests.fakes.snapshots import nic
-from vfio_contract.artifact import compress, digest_bytes, encode
 from vfio_contract.findings import Verdict
-from vfio_contract.views import NodeView, Refusal
-from vfio_coordinator.api.messages import MAX_FINDINGS, MAX_UNPACKED_BYTES
-from vfio_coordinator.api.server import MAX_MESSAGE_BYTES
+from vfio_coordinator.api import session
 from vfio_coordinator.bootstrap import LIMITS
 from vfio_coordinator.peer import Role
 from vfio_coordinator.state.events import Heartbeat
 from vfioctl.v1 import session_pb2
 
 NODE = "pve01"
-
-
-async def refused_hello(agent: Agent, **changes: Any) -> Refused:
-    with pytest.raises(Refused) as caught:
-        await agent.greet(**changes)
-    return caught.value
-
-
-def is_unheard(view: NodeView) -> bool:
-    return view.state == "revalidating" and view.reasons[0].code == "NODE_UNHEARD"
 
 
 # --- the good way --------------------------------------------------------------------------------
@@ -100,7 +84,7 @@ async def test_an_agent_without_a_common_protocol_reads_both_ranges(
 ) -> None:
     async with Cluster(state) as cluster:
         agent = await cluster.agent(NODE)
-        refused = await refused_hello(agent, protocol_min=lowest, protocol_max=highest)
+        refused = await agent.refusal(protocol_min=lowest, protocol_max=highest)
         assert refused.code == "PROTOCOL_UNSUPPORTED"
         assert refused.status is grpc.StatusCode.FAILED_PRECONDITION
         assert f"protocol {lowest} to {highest}, this coordinator 1 to 1" in refused.message
@@ -116,7 +100,7 @@ async def test_an_agent_that_also_speaks_newer_protocols_is_answered_in_ours(sta
 async def test_a_node_cannot_speak_for_another(state: Path) -> None:
     async with Cluster(state) as cluster:
         agent = await cluster.agent("pve02")
-        refused = await refused_hello(agent, node=NODE)
+        refused = await agent.refusal(node=NODE)
         assert (refused.code, refused.status) == (
             "NODE_MISMATCH",
             grpc.StatusCode.PERMISSION_DENIED,
@@ -129,7 +113,7 @@ async def test_a_node_cannot_speak_for_another(state: Path) -> None:
 async def test_a_user_is_no_node_whatever_the_role(state: Path) -> None:
     async with Cluster(state) as cluster:
         channel = await cluster.channel(cluster.user_bundle(NODE, Role.ADMIN))
-        refused = await refused_hello(Agent(NODE, channel, nic_host()))
+        refused = await Agent(NODE, channel, nic_host()).refusal()
         assert refused.code == "PERMISSION_DENIED"
         assert "user:pve01 is no node" in refused.message
 
@@ -160,7 +144,7 @@ async def test_a_second_machine_under_one_name_is_refused_and_told_of(state: Pat
         admin, first = await cluster.admin(), await cluster.join(NODE)
         second = await cluster.agent(NODE, number=2)
         for _ in range(2):
-            refused = await refused_hello(second)
+            refused = await second.refusal()
             assert (refused.code, refused.status) == (
                 "NODE_CLONED",
                 grpc.StatusCode.ALREADY_EXISTS,
@@ -168,14 +152,14 @@ async def test_a_second_machine_under_one_name_is_refused_and_told_of(state: Pat
         await first.observe()
         assert (await admin.node(NODE)).state == "ready"
         assert "NODE_CLONED" in {item.code for item in (await admin.status()).items}
-        told = [event for event in await admin.events() if event.code == "NODE_CLONED"]
+        told = await admin.until_event("NODE_CLONED")
         assert len(told) == 1, "once per machine, however often it tries"
 
 
 async def test_an_agent_that_obeyed_a_newer_coordinator_stops_placements(state: Path) -> None:
     async with Cluster(state) as cluster:
         admin, agent = await cluster.admin(), await cluster.join(NODE)
-        refused = await refused_hello(agent, highest_epoch=9)
+        refused = await agent.refusal(highest_epoch=9)
         assert refused.code == "STORE_REWOUND"
         with pytest.raises(Refused) as caught:
             await admin.place(want("vm1"))
@@ -183,186 +167,7 @@ async def test_an_agent_that_obeyed_a_newer_coordinator_stops_placements(state: 
         assert "epoch 9" in caught.value.message
 
 
-# --- what is said --------------------------------------------------------------------------------
-
-LONG = "x" * 129
-
-
-@pytest.mark.parametrize(
-    "field",
-    ["boot_id", "product_uuid", "agent_state_id", "inventory_digest", "agent_version"],
-)
-@pytest.mark.parametrize("text", [LONG, "a\x1b[2Jb", "caf\u00e9"])
-async def test_a_hello_with_a_wild_text_is_refused_by_its_field(
-    state: Path, field: str, text: str
-) -> None:
-    async with Cluster(state) as cluster:
-        refused = await refused_hello(await cluster.agent(NODE), **{field: text})
-        assert refused.code == "BAD_REQUEST"
-        assert refused.message.startswith(f"BAD_REQUEST: {field} ")
-        assert refused.message.isprintable()
-
-
-async def test_a_huge_hello_is_refused_with_a_short_message(state: Path) -> None:
-    async with Cluster(state) as cluster:
-        refused = await refused_hello(await cluster.agent(NODE), node="n" * 1_000_000)
-        assert refused.code == "NODE_MISMATCH"
-        assert len(refused.message) < 1_000
-
-
-async def test_a_stream_must_begin_with_hello_and_say_it_once(state: Path) -> None:
-    async with Cluster(state) as cluster:
-        agent = await cluster.agent(NODE)
-        stream = agent.open()
-        await agent.beat()
-        assert "first message must be Hello" in (await stream.end()).message
-        await agent.greet()
-        await agent.stream.say(hello=agent.hello())
-        assert "second Hello" in (await agent.stream.end()).message
-        stream = agent.open()
-        await stream.call.done_writing()
-        assert "ended before Hello" in (await stream.end()).message
-
-
-def _altered(change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """An inventory whose facts were changed as JSON, with the digest that fits."""
-    facts = json.loads(encode(nic_host().facts))
-    change(facts)
-    data = json.dumps(facts).encode()
-    return {"facts_zlib": compress(data), "digest": digest_bytes(data)}
-
-
-def _plain(data: bytes) -> dict[str, Any]:
-    return {"facts_zlib": compress(data), "digest": digest_bytes(data)}
-
-
-PACKED = compress(encode(nic_host().facts))
-
-DAMAGED: dict[str, tuple[dict[str, Any], str]] = {
-    "not zlib": ({"facts_zlib": b"no zlib"}, "damaged"),
-    "cut short": ({"facts_zlib": PACKED[:-7]}, "cut short"),
-    "empty": ({"facts_zlib": b""}, "cut short"),
-    "with more behind it": ({"facts_zlib": PACKED + b"more"}, "followed by 4"),
-    "a bomb": ({"facts_zlib": zlib.compress(bytes(MAX_UNPACKED_BYTES + 1))}, "larger than"),
-    "of other bytes": ({"digest": "sha256:" + "0" * 64}, "its facts are sha256:"),
-    "without digest": ({"digest": ""}, "its facts are sha256:"),
-    "of another schema": ({"schema": "vfioctl.artifact/v9"}, "vfioctl.artifact/v9"),
-    "not JSON": (_plain(b"{"), "not JSON"),
-    "too deep": (_plain(b"[" * 200_000), "not JSON"),
-    "no object": (_plain(b"[]"), "Facts: expected an object"),
-    "with a wrong type": (
-        _altered(lambda facts: facts["functions"][1].update(vendor="8086")),
-        "functions[1].vendor",
-    ),
-    "with a field missing": (_altered(lambda facts: facts.pop("host")), "Facts.host: missing"),
-    "with a wild address": (
-        _altered(lambda facts: facts["functions"][1].update(address="../../etc")),
-        "'../../etc'",
-    ),
-    "with a function twice": (
-        _altered(lambda facts: facts["functions"].append(facts["functions"][1])),
-        "0000:01:00.0 is there twice",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", DAMAGED)
-async def test_an_inventory_that_cannot_be_believed_costs_the_session_and_nothing_else(
-    state: Path, name: str
-) -> None:
-    changes, why = DAMAGED[name]
-    async with Cluster(state) as cluster:
-        admin, agent = await cluster.admin(), await cluster.join(NODE)
-        claimed = (await admin.place(want("vm1"))).placement
-        assert claimed is not None
-        await agent.stream.say(inventory=agent.inventory(**changes))
-        refused = await agent.stream.end()
-        assert (refused.code, refused.status) == (
-            "BAD_SNAPSHOT",
-            grpc.StatusCode.INVALID_ARGUMENT,
-        )
-        assert why in refused.message
-        assert (await agent.greet()).inventory_held
-        await agent.observe()
-        view = await admin.until_state(NODE, "ready")
-        assert view.vms == ("vm1",)
-        assert (await admin.status()).vms[0].token == claimed.token
-
-
-async def test_a_message_over_the_wire_s_limit_costs_the_session_and_nothing_else(
-    state: Path,
-) -> None:
-    async with Cluster(state) as cluster:
-        admin, agent = await cluster.admin(), await cluster.join(NODE)
-        await agent.stream.say(inventory=agent.inventory(facts_zlib=bytes(MAX_MESSAGE_BYTES)))
-        refused = await agent.stream.end()
-        assert refused.status is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert str(MAX_MESSAGE_BYTES) in refused.message
-        await admin.until(NODE, is_unheard)
-        assert (await agent.greet()).inventory_held
-
-
-@pytest.mark.parametrize(
-    ("changes", "why"),
-    [
-        ({"readings_zlib": b"no zlib"}, "readings_zlib: compressed data is damaged"),
-        ({"readings_zlib": compress(b"{}")}, "Readings.live: missing"),
-        (
-            {"findings": [session_pb2.Observation().findings.add()] * (MAX_FINDINGS + 1)},
-            f"{MAX_FINDINGS + 1} of them",
-        ),
-    ],
-)
-async def test_an_observation_that_cannot_be_believed_ends_the_session(
-    state: Path, changes: dict[str, Any], why: str
-) -> None:
-    async with Cluster(state) as cluster:
-        admin, agent = await cluster.admin(), await cluster.join(NODE)
-        await agent.stream.say(observation=agent.observation(**changes))
-        refused = await agent.stream.end()
-        assert refused.code == "BAD_SNAPSHOT"
-        assert why in refused.message
-        await admin.until(NODE, is_unheard)
-
-
-@pytest.mark.parametrize("number", [0, 7, 99])
-async def test_a_verdict_of_a_newer_agent_is_unknown_and_takes_no_vm(
-    state: Path, number: int
-) -> None:
-    async with Cluster(state) as cluster:
-        admin, agent = await cluster.admin(), await cluster.join(NODE)
-        told = agent.observation()
-        for finding in told.findings:
-            if finding.check == "iommu-active":
-                finding.verdict = number  # type: ignore[assignment]
-        await agent.stream.say(observation=told)
-        await agent.stream.hear_one("acknowledged")
-        view = await admin.node(NODE)
-        assert view.verdict is Verdict.UNKNOWN
-        assert view.units_free == 0
-        decision = await admin.place(want("vm1"))
-        assert stage_of(decision.refusal) == "platform"
-
-
-async def test_a_finding_that_is_missing_is_no_good_finding(state: Path) -> None:
-    async with Cluster(state) as cluster:
-        admin, agent = await cluster.admin(), await cluster.join(NODE)
-        await agent.observe(findings=[])
-        view = await admin.node(NODE)
-        assert view.verdict is Verdict.UNKNOWN
-        assert view.units_free == 0
-        assert (await admin.place(want("vm1"))).placement is None
-
-
 # --- silence -------------------------------------------------------------------------------------
-
-
-def stage_of(refusal: Refusal | None) -> str:
-    """The one stage at which the one node was refused."""
-    assert refusal is not None
-    assert refusal.nodes_total == 1
-    (stage,) = (count.stage for count in refusal.stages if count.nodes)
-    return stage
 
 
 async def test_silence_is_unknown_then_lost_and_never_healthy(state: Path) -> None:
@@ -381,7 +186,7 @@ async def test_silence_is_unknown_then_lost_and_never_healthy(state: Path) -> No
         assert status.health == "HEALTH_ERR"
         assert (status.vms[0].state, status.vms[0].at_risk != "") == ("unknown", True)
         assert stage_of((await admin.place(want("vm2"))).refusal) == "heard"
-        assert "NODE_LOST" in {event.code for event in await admin.events()}
+        assert (await admin.until_event("NODE_LOST"))[0].subject == f"node:{NODE}"
         await agent.beat()
         assert (await admin.until_state(NODE, "ready")).verdict is Verdict.PASS
 
@@ -443,3 +248,17 @@ async def test_a_changed_host_counts_from_its_own_facts_on(state: Path) -> None:
         await agent.stream.say(observation=agent.observation())
         await agent.stream.hear_one("inventory_wanted")
         assert (await admin.place(want("vm1"))).placement is None
+
+
+async def test_a_stream_that_says_nothing_is_ended(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "HELLO_TIMEOUT_S", 0.05)
+    async with Cluster(state) as cluster:
+        agent = await cluster.agent(NODE)
+        refused = await agent.open().end()
+        assert refused.code == "BAD_REQUEST"
+        assert "no Hello within" in refused.message
+        assert (await (await cluster.admin()).status()).nodes == ()
+        monkeypatch.undo()
+        await agent.greet()

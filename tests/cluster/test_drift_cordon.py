@@ -11,12 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.agents import Agent, Cluster, User, host, want
+from tests.cluster.agents import Agent, Cluster, host
+from tests.cluster.users import User, want
 from tests.fakes.snapshots import audio, behind, bridge, gpu, make_facts, nic, nvme
 from vfio_contract.codec import from_message
 from vfio_contract.findings import Verdict
 from vfio_contract.model import Firmware, Snapshot
 from vfio_contract.views import BaselineView, NodeView
+from vfioctl.v1 import findings_pb2
 
 NODE = "pve01"
 
@@ -114,6 +116,10 @@ async def test_f11_cordons_the_node_and_names_the_vm_and_f10_lifts_it(state: Pat
         assert ("ERR", "GROUP_WIDENED") in {(item.level, item.code) for item in status.items}
         (vm,) = status.vms
         assert vm.at_risk.startswith("GROUP_WIDENED")
+        explained = await admin.call("ExplainVm", vm="train-9")
+        proof = [p for unit in explained.decision.placement.units for p in unit.proof]
+        assert not all(p.verdict == findings_pb2.VERDICT_PASS for p in proof)
+        assert "no cordon" not in " ".join(line for p in proof for line in p.evidence)
         told = [e for e in await admin.events(node=NODE) if e.code == "GROUP_WIDENED"]
         assert any("cordoned" in e.text and "train-9" in e.text for e in told)
         refused = (await admin.place(want("other", ("gpu", "", 1)))).refusal

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +20,9 @@ from random import Random
 import grpc.aio
 import pytest
 
-from tests.cluster.agents import OPTIONS, Agent, Refused, User, host, secure_channel, want
+from tests.cluster.agents import Agent, host, secure_channel
 from tests.cluster.processes import Process, serving
+from tests.cluster.users import OPTIONS, Refused, User, want
 from tests.fakes.snapshots import behind, bridge, nic
 from vfio_contract.artifact import decode
 from vfio_contract.bundle import load_bundle
@@ -62,6 +63,7 @@ class Book:
     """What callers asked for and heard, over all processes."""
 
     random: Random
+    numbers: Iterator[int] = field(default_factory=itertools.count)
     requested: dict[str, PlaceRequest] = field(default_factory=dict)
     placed: dict[str, Placement] = field(default_factory=dict)
     releasing: set[str] = field(default_factory=set)
@@ -75,7 +77,7 @@ class Book:
         """A new VM, or one of which nobody knows whether it was placed, with the same id."""
         if self.unanswered and self.random.random() < 0.5:
             return self.requested[self.unanswered.pop()]
-        request = want(f"vm-{len(self.requested):04}")
+        request = want(f"vm-{next(self.numbers):04}")
         self.requested[request.vm] = request
         return request
 

@@ -51,7 +51,10 @@ _OPTIONS = (
 
 
 class Stream:
-    """One session as the coordinator sees it. `ended` is set once the agent has gone."""
+    """One session as the coordinator sees it. `ended` is set once the call is over.
+
+    That the agent has said its last word (`hear_the_end`) does not end it by itself.
+    """
 
     def __init__(self, requests: Iterator[SessionRequest], context: Any) -> None:
         self.ended = threading.Event()
@@ -62,6 +65,8 @@ class Stream:
         self._refusal: tuple[grpc.StatusCode, str] | None = None
         self._may_read = threading.Event()
         self._may_read.set()
+        if not context.add_callback(self._gone):
+            self._gone()
         threading.Thread(target=self._read, daemon=True).start()
 
     # --- what a test does -----------------------------------------------------------------------
@@ -163,8 +168,11 @@ class Stream:
                 raise
         finally:
             self._heard.put(None)
-            self._said.put(None)
-            self.ended.set()
+
+    def _gone(self) -> None:
+        self._said.put(None)
+        self._may_read.set()
+        self.ended.set()
 
 
 class _Servicer(AgentSessionServiceServicer):

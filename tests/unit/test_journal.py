@@ -1,17 +1,11 @@
-"""What the agent's journal must survive: restarts, crashes, damage, floods, a second agent."""
+"""What the agent's journal keeps: over restarts, in floods, and for those who only read it."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-import random
-import signal
-import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,9 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.journal_writer import BOOT as WRITERS_BOOT
-from tests.unit.journal_writer import DEVICES
-from tests.unit.journal_writer import attempt as writers_attempt
+from tests.unit.journals import BOOT, attempt, contents, opened, reading
 from vfio_agent.journal import (
     KEPT_ATTEMPTS,
     NO_FENCE,
@@ -32,57 +24,12 @@ from vfio_agent.journal import (
 )
 from vfio_contract.ledger import FAILURES, Outcome, ResetAttempt, summarise_attempts
 
-BOOT = "boot-1"
-KILLS = 8
 NOBODY = 65534
-
-
-def attempt(
-    number: int = 1,
-    outcome: Outcome = Outcome.FAILED,
-    *,
-    identity: str = "dsn-1.0",
-    firmware: str = "F10",
-    boot: str = BOOT,
-) -> ResetAttempt:
-    return ResetAttempt(
-        key=f"line-{number}",
-        identity=identity,
-        firmware=firmware,
-        boot_id=boot,
-        method="flr",
-        outcome=outcome,
-        evidence=f"[{number:12.6f}] not ready",
-        place=f"8086:10c9@\\_SB_.PCI0/{identity}",
-    )
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "agent" / "journal.db"
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[Journal]:
-    with closing(Journal.open(path)) as journal:
-        yield journal
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[Journal]:
-    journal = Journal.open_readonly(path)
-    assert journal is not None
-    with closing(journal):
-        yield journal
-
-
-def contents(path: Path) -> dict[str, str]:
-    """Digest by name of everything that belongs to the journal, its lock apart."""
-    return {
-        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in path.parent.iterdir()
-        if not file.name.endswith((".lock", "-shm"))
-    }
 
 
 # --- restart ---------------------------------------------------------------------------------
@@ -314,172 +261,3 @@ def test_an_ordinary_user_is_told_that_it_cannot_be_read(path: Path) -> None:
     )
     path.parent.chmod(0o700)
     assert done.stdout == f"JournalError {path}: cannot be opened: Permission denied\n"
-
-
-# --- damage ----------------------------------------------------------------------------------
-
-
-def alter(path: Path, *statements: str) -> None:
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        for statement in statements:
-            connection.execute(statement)
-
-
-def overwrite(path: Path, start: int, size: int) -> None:
-    with path.open("r+b") as file:
-        file.seek(start)
-        file.write(random.Random(1).randbytes(size))
-
-
-def replace_by_foreign(path: Path) -> None:
-    path.unlink()
-    alter(path, "CREATE TABLE meta (key TEXT, value TEXT)", "INSERT INTO meta VALUES ('schema', 1)")
-
-
-def replace_by_dangling_link(path: Path) -> None:
-    path.unlink()
-    path.symlink_to(path.with_name("unmounted"))
-
-
-DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "emptied": (lambda p: os.truncate(p, 0), "no SQLite database (0 bytes)"),
-    "header cut": (lambda p: os.truncate(p, 60), "no SQLite database (60 bytes)"),
-    "cut in half": (lambda p: os.truncate(p, p.stat().st_size // 8192 * 4096), "malformed"),
-    "last byte cut": (lambda p: os.truncate(p, p.stat().st_size - 1), "cut short"),
-    "text": (lambda p: p.write_text("hello " * 99), "no SQLite database"),
-    "garbage": (lambda p: overwrite(p, 0, 20_000), "no SQLite database"),
-    "garbage pages": (lambda p: overwrite(p, 4096, 20_000), ""),
-    "foreign": (replace_by_foreign, "not an agent's journal"),
-    "dangling link": (replace_by_dangling_link, "No such file"),
-    "no meta": (lambda p: alter(p, "DROP TABLE meta"), "no such table: meta"),
-    "no schema": (lambda p: alter(p, "DELETE FROM meta"), "schema ''"),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_is_named_and_left_byte_for_byte(path: Path, damage: str) -> None:
-    with opened(path) as journal:
-        journal.record([attempt(n, identity=f"dsn-{n}.0") for n in range(60)], boot_id=BOOT)
-    harm, found = DAMAGES[damage]
-    harm(path)
-    if damage == "dangling link":
-        with pytest.raises(JournalError, match=rf"{path}: cannot be opened: {found}"):
-            Journal.open(path)
-        assert path.is_symlink()
-        return
-    before = contents(path)
-    for open_it in (Journal.open, Journal.open_readonly, Journal.open):
-        with pytest.raises(JournalError) as refused:
-            open_it(path)
-        assert str(path) in str(refused.value)
-        assert found in str(refused.value)
-        assert "Move it away" in str(refused.value)
-        assert contents(path) == before
-
-
-def test_a_damaged_file_keeps_its_log(path: Path) -> None:
-    kill_after(start_writer(path), 30)
-    overwrite(path, 0, 4096)
-    before = contents(path)
-    assert f"{path.name}-wal" in before
-    with pytest.raises(JournalError, match="Move it away"):
-        Journal.open(path)
-    assert contents(path) == before
-
-
-def test_a_log_without_its_database_is_damage(path: Path) -> None:
-    kill_after(start_writer(path), 3)
-    path.unlink()
-    before = contents(path)
-    with pytest.raises(JournalError, match=r"is missing, but journal\.db-wal is there"):
-        Journal.open(path)
-    assert contents(path) == before
-
-
-def test_a_newer_schema_is_not_touched(path: Path) -> None:
-    with opened(path) as journal:
-        journal.record([attempt()], boot_id=BOOT)
-    alter(path, "UPDATE meta SET value = '2' WHERE key = 'schema'", "DROP TABLE seen")
-    before = contents(path)
-    for open_it in (Journal.open, Journal.open_readonly):
-        with pytest.raises(JournalError, match=rf"{path}: written by a newer version \(schema 2"):
-            open_it(path)
-    assert contents(path) == before
-
-
-def test_a_start_that_was_cut_short_is_begun_again(path: Path) -> None:
-    path.parent.mkdir()
-    for suffix in ("", "-wal", "-journal"):
-        path.with_name(f"{path.name}.new{suffix}").write_bytes(b"half")
-    with opened(path) as journal:
-        assert journal.attempts() == []
-    assert sorted(p.name for p in path.parent.iterdir()) == ["journal.db", "journal.db.lock"]
-
-
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(JournalError, match=r"file/journal\.db: cannot be locked: File exists"):
-        Journal.open(tmp_path / "file" / "journal.db")
-    with pytest.raises(JournalError, match=r"proc/agent/journal\.db: cannot be locked: "):
-        Journal.open(Path("/proc/agent/journal.db"))
-
-
-def test_an_error_while_writing_ends_the_use_of_the_journal(path: Path) -> None:
-    with opened(path) as journal:
-        journal.record([attempt(1)], boot_id=BOOT)
-        with closing(sqlite3.connect(path, isolation_level=None)) as intruder:
-            intruder.execute("DROP TABLE totals")
-        with pytest.raises(JournalError, match=rf"{path}: SQLite says: no such table: totals"):
-            journal.record([attempt(2)], boot_id=BOOT)
-        for use in (journal.attempts, lambda: journal.state_id, lambda: journal.obey(NO_FENCE)):
-            with pytest.raises(JournalError, match="no such table"):
-                use()
-    with reading(path) as other:
-        assert other.attempts() == [attempt(1)], "half a record was kept"
-
-
-# --- crash -----------------------------------------------------------------------------------
-
-
-def start_writer(path: Path) -> subprocess.Popen[str]:
-    script = Path(__file__).with_name("journal_writer.py")
-    writer = subprocess.Popen(
-        [sys.executable, str(script), str(path)], stdout=subprocess.PIPE, text=True
-    )
-    assert writer.stdout is not None
-    assert writer.stdout.readline().startswith("ready ")
-    return writer
-
-
-def kill_after(writer: subprocess.Popen[str], lines: int) -> int:
-    """SIGKILL it once it printed that many numbers; the last that was acknowledged."""
-    assert writer.stdout is not None
-    printed = [writer.stdout.readline() for _ in range(lines)]
-    writer.send_signal(signal.SIGKILL)
-    with writer:
-        printed += writer.stdout.readlines()
-    assert writer.returncode == -signal.SIGKILL
-    return max(int(line) for line in printed if line.endswith("\n"))
-
-
-def test_sigkill_loses_no_acknowledged_row(path: Path, seed: int) -> None:
-    chance = random.Random(seed)
-    state_ids = set()
-    for _ in range(KILLS):
-        acknowledged = kill_after(start_writer(path), chance.randint(1, 40))
-        with reading(path) as other:
-            assert sum(tried for tried, _ in other.totals().values()) >= acknowledged
-        with opened(path) as journal:
-            state_ids.add(journal.state_id)
-            last = sum(tried for tried, _ in journal.totals().values())
-            assert last in (acknowledged, acknowledged + 1)
-            kept = journal.attempts()
-            for device in range(DEVICES):
-                numbers = [n for n in range(1, last + 1) if n % DEVICES == device]
-                assert [row for row in kept if row.identity == f"device-{device}"] == [
-                    writers_attempt(n) for n in numbers[-KEPT_ATTEMPTS:]
-                ]
-            assert journal.fence().epoch >= acknowledged // 5 * 5
-            again = [writers_attempt(n) for n in range(1, last + 1)]
-            assert journal.record(again, boot_id=WRITERS_BOOT) == 0
-    assert len(state_ids) == 1

@@ -141,6 +141,17 @@ def test_a_function_is_dead_only_if_it_is_so_twice(tree: SysfsTree) -> None:
     assert seen.gaps == {}
 
 
+def test_the_config_space_of_another_function_is_not_believed(tree: SysfsTree) -> None:
+    """A copy that mixed two functions up once made a bridge of an endpoint."""
+    data = bytearray(make_config(plain=(pcie(flr=True),)))
+    data[0:4] = bytes.fromhex("361b0c00")
+    attribute(tree, "config", bytes(data))
+    seen = look_live(tree)
+    assert seen[NIC].config is None
+    gap = seen.gaps[f"{DEVICES}/{NIC}/config"]
+    assert gap.reason.startswith("begins with 1b36:000c, sysfs: ")
+
+
 def test_a_looping_capability_list_is_a_gap_that_says_where(tree: SysfsTree) -> None:
     data = bytearray(make_config(plain=(pcie(flr=True),)))
     data[0x41] = 0x40

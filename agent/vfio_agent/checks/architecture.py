@@ -13,6 +13,9 @@ X86, ARM, OTHER, UNKNOWN = "x86", "arm", "other", ""
 _X86_VENDORS = frozenset(
     {"GenuineIntel", "AuthenticAMD", "HygonGenuine", "CentaurHauls", "  Shanghai  ", "Shanghai"}
 )
+_OTHER_MACHINES = ("ppc", "s390", "riscv", "loongarch", "mips", "sparc", "parisc", "alpha", "ia64")
+"""Beginnings of `uname -m` elsewhere (UTS_MACHINE of arch/*/Makefile)."""
+
 _X86_LINE = re.compile(
     r"^(DMAR|DMAR-IR|AMD-Vi|x2apic|smpboot|BIOS-e820|BIOS-provided|x86/|IOAPIC|kvm_(intel|amd))\b"
     r"|^Linux version .*(x86_64|i[3-6]86)|^Hypervisor detected:|^PCI-DMA: |\bACPI: (DMAR|IVRS) 0x"
@@ -26,8 +29,9 @@ _ARM_LINE = re.compile(
 def family_of(host: Host) -> str:
     """X86, ARM, OTHER (POWER, s390, RISC-V, ...) or UNKNOWN."""
     machine = host.facts.kernel.machine
-    if machine:
-        return _family_of_machine(machine)
+    known = _family_of_machine(machine) if machine else UNKNOWN
+    if known:
+        return known
     cpu = host.facts.cpu
     if cpu.vendor in _X86_VENDORS or {"vmx", "svm"} & set(cpu.flags or ()):
         return X86
@@ -42,6 +46,9 @@ def family_of(host: Host) -> str:
 
 
 def _family_of_machine(machine: str) -> str:
+    """UNKNOWN for what is no machine name that a kernel gives: nonsense proves no platform."""
     if machine == "x86_64" or re.fullmatch(r"i[3-6]86", machine):
         return X86
-    return ARM if machine.startswith(("aarch64", "arm")) else OTHER
+    if machine.startswith(("aarch64", "arm")):
+        return ARM
+    return OTHER if machine.startswith(_OTHER_MACHINES) else UNKNOWN

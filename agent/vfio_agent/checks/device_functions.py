@@ -15,6 +15,7 @@ from vfio_agent.checks.inventory import (
     find_remedy,
     group_of,
     is_intended,
+    lists_are_whole,
     missing_attribute,
     missing_groups,
     report_nothing,
@@ -145,7 +146,7 @@ def _find_unread(host: Host) -> _Unread:
         parents=tuple(f for f in host.functions if f.parent is None),
         classes=tuple(f for f in host.functions if f.class_code is None),
         # Neither side of the link was read: such a function may be in any group.
-        groups_open=host.facts.groups is None and bool(ungrouped(host)),
+        groups_open=not lists_are_whole(host) and bool(ungrouped(host)),
     )
 
 

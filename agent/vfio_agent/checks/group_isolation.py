@@ -14,9 +14,11 @@ from vfio_agent.checks.inventory import (
     doubt_listing,
     is_intended,
     is_platform,
+    lists_are_whole,
     missing_attribute,
     missing_groups,
     report_nothing,
+    strangers,
     ungrouped,
 )
 from vfio_agent.checks.isolation import find_override, find_unproven, is_override_known
@@ -144,7 +146,7 @@ def _judge_group(host: Host, number: int, members: tuple[PciFunction, ...]) -> F
         Evidence(
             f"{GROUPS}/{number}/devices", f"{name}: not among the PCI functions that were read"
         )
-        for name in _strangers(host, number)
+        for name in strangers(host, number)
     ]
     evidence.append(Evidence("viable now", _describe_viability(host, viability)))
     if code is ACS_OVERRIDE:
@@ -192,9 +194,9 @@ def _decide(
     if (
         reality is Reality.NOT_KNOWN
         or viability.unread
-        or _strangers(host, number)
+        or strangers(host, number)
         or doubt_listing(host)
-        or (ungrouped(host) and host.facts.groups is None)
+        or (ungrouped(host) and not lists_are_whole(host))
         or any(None in (m.class_code, m.is_bridge, m.physfn) for m in members)
     ):
         return GROUP_UNKNOWN, "", ""
@@ -236,13 +238,6 @@ def _is_helper(function: PciFunction, slots: Sequence[str]) -> bool:
     helper = function.base_class in _HELPER_CLASSES and slot_of(function.address) in slots
     # An unread driver makes the group unknown, not dirty.
     return helper and (is_harmless(function) or function.driver is None)
-
-
-def _strangers(host: Host, number: int) -> list[str]:
-    """Members that the group lists and no function row describes (platform devices, unread)."""
-    group = host.groups.get(number)
-    known = {m.address for m in host.members.get(number, ())}
-    return [name for name in (group.members if group is not None else ()) if name not in known]
 
 
 # --- texts ---------------------------------------------------------------------------------------

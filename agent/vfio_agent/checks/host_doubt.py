@@ -15,9 +15,13 @@ from vfio_agent.checks.inventory import (
     DEVICES,
     describe_driver,
     find_remedy,
+    lists_are_whole,
     missing_attribute,
     missing_groups,
+    strangers,
+    ungrouped,
 )
+from vfio_contract.address import is_address
 from vfio_contract.findings import Missing
 from vfio_contract.host import Host
 from vfio_contract.intention import is_vfio_bound
@@ -114,7 +118,7 @@ def find_doubts(host: Host, function: PciFunction, unresolved: Unresolved) -> It
     if function.boot_vga and function.driver is None:
         why = "it is the console's display unless vfio has it, and its driver could not be read"
         yield Doubt(why, missing_attribute(host, function, "driver"))
-    if function.driver == "":
+    if function.driver == "" and not _is_in_use(host, function):
         return
     if _may_hold_disk(function):
         yield from unresolved.storage
@@ -126,6 +130,12 @@ def find_doubts(host: Host, function: PciFunction, unresolved: Unresolved) -> It
         yield from _doubt_interfaces(host, function)
     if _is_network_card(function) or function.sub_class == _USB:
         yield from unresolved.network
+
+
+def _is_in_use(host: Host, function: PciFunction) -> bool:
+    """True when an interface or disk is on it: a copy without its `driver` link is no proof."""
+    carries = any(d.function == function.address for d in host.facts.network or ())
+    return carries or any(function.address in (b.functions or ()) for b in host.facts.block or ())
 
 
 def _may_hold_disk(function: PciFunction) -> bool:
@@ -159,14 +169,19 @@ def doubt_links(
     host: Host, function: PciFunction, used: Collection[PciFunction]
 ) -> Iterator[Doubt]:
     """Why something that the host needs (`used`) may be tied to this function unknown to us."""
+    for name in strangers(host, -1 if function.group is None else function.group):
+        if is_address(name):
+            why = f"{name} shares its group and could not be read"
+            yield Doubt(why, Missing(f"{DEVICES}/{name}", f"lspci -k -s {name}"))
     others = [f for f in used if f is not function]
     if not others:
         return
-    if host.facts.groups is None and function.group is None:
-        yield Doubt("its group could not be read, and so who shares it", missing_groups(host))
-    elif host.facts.groups is None and function.group != NO_GROUP:
-        lost = [f.address for f in others if f.group is None]
-        if lost:
+    if not lists_are_whole(host):
+        open_ended = {f.address for f in ungrouped(host)}
+        lost = [f.address for f in others if f.address in open_ended]
+        if function.address in open_ended:
+            yield Doubt("its group could not be read, and so who shares it", missing_groups(host))
+        elif lost and function.group != NO_GROUP:
             yield Doubt(f"the group of {lost[0]} could not be read", missing_groups(host))
     if not resets_alone(function):
         yield from _doubt_places(function, others)

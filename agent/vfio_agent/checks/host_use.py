@@ -123,8 +123,7 @@ def _describe_traffic(device: NetDevice, names: Mapping[str, NetDevice]) -> str:
 
 def _spread(host: Host, direct: Mapping[Address, Use]) -> Mapping[Address, Use]:
     """Each function's own use and that of whatever goes wherever it goes."""
-    parents = {f.parent for f in host.functions if f.parent}
-    links = {a: list(_linked(host, host.by_address[a], parents)) for a in direct}
+    links = {a: list(_linked(host, host.by_address[a])) for a in direct}
     used = [host.by_address[a] for a, use in direct.items() if use.needs or use.doubts]
     found: dict[Address, Use] = {}
     for address in direct:
@@ -143,9 +142,7 @@ def _spread(host: Host, direct: Mapping[Address, Use]) -> Mapping[Address, Use]:
     return found
 
 
-def _linked(
-    host: Host, function: PciFunction, parents: Collection[Address]
-) -> Iterator[tuple[Address, str]]:
+def _linked(host: Host, function: PciFunction) -> Iterator[tuple[Address, str]]:
     """Functions that are affected if this one goes to a VM, and how.
 
     An endpoint may have functions below it: Intel VMD makes a host bridge of its own.
@@ -156,8 +153,7 @@ def _linked(
             yield mate.address, f"shares group {group} with"
     for address in reset_domain(function, host.by_address):
         yield address, "its reset takes along"
-    for other in host.functions:
-        if other.physfn == function.address:
-            yield other.address, "has the VF"
-        elif function.address in parents and function in host.ancestors(other):
-            yield other.address, "drives the bus of"
+    for virtual in host.by_address.virtual.get(function.address, ()):
+        yield virtual.address, "has the VF"
+    for address in host.by_address.below.get(function.address, ()):
+        yield address, "drives the bus of"

@@ -16,6 +16,8 @@ from vfio_contract.units import companions, kind_of
 
 DEVICES = "/sys/bus/pci/devices"
 GROUPS = "/sys/kernel/iommu_groups"
+IOMMU_CLASS = 0x0806
+"""The IOMMU's own function, which is in no group."""
 
 INVENTORY_UNKNOWN = Code(
     "INVENTORY_UNKNOWN",
@@ -159,7 +161,36 @@ def group_of(host: Host, function: PciFunction) -> int | None:
 def ungrouped(host: Host) -> list[PciFunction]:
     """Functions of which it is not known in which group they are: any group may hold them."""
     placed = {row.address for rows in host.members.values() for row in rows}
-    return [f for f in host.functions if f.group is None and f.address not in placed]
+    unsure = not lists_are_whole(host)
+    return [
+        f
+        for f in host.functions
+        if f.address not in placed
+        and (f.group is None or (unsure and f.group == NO_GROUP and f.sub_class != IOMMU_CLASS))
+    ]
+
+
+def lists_are_whole(host: Host) -> bool:
+    """True when the groups' own lists confirm who is in none.
+
+    A copied tree may have lost one link `iommu_group`; the lists of the groups tell that from a
+    function that has no group, but only if they were copied, which their members show.
+    """
+    groups = host.facts.groups
+    if groups is None:
+        return all(f.group == NO_GROUP for f in host.functions)
+    if not all(g.members for g in groups):
+        return False  # a group without members does not exist: its list was not read
+    listed = {(g.number, name) for g in groups for name in g.members}
+    joined = ((f.group, f.address) for f in host.functions if f.group not in (None, NO_GROUP))
+    return all(pair in listed for pair in joined)
+
+
+def strangers(host: Host, number: int) -> list[str]:
+    """Members that the group lists and no function row describes (platform devices, unread)."""
+    group = host.groups.get(number)
+    known = {m.address for m in host.members.get(number, ())}
+    return [name for name in (group.members if group is not None else ()) if name not in known]
 
 
 def has_no_group(function: PciFunction) -> bool:

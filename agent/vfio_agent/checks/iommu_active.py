@@ -12,6 +12,7 @@ from vfio_agent.checks.architecture import ARM, OTHER, X86, family_of
 from vfio_agent.checks.inventory import (
     DEVICES,
     GROUPS,
+    IOMMU_CLASS,
     attribute,
     describe,
     endpoints,
@@ -29,7 +30,6 @@ from vfio_contract.host import Host
 
 ID = "iommu-active"
 UNITS = "/sys/class/iommu"
-IOMMU_CLASS = 0x0806
 
 IOMMU_ACTIVE = Code(
     "IOMMU_ACTIVE",

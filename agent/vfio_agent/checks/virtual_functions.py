@@ -21,7 +21,7 @@ PF_HAS_VFS = Code(
 
 def judge_vfs(host: Host, function: PciFunction) -> bool | None:
     """True when VFs are enabled on this PF, False when not, None when that is not known."""
-    if function.sriov_num_vfs or any(f.physfn == function.address for f in host.functions):
+    if function.sriov_num_vfs or host.by_address.virtual.get(function.address):
         return True
     if function.sriov_num_vfs == 0 or function.sriov_total_vfs == 0:
         return False

@@ -17,6 +17,7 @@ import os
 import re
 import tarfile
 from collections.abc import Sequence
+from contextlib import suppress
 
 from vfio_agent.collect.holders import DELETED, ENDED, HELD_NODE
 from vfio_agent.collect.host import collect_host, collector_name
@@ -87,6 +88,7 @@ class RecordingRoot:
         self._links: dict[str, str] = {}
         self._listings: dict[str, Names] = {}
         self._errors: dict[str, int] = {}
+        self._reached: set[str] = set()
         self._directories: dict[str, str] = {"": ""}
 
     # --- Root -------------------------------------------------------------------------------
@@ -174,7 +176,7 @@ class RecordingRoot:
             if isinstance(result, OSError):
                 self._keep_error(path, result)
             else:
-                self._canonical(path, follow=True)
+                self._reached.add(self._canonical(path, follow=True)[0])
         return results
 
     def authoritative(self, path: str) -> bool:
@@ -248,7 +250,8 @@ class RecordingRoot:
         self._forget_processes()
         nodes = self._nodes()
         empty = {path for path, names in self._listings.items() if not names}
-        shown = self._shown(nodes)
+        bare = self._bare_directories()
+        shown = self._shown(nodes, bare)
         manifest = Manifest(
             boot_id=boot_id,
             privileged=privileged,
@@ -270,7 +273,7 @@ class RecordingRoot:
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
             _add_file(tar, "/" + MANIFEST, manifest.encode())
-            for path in sorted({*self._files, *self._links, *empty} - {""}):
+            for path in sorted({*self._files, *self._links, *empty, *bare} - {""}):
                 if path in self._links:
                     _add_link(tar, path, self._links[path])
                 elif path in self._files:
@@ -279,11 +282,21 @@ class RecordingRoot:
                     _add_directory(tar, path)
         return gzip.compress(buffer.getvalue(), 9, mtime=0)
 
-    def _shown(self, nodes: dict[str, tuple[str, int, int]]) -> dict[str, set[str]]:
+    def _bare_directories(self) -> set[str]:
+        """Directories that somebody resolved a path to and of which nothing else was read."""
+        known = {*self._files, *self._links, *self._listings}
+        found = set()
+        for path in self._reached - known:
+            with suppress(OSError):
+                self._root.list(path)
+                found.add(path)
+        return found
+
+    def _shown(self, nodes: dict[str, tuple[str, int, int]], bare: set[str]) -> dict[str, set[str]]:
         """Names by directory that replay sees in the tar's tree without an explicit listing."""
         found: dict[str, set[str]] = {}
         folders = (node.rpartition("/")[0] for node in nodes)
-        for path in (*self._files, *self._links, *self._listings, *folders):
+        for path in (*self._files, *self._links, *self._listings, *bare, *folders):
             while path:
                 path, _, name = path.rpartition("/")
                 names = found.setdefault(path, set())

@@ -10,7 +10,7 @@ Sources: include/uapi/linux/pci_regs.h; PCI Express Base Specification chapter 7
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from struct import Struct
 
 from vfio_contract.model import Acs, ConfigSpace, PcieCapability, SriovCapability
@@ -57,6 +57,14 @@ class Link:
     width: int
 
 
+_HEADER_TYPES = frozenset({0, 1, 2})
+"""Endpoint, PCI bridge, CardBus bridge (include/uapi/linux/pci_regs.h)."""
+
+_ENDPOINT_PORTS = frozenset({0, 1, 9, 10})
+"""Port types without a bus below them (PCI Express 7.5.3.2). A bridge is never assigned, so an
+endpoint must not pass for one because a byte is wrong. The reverse exists: the DMI port of Intel
+chipsets is a root port with header type 0."""
+
 Found = list[tuple[int, int]]
 """(id, offset) of each capability in the order of the list."""
 
@@ -70,10 +78,19 @@ def parse_config(data: bytes) -> ConfigSpace:
         return _unknown(length, dead=False)
     faults: list[str] = []
     header_type = data[0x0E] & 0x7F
+    if header_type not in _HEADER_TYPES:
+        # the kernel ignores such a device (pci_setup_device), so these bytes are not its own
+        fault = f"header type 0x{header_type:02x} is none that exists"
+        return replace(_unknown(length, dead=False), faults=(fault,))
     plain = _walk_plain(data, header_type, faults)
     extended = _walk_extended(data, plain, faults)
     at = _first_offsets(plain)
     above = _first_offsets(extended)
+    express = _pcie(data, at[_PCIE], faults) if _PCIE in at else None
+    proven: int | None = header_type
+    if header_type != 0 and express is not None and express.port_type in _ENDPOINT_PORTS:
+        faults.append(f"header type {header_type} with PCI Express port type {express.port_type}")
+        proven = None
     secondary = subordinate = None
     if header_type == 0:
         secondary = subordinate = 0
@@ -82,13 +99,13 @@ def parse_config(data: bytes) -> ConfigSpace:
     return ConfigSpace(
         length=length,
         dead=False,
-        header_type=header_type,
+        header_type=proven,
         multifunction=bool(data[0x0E] & 0x80),
         secondary_bus=secondary,
         subordinate_bus=subordinate,
         capabilities=None if plain is None else tuple([found for found, _ in plain]),
         extended=None if extended is None else tuple([found for found, _ in extended]),
-        pcie=_pcie(data, at[_PCIE], faults) if _PCIE in at else None,
+        pcie=express,
         af_flr=_af_flr(data, at[_AF], faults) if _AF in at else None,
         pm_no_soft_reset=_pm_no_soft_reset(data, at[_PM], faults) if _PM in at else None,
         msi=None if plain is None else _MSI in at,
@@ -106,7 +123,7 @@ def parse_link(data: bytes) -> Link | None:
     Follows the kernel: the highest speed of LnkCap2, of LnkCap where that is empty
     (drivers/pci/pci.c, pcie_get_speed_cap); a code without meaning is `Unknown`.
     """
-    if len(data) < _PLAIN_BYTES or not data.strip(b"\xff"):
+    if len(data) < _PLAIN_BYTES or data[0x0E] & 0x7F not in _HEADER_TYPES:
         return None
     offset = _first_offsets(_walk_plain(data, data[0x0E] & 0x7F, [])).get(_PCIE)
     if offset is None or offset + _PCIE1_BYTES > _PLAIN_BYTES:

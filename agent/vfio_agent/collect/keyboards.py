@@ -6,17 +6,35 @@ Input devices with the console's `kbd` handler count; one that does not hang bel
 
 from __future__ import annotations
 
+import re
+
 from vfio_agent.collect.device_path import innermost_function
 from vfio_agent.collect.reader import Reader
 from vfio_contract.address import Address, address_key
 
 _DEVICES = "/proc/bus/input/devices"
+_LINE = re.compile(r"[A-Z]: ")
 
 
 def collect_keyboards(reader: Reader) -> tuple[Address, ...] | None:
     """By address; () when the input layer exists without such a device or does not exist at all."""
     text = reader.optional(_DEVICES)
-    return None if text is None else parse_input_devices(text)
+    if text is None:
+        return None
+    if not _is_whole(text):
+        reader.gap(_DEVICES, "half-written or damaged", f"cat {_DEVICES}")
+        return None
+    return parse_input_devices(text)
+
+
+def _is_whole(text: str) -> bool:
+    """True when every line fits and every device tells its handlers: a lost one may be the one."""
+    blocks = [block.split("\n") for block in text.split("\n\n") if block.strip()]
+    return all(
+        all(_LINE.match(line) for line in block)
+        and any(line.startswith("H: Handlers=") for line in block)
+        for block in blocks
+    )
 
 
 def parse_input_devices(text: str) -> tuple[Address, ...]:

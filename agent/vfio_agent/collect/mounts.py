@@ -96,23 +96,27 @@ def collect_mounts(reader: Reader) -> MountTable | None:
             cause = f"longer than {_LIMIT_BYTES} bytes"
             break
         mounts = parse(data.decode("utf-8", "backslashreplace"))
-        if mounts:
+        if mounts and data.endswith(b"\n"):
             return MountTable(mounts)
-        cause = cause or f"no mount in {path}"
+        # a table that lost a line may have lost the mount that matters
+        damaged = "is half-written or damaged" if data.strip() else "holds no mount"
+        cause = cause or f"{path} {damaged}"
     reader.gap("/proc/1/mountinfo", cause, "cat /proc/1/mountinfo")
     return None
 
 
 def parse_mountinfo(text: str) -> list[Mount]:
-    """Lines of mountinfo; those that do not fit the format are left out."""
+    """Lines of mountinfo; none at all when one of them does not fit the format."""
     found: list[Mount] = []
     for line in text.split("\n"):
         head, dash, tail = line.partition(" - ")
         words, last = head.split(" "), tail.split(" ")
+        if not line:
+            continue
         if not dash or len(words) < 6 or len(last) < 2:
-            continue
+            return []
         if not (_ID.fullmatch(words[0]) and _ID.fullmatch(words[1])):
-            continue
+            return []
         found.append(
             Mount(
                 id=int(words[0]),
@@ -128,12 +132,17 @@ def parse_mountinfo(text: str) -> list[Mount]:
 
 
 def parse_mounts(text: str) -> list[Mount]:
-    """Lines of /proc/mounts: no numbers, and each mount's parent is what its point was on."""
+    """Lines of /proc/mounts: no numbers, and each mount's parent is what its point was on.
+
+    None at all when one of them does not fit the format.
+    """
     found: list[Mount] = []
     for line in text.split("\n"):
         words = line.split(" ")
-        if len(words) < 4:
+        if not line:
             continue
+        if len(words) < 4:
+            return []
         point = _plain(words[1])
         above = MountTable(found).containing(point)
         found.append(

@@ -8,7 +8,7 @@ so that the host's network namespace answers and not the reader's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
@@ -60,6 +60,7 @@ def collect_network(reader: Reader) -> tuple[NetDevice, ...] | None:
         return None
     interfaces = _collect_interfaces(reader, [n for n in names if n not in _NOT_INTERFACES])
     routes = _collect_routes(reader)
+    interfaces += _unlisted(reader, routes or (), {interface.name for interface in interfaces})
     addresses = _collect_addresses(reader, interfaces, routes)
     devices = [
         NetDevice(
@@ -73,7 +74,27 @@ def collect_network(reader: Reader) -> tuple[NetDevice, ...] | None:
         )
         for interface in interfaces
     ]
-    return _without_loose_ends(devices)
+    return _without_loose_ends(_doubt_stacks(reader, devices))
+
+
+def _doubt_stacks(reader: Reader, devices: Sequence[NetDevice]) -> list[NetDevice]:
+    """In a copy that kept no link between interfaces, what a virtual one stands on is not known.
+
+    A bridge that carries the host's address would else seem to stand on nothing, and the card
+    below it to be free.
+    """
+    stacked = any(device.uppers or device.lowers for device in devices)
+    found: list[NetDevice] = []
+    for device in devices:
+        busy = device.name != "lo" and (device.addresses != () or device.routes != ())
+        if busy and not stacked and device.function == "":
+            folder = f"{_NET}/{device.name}"
+            if not reader.root.authoritative(f"{folder}/lower_none"):
+                path = f"{_NET}/*/lower_*"
+                reader.gap(path, "not captured for any interface", "ls -d /sys/class/net/*/lower_*")
+                device = replace(device, function=None)
+        found.append(device)
+    return found
 
 
 def routes_known(network: Sequence[NetDevice] | None) -> bool:
@@ -110,6 +131,14 @@ def _collect_interfaces(reader: Reader, names: Sequence[str]) -> list[_Interface
             )
         )
     return found
+
+
+def _unlisted(reader: Reader, routes: Iterable[Route], listed: Collection[str]) -> list[_Interface]:
+    """Interfaces that a route leaves by and sysfs does not show: what is under them is unknown."""
+    names = sorted({route.interface for route in routes} - {"lo", *listed})
+    for name in names:
+        reader.gap(f"{_NET}/{name}", "a route leaves by it, but it is not listed", "ip -br link")
+    return [_Interface(name, None, "", (), (), up=None) for name in names]
 
 
 def _function_of(reader: Reader, folder: str, place: str) -> Address | None:
@@ -226,7 +255,8 @@ def _without_loose_ends(devices: Sequence[NetDevice]) -> tuple[NetDevice, ...]:
     return tuple(
         replace(
             device,
-            uppers=tuple(n for n in device.uppers if n in kept),
+            # one that was not in the list (gone meanwhile, hidden) may be what carries addresses
+            uppers=tuple(n for n in device.uppers if n in kept or n not in by_name),
             lowers=tuple(n for n in device.lowers if n in kept),
         )
         for device in sorted(devices, key=lambda d: d.name)

@@ -231,6 +231,10 @@ def _config(a: Attributes, *, before: PciFunction | None) -> ConfigSpace | None:
     if not data:
         a.gap("config", "empty: 0 bytes")
         return None
+    stranger = _stranger(a, data)
+    if stranger:
+        a.gap("config", stranger)
+        return None
     config, _ = _parse_config(data)
     if config.dead and not a.awake:
         a.gap("config", f"all {len(data)} bytes read ff, but the function is asleep")
@@ -243,6 +247,21 @@ def _config(a: Attributes, *, before: PciFunction | None) -> ConfigSpace | None:
     if reasons:
         a.gap("config", "; ".join(reasons))
     return config
+
+
+def _stranger(a: Attributes, data: bytes) -> str:
+    """What tells that these bytes are another function's, "" when nothing does.
+
+    The kernel read its ids from the same space. A VF's own read as ffff (SR-IOV 3.4.1.1), and so
+    do those of a function that does not answer.
+    """
+    own = data[:4]
+    if len(own) < 4 or own == b"\xff\xff\xff\xff":
+        return ""
+    found = f"{int.from_bytes(own[:2], 'little'):04x}:{int.from_bytes(own[2:], 'little'):04x}"
+    said = [_HEX4.fullmatch(a.raw(name) or b"") for name in ("vendor", "device")]
+    expected = ":".join(match[1].decode().lower() for match in said if match is not None)
+    return "" if None in said or found == expected else f"begins with {found}, sysfs: {expected}"
 
 
 def _physfn(a: Attributes) -> Address | None:

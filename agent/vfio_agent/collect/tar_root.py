@@ -9,6 +9,8 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import os
+import stat
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -92,7 +94,10 @@ class TarRoot(TreeRoot):
 
 
 def _unpack(path: str) -> bytes:
-    with open(path, "rb") as file:
+    # not to wait for whoever might write to a FIFO
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise BadCapture("neither a directory nor a regular file")
         packed = file.read(MAX_TOTAL_BYTES + 1)
     if len(packed) > MAX_TOTAL_BYTES:
         raise BadCapture(f"larger than {MAX_TOTAL_BYTES} bytes")

@@ -76,9 +76,6 @@ class ClusterServicer(ClusterServiceServicer):
             )
         return user.name
 
-    def _node(self, text: str) -> str:
-        return report.find_node(self._runtime.state, text)
-
     @answering
     async def GetStatus(
         self, request: wire.GetStatusRequest, context: Context
@@ -103,8 +100,7 @@ class ClusterServicer(ClusterServiceServicer):
     async def GetNode(self, request: wire.GetNodeRequest, context: Context) -> wire.GetNodeResponse:
         """One node with detail."""
         self._require(context, Role.VIEWER)
-        name = self._node(request.node)
-        view = report.node_view(self._runtime.state, name, self._clock.now())
+        view = report.node_view(self._runtime.state, request.node, self._clock.now())
         return wire.GetNodeResponse(node=to_message(view))
 
     @answering
@@ -113,11 +109,12 @@ class ClusterServicer(ClusterServiceServicer):
     ) -> wire.CordonNodeResponse:
         """Keep new VMs off a node."""
         actor = self._require(context, Role.OPERATOR)
-        node = self._node(request.node)
         reason = _printable(request.reason, "reason", MAX_REASON)
         view = await self._runtime.ask(
             NodeView,
-            lambda ticket: CordonRequested(ticket=ticket, node=node, actor=actor, reason=reason),
+            lambda ticket: CordonRequested(
+                ticket=ticket, node=request.node, actor=actor, reason=reason
+            ),
         )
         return wire.CordonNodeResponse(node=to_message(view))
 
@@ -127,9 +124,9 @@ class ClusterServicer(ClusterServiceServicer):
     ) -> wire.UncordonNodeResponse:
         """Lift a node's cordons."""
         actor = self._require(context, Role.OPERATOR)
-        node = self._node(request.node)
         view = await self._runtime.ask(
-            NodeView, lambda ticket: UncordonRequested(ticket=ticket, node=node, actor=actor)
+            NodeView,
+            lambda ticket: UncordonRequested(ticket=ticket, node=request.node, actor=actor),
         )
         return wire.UncordonNodeResponse(node=to_message(view))
 
@@ -181,10 +178,9 @@ class ClusterServicer(ClusterServiceServicer):
     ) -> wire.AcceptBaselineResponse:
         """Accept a node's present facts as known-good."""
         actor = self._require(context, Role.OPERATOR)
-        node = self._node(request.node)
         view = await self._runtime.ask(
             BaselineView,
-            lambda ticket: BaselineAcceptRequested(ticket=ticket, node=node, actor=actor),
+            lambda ticket: BaselineAcceptRequested(ticket=ticket, node=request.node, actor=actor),
         )
         return wire.AcceptBaselineResponse(baseline=to_message(view))
 
@@ -194,8 +190,7 @@ class ClusterServicer(ClusterServiceServicer):
     ) -> wire.GetBaselineResponse:
         """The baseline and what differs from it now."""
         self._require(context, Role.VIEWER)
-        node = self._node(request.node)
-        view = report.baseline_view(self._runtime.state, node)
+        view = report.baseline_view(self._runtime.state, request.node)
         return wire.GetBaselineResponse(baseline=to_message(view))
 
     @answering
@@ -205,7 +200,7 @@ class ClusterServicer(ClusterServiceServicer):
         """Events after a number, oldest first."""
         self._require(context, Role.VIEWER)
         limit = request.limit if 0 < request.limit <= MAX_EVENTS else MAX_EVENTS
-        node = self._node(request.node) if request.node else ""
+        node = report.find_node(self._runtime.state, request.node) if request.node else ""
         events, last = report.list_events(
             self._runtime.state, after_seq=request.after_seq, limit=limit, node=node
         )

@@ -34,9 +34,16 @@ MAX_FINDINGS = 20_000
 """Findings in one observation; a 256-function host has about 1,300."""
 
 MAX_TEXT = 128
-"""Characters of a text in Hello: ids and a version, some of which are stored and shown."""
+"""Characters of an id, a digest or a version; some of them are stored, others shown."""
 
-HELLO_TEXTS = ("boot_id", "product_uuid", "agent_state_id", "inventory_digest", "agent_version")
+HELLO_TEXTS = (
+    "boot_id",
+    "product_uuid",
+    "agent_state_id",
+    "inventory_digest",
+    "agent_version",
+    "cluster_id",
+)
 
 
 def check_hello(request: wire.SessionRequest, node: str) -> wire.Hello:
@@ -54,13 +61,8 @@ def check_hello(request: wire.SessionRequest, node: str) -> wire.Hello:
             f"the agent speaks protocol {hello.protocol_min} to {hello.protocol_max}, "
             f"this coordinator {PROTOCOL} to {PROTOCOL}",
         )
-    for field in (*HELLO_TEXTS, "cluster_id"):
-        text: str = getattr(hello, field)
-        if len(text) > MAX_TEXT or not (text.isascii() and text.isprintable()):
-            raise ClusterError(
-                ErrorCode.BAD_REQUEST,
-                f"{field} {text[:MAX_TEXT]!r} is not at most {MAX_TEXT} printable ASCII characters",
-            )
+    for field in HELLO_TEXTS:
+        _check_text(field, getattr(hello, field), ErrorCode.BAD_REQUEST)
     return hello
 
 
@@ -110,6 +112,8 @@ def _inventory(message: wire.Inventory, node: str, session: int) -> InventoryRec
 def _observation(message: wire.Observation, node: str, session: int) -> ObservationReceived:
     if len(message.findings) > MAX_FINDINGS:
         raise _bad(f"findings: {len(message.findings)} of them, at most {MAX_FINDINGS}")
+    for field in ("inventory_digest", "checks_version"):
+        _check_text(field, getattr(message, field), ErrorCode.BAD_SNAPSHOT)
     readings = _decode(Readings, "readings_zlib", _unpack("readings_zlib", message.readings_zlib))
     return ObservationReceived(
         node=node,
@@ -121,6 +125,14 @@ def _observation(message: wire.Observation, node: str, session: int) -> Observat
         age_s=message.age_ms / 1000,
         checks_version=message.checks_version,
     )
+
+
+def _check_text(field: str, text: str, code: ErrorCode) -> None:
+    if len(text) > MAX_TEXT or not (text.isascii() and text.isprintable()):
+        raise ClusterError(
+            code,
+            f"{field} {text[:MAX_TEXT]!r} is not at most {MAX_TEXT} printable ASCII characters",
+        )
 
 
 def _unpack(field: str, data: bytes) -> bytes:

@@ -37,7 +37,7 @@ HELLO_TIMEOUT_S = 15.0
 HEARTBEAT_INTERVAL_MS = 3_000
 """A third of `Limits.lost_after_s`: two may be late before a node is called lost."""
 
-OBSERVATION_INTERVAL_MS = 30_000
+OBSERVATION_INTERVAL_MS = 60_000
 """How often an agent looks at its host again at the latest; well within `evidence_max_age_s`."""
 
 DECODERS = 2
@@ -57,16 +57,14 @@ class SessionServicer(AgentSessionServiceServicer):
     ) -> AsyncIterator[wire.SessionResponse]:
         """One stream of one agent."""
         try:
-            node = self._node_of(context)
-            hello = await _first_hello(request_iterator, node)
-            port = self._runtime.open_session(node)
+            port = self._runtime.open_session(self._node_of(context))
         except ClusterError as error:
             await refuse(context, error)
         # A peer that goes away while a word is being sent leaves this generator suspended until
         # it is collected; the state learns of it from the call itself.
         when_done: Any = context.add_done_callback  # typed so that no function fits
         when_done(lambda _: self._runtime.close_session(port))
-        reader = asyncio.create_task(self._read(hello, request_iterator, port, context))
+        reader = asyncio.create_task(self._read(request_iterator, port, context))
         try:
             while (word := await port.next_word()) is not None:
                 yield self._response(word)
@@ -79,19 +77,17 @@ class SessionServicer(AgentSessionServiceServicer):
             self._runtime.close_session(port)
 
     async def _read(
-        self,
-        hello: wire.Hello,
-        requests: AsyncIterator[wire.SessionRequest],
-        port: SessionPort,
-        context: Context,
+        self, requests: AsyncIterator[wire.SessionRequest], port: SessionPort, context: Context
     ) -> None:
         """Hand on what the agent says until it stops, then end the stream."""
         end: ClusterError | None = None
         try:
+            hello = check_hello(await _first(requests), port.node)
             self._runtime.receive(read_hello(hello, port.id))
             async for request in requests:
                 await self._take(request, port, context)
         except ClusterError as error:
+            log.warning("session of %s (%s) refused: %s", port.node, context.peer(), error)
             end = error
         except (grpc.aio.UsageError, grpc.aio.AbortError):
             # grpc's answers to reading from a call that is over
@@ -145,13 +141,12 @@ class SessionServicer(AgentSessionServiceServicer):
                 return wire.SessionResponse(acknowledged=wire.Acknowledged(sequence=sequence))
 
 
-async def _first_hello(requests: AsyncIterator[wire.SessionRequest], node: str) -> wire.Hello:
+async def _first(requests: AsyncIterator[wire.SessionRequest]) -> wire.SessionRequest:
     try:
-        first = await asyncio.wait_for(anext(requests), HELLO_TIMEOUT_S)
+        return await asyncio.wait_for(anext(requests), HELLO_TIMEOUT_S)
     except TimeoutError:
         raise ClusterError(
             ErrorCode.BAD_REQUEST, f"no Hello within {HELLO_TIMEOUT_S:.0f} s"
         ) from None
     except StopAsyncIteration:
         raise ClusterError(ErrorCode.BAD_REQUEST, "the stream ended before Hello") from None
-    return check_hello(first, node)

@@ -15,7 +15,7 @@ in which nodes came does not show.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -31,6 +31,11 @@ CLAIMED, PENDING, FREE = "claimed", "pending", "free"
 FOREIGN, UNFIT, UNKNOWN = "foreign", "unfit", "unknown"
 
 Buckets = Map[Profile, Map[Profile, Names]]
+
+Rows = Sequence[tuple[Profile, Names]]
+"""Full profiles and their nodes."""
+
+_NOTHING = profile_of(())
 
 
 class Holder(Protocol):
@@ -66,6 +71,12 @@ class Entry:
     offers: tuple[Offer, ...]
     shape: Profile
     kinds: tuple[tuple[str, Profile], ...]
+
+    def profile_for(self, kinds: tuple[str, ...]) -> Profile:
+        """The profile that buckets for these kinds know it by."""
+        if len(kinds) != 1:
+            return self.shape
+        return next((profile for kind, profile in self.kinds if kind == kinds[0]), _NOTHING)
 
     def offers_of(self, kinds: tuple[str, ...]) -> list[Offer]:
         """The units of these kinds, by id."""

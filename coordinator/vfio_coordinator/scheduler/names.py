@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from heapq import nsmallest
 from itertools import islice
 from operator import itemgetter
 
@@ -78,5 +79,13 @@ class Names:
 
 
 def smallest(sets: Iterable[Names], count: int) -> tuple[str, ...]:
-    """The smallest names of several sets, at most so many."""
-    return tuple(sorted(name for names in sets for name in names.head(count))[:count])
+    """The smallest names of several sets that are not empty, at most so many.
+
+    None of them can be in a set whose first name is not among the smallest first names.
+    """
+    chosen = nsmallest(count, sets, key=_first_of)
+    return tuple(sorted(name for names in chosen for name in names.head(count))[:count])
+
+
+def _first_of(names: Names) -> str:
+    return names.chunks[0][0]

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from vfio_contract.views import Nearest, PlaceRequest
 from vfio_coordinator.scheduler.gates import ALLOWS
-from vfio_coordinator.scheduler.index import Entry, Index, profiles
+from vfio_coordinator.scheduler.index import Entry, Index, Rows
 from vfio_coordinator.scheduler.names import Names, smallest
 from vfio_coordinator.scheduler.shape import (
     Choice,
@@ -33,27 +33,30 @@ _TRIED = 64
 """Nodes that take no placement and are tried as if they did: the first by name."""
 
 
-def find_nearest(index: Index, request: PlaceRequest, demand: Demand) -> tuple[Nearest, ...]:
-    """Up to three nodes that fit after one change, by name."""
+def find_nearest(
+    index: Index, request: PlaceRequest, demand: Demand, rows: Rows
+) -> tuple[Nearest, ...]:
+    """Up to three nodes that fit after one change, by name; `rows` are the profiles to look at."""
     found: dict[str, Nearest] = {}
     if request.node:
         entry = index.entries.get(request.node)
         found = {n.node: n for n in _on_node(entry, request, demand)} if entry else {}
     else:
         for name in index.aside.get("admitted", Names()).head(_TRIED):
-            for nearest in _on_node(index.entries[name], request, demand):
+            entry = index.entries[name]
+            for nearest in _on_node(entry, request, demand) if entry.lift else ():
                 found.setdefault(nearest.node, nearest)
-        for name in _promising(index, demand):
+        for name in _promising(demand, rows):
             for nearest in _on_node(index.entries[name], request, demand):
                 found.setdefault(nearest.node, nearest)
     return tuple(found[name] for name in sorted(found))[:_SHOWN]
 
 
-def _promising(index: Index, demand: Demand) -> tuple[str, ...]:
+def _promising(demand: Demand, rows: Rows) -> tuple[str, ...]:
     """The first nodes, by name, whose profile fits after one change."""
     known = _remembered(demand)
     sets = []
-    for profile, names in profiles(index, demand.kinds):
+    for profile, names in rows:
         promising = known.get(profile)
         if promising is None:
             if len(known) >= _REMEMBERED:

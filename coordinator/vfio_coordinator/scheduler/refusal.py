@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 
 from vfio_contract.views import NodeRefusal, PlaceRequest, Refusal, StageCount
 from vfio_coordinator.scheduler.gates import ORDER, STAGES
-from vfio_coordinator.scheduler.index import Entry, Index, profiles
+from vfio_coordinator.scheduler.index import Entry, Index, Rows, profiles
 from vfio_coordinator.scheduler.names import Names, smallest
 from vfio_coordinator.scheduler.nearest import find_nearest
 from vfio_coordinator.scheduler.shape import (
@@ -19,7 +19,6 @@ from vfio_coordinator.scheduler.shape import (
     Item,
     Miss,
     answers,
-    choose,
     demand_of,
     first_refusal,
     fit,
@@ -35,7 +34,8 @@ def refuse(index: Index, request: PlaceRequest, *, at: str, revision: int, detai
     """The refusal of a request that fits on no node (or not on the node it names)."""
     demand = demand_of(request)
     names = _considered(index, request)
-    counted = _count_pinned(index, request) if request.node else _count(index, demand)
+    rows = [] if request.node else list(profiles(index, demand.kinds))
+    counted = _count_pinned(index, request) if request.node else _count(index, demand, rows)
     stages = []
     for stage in STAGES:
         if stage in counted:
@@ -48,7 +48,7 @@ def refuse(index: Index, request: PlaceRequest, *, at: str, revision: int, detai
         at=at,
         nodes_total=len(names),
         stages=tuple(stages),
-        nearest=find_nearest(index, request, demand),
+        nearest=find_nearest(index, request, demand, rows),
         nodes=tuple(explain_node(index.entries[n], demand) for n in sorted(listed)),
     )
 
@@ -64,23 +64,25 @@ _Counted = dict[str, tuple[int, tuple[str, ...]]]
 """Stage -> how many nodes, and the first few of them by name."""
 
 
-def _count(index: Index, demand: Demand) -> _Counted:
-    sets: dict[str, list[Names]] = {stage: [names] for stage, names in index.aside.items()}
-    missing = 0
-    kinds = demand.kinds
-    if len(kinds) == 1:
-        missing = len(index.entries) - sum(map(len, index.aside.values()))
+def _count(index: Index, demand: Demand, rows: Rows) -> _Counted:
+    sets: dict[str, list[Names]] = {stage: [] for stage in STAGES}
+    for stage, names in index.aside.items():
+        sets[stage].append(names)
     known = answers(demand)
-    for profile, names in profiles(index, kinds):
+    kinds = demand.kinds
+    for profile, names in rows:
         found = known.get(profile) or fit(profile, demand)
-        if isinstance(found, Miss):
-            sets.setdefault(found.stage, []).append(names)
-        if len(kinds) == 1:
-            missing -= len(names)
+        if type(found) is not Miss:
+            raise ValueError(f"{names.first} fits this request")
+        sets[found.stage].append(names)
     counted = {
-        stage: (sum(map(len, found)), smallest(found, _NAMED)) for stage, found in sets.items()
+        stage: (sum(names.size for names in found), smallest(found, _NAMED))
+        for stage, found in sets.items()
+        if found
     }
+    missing = len(index.entries) - sum(number for number, _ in counted.values())
     if missing:
+        # Of several kinds every node has a profile; of one, those without it are in no bucket.
         number, named = counted.get("model", (0, ()))
         without = _without_kind(index, kinds[0], _NAMED)
         counted["model"] = (number + missing, tuple(sorted({*named, *without}))[:_NAMED])
@@ -89,11 +91,7 @@ def _count(index: Index, demand: Demand) -> _Counted:
 
 def _without_kind(index: Index, kind: str, count: int) -> Iterator[str]:
     """The first nodes with no unit of the kind at all, from the buckets of whole shapes."""
-    sets = [
-        names
-        for profile, names in profiles(index, ())
-        if all(unit.kind != kind for unit in profile.units)
-    ]
+    sets = [names for profile, names in profiles(index, ()) if kind not in profile.kinds]
     yield from smallest(sets, count)
 
 
@@ -115,11 +113,10 @@ def explain_node(entry: Entry, demand: Demand) -> NodeRefusal:
     """One node's first refusing stage, with numbers and evidence. ValueError if it fits."""
     if entry.stage:
         return NodeRefusal(entry.node, entry.stage, entry.why, entry.evidence)
-    offers = entry.offers_of(demand.kinds)
-    found = choose([o.shape for o in offers], demand)
+    found = fit(entry.profile_for(demand.kinds), demand)
     if isinstance(found, Choice):
         raise ValueError(f"{entry.node} fits this request")
-    reason, evidence = _explain_miss(found, offers, demand)
+    reason, evidence = _explain_miss(found, entry.offers_of(demand.kinds), demand)
     return NodeRefusal(entry.node, found.stage, reason, evidence)
 
 

@@ -43,10 +43,11 @@ class UnitClass(NamedTuple):
 class Profile:
     """A sorted multiset of classes. Make one with `profile_of`: equal ones are the same object."""
 
-    __slots__ = ("__weakref__", "units")
+    __slots__ = ("__weakref__", "kinds", "units")
 
     def __init__(self, units: tuple[UnitClass, ...]) -> None:
         self.units = units
+        self.kinds = frozenset(unit.kind for unit in units)
 
     def __repr__(self) -> str:
         return f"Profile({self.units!r})"

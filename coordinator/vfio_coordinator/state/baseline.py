@@ -31,7 +31,7 @@ from vfio_coordinator.store.interface import (
 )
 
 
-def accept_baseline(turn: Turn, event: BaselineAcceptRequested) -> None:
+def accept_baseline(turn: Turn, event: BaselineAcceptRequested, *, attempt: int = 1) -> None:
     """Accept for a person. Raises ClusterError."""
     name = find_node(turn.state, event.node)
     node = turn.state.nodes[name]
@@ -39,6 +39,9 @@ def accept_baseline(turn: Turn, event: BaselineAcceptRequested) -> None:
     if inventory is None or observation is None or judgement is None or not judgement.fresh:
         why = judgement.why if judgement is not None else "it was never heard"
         raise ClusterError(ErrorCode.NO_INVENTORY, f"node {name}: {why}")
+    if not inventory.complete:
+        detail = f"node {name}: the list of its PCI functions could not be read"
+        raise ClusterError(ErrorCode.NO_INVENTORY, detail)
     if node.baseline_txn or node.admin is None:
         raise ClusterError(ErrorCode.CONFLICT, f"node {name}: another write is under way")
     parts = split_chunks(inventory.facts_zlib)
@@ -62,7 +65,7 @@ def accept_baseline(turn: Turn, event: BaselineAcceptRequested) -> None:
     note = Note(f"node:{name}", "BASELINE_ACCEPTED", text, f"user:{event.actor}")
     baseline = Baseline(record, 0, inventory.facts_zlib)
     try:
-        _write(turn, node, baseline, ops, note, tickets=(event.ticket,))
+        _write(turn, node, baseline, ops, note, request=event, attempt=attempt)
     except StoreError as error:
         raise ClusterError(ErrorCode.BAD_REQUEST, f"node {name}: {error}") from error
 
@@ -87,7 +90,7 @@ def recheck_baseline(turn: Turn, name: str) -> None:
     record = replace(baseline.record, passed=passed, checks_version=version)
     text = f"new version of the checks: {len(passed)} units pass every gate on the accepted facts"
     note = Note(f"node:{name}", "BASELINE_RECHECKED", text, "auto:BASELINE_RECHECKED")
-    _write(turn, node, replace(baseline, record=record), [], note, tickets=())
+    _write(turn, node, replace(baseline, record=record), [], note)
 
 
 def passing_units(node: Node) -> list[str]:
@@ -113,7 +116,8 @@ def _write(
     ops: list[Op],
     note: Note,
     *,
-    tickets: tuple[int, ...],
+    request: BaselineAcceptRequested | None = None,
+    attempt: int = 1,
 ) -> None:
     key = keys.baseline_key(node.name)
     known = node.baseline.revision if node.baseline is not None else 0
@@ -121,9 +125,11 @@ def _write(
     write = BaselineWrite(
         txn_id=txn_id,
         rows=turn.number_rows([note]),
-        tickets=tickets,
+        tickets=() if request is None else (request.ticket,),
+        attempt=attempt,
         node=node.name,
         baseline=baseline,
+        request=request,
     )
     turn.commit(
         write,
@@ -149,5 +155,8 @@ def finish_baseline(turn: Turn, write: BaselineWrite, event: CommitOutcome) -> N
             turn.reply(write.tickets, baseline_view(turn.state, write.node))
         return
     settle(turn, write.node)
-    detail = f"the record of {write.node} changed meanwhile"
+    if write.request is not None and write.attempt < turn.state.limits.place_attempts:
+        accept_baseline(turn, write.request, attempt=write.attempt + 1)
+        return
+    detail = f"the record of {write.node} kept changing"
     turn.fail(write.tickets, ErrorCode.CONFLICT, detail)

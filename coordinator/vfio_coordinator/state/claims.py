@@ -131,6 +131,7 @@ def moment_of(turn: Turn) -> Moment:
 
 def _decide_fresh(turn: Turn, request: PlaceRequest) -> Chosen | None:
     """Deadlines are looked at once a second; a node that passed one since is not chosen."""
+    stale: set[str] = set()
     while True:
         chosen = decide(turn.state.index, request)
         if chosen is None:
@@ -139,9 +140,10 @@ def _decide_fresh(turn: Turn, request: PlaceRequest) -> Chosen | None:
         heard = presence_of(turn.state, node, turn.now) is Presence.HEARD
         if heard and is_fresh(turn.state, node, turn.now):
             return chosen
-        settle(turn, node.name)
-        if not turn.state.index.entries[node.name].stage:
+        if node.name in stale:
             raise AssertionError(f"{node.name} is not fresh and yet takes placements")
+        stale.add(node.name)
+        settle(turn, node.name)
 
 
 def _refuse(turn: Turn, request: PlaceRequest, moment: Moment) -> Refusal:
@@ -258,7 +260,7 @@ def _make_claim(
         request=request,
         state="reserved",
         external=request.external,
-        owner=actor,
+        owner=f"user:{actor}",
         at=moment.utc,
         revision=placement.revision,
     )

@@ -44,6 +44,9 @@ from vfio_coordinator.store.interface import Put
 _RESET_CODES = {"failing": "RESET_FAILED", "wedged": "RESET_WEDGED"}
 """The codes of the reset-history check for the states that refuse."""
 
+_MAX_NUMA_NODES = 1 << 16
+"""Far above Linux's 1,024 (MAX_NUMNODES); what is more would not fit where it is shown."""
+
 
 def receive_inventory(turn: Turn, event: InventoryReceived) -> None:
     """New facts of a node."""
@@ -136,6 +139,9 @@ def _find_problem(facts: Facts) -> str:
             return f"facts.functions: not a PCI address: {function.address[:40]!r}"
         if function.address in seen:
             return f"facts.functions: {function.address} is there twice"
+        numa = function.numa_node
+        if numa is not None and not -1 <= numa < _MAX_NUMA_NODES:
+            return f"facts.functions: {function.address} has no such NUMA node: {str(numa)[:40]}"
         seen.add(function.address)
     return ""
 

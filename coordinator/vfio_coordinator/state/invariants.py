@@ -73,7 +73,8 @@ def _check_entry(state: State, node: Node) -> None:
         held = any(key in node.held for key in offer.standing.layout.keys)
         taken = offer.state in (CLAIMED, PENDING)
         _require(3, held == taken, f"{node.name} {offer.unit}: held {held}, shown {offer.state}")
-        _require(3, not held or "free" in offer.shape.refused, f"{offer.unit} counts as free")
+        # a shape keeps the first stages that refuse, of which `free` need not be one
+        _require(3, not held or bool(offer.shape.refused), f"{offer.unit} counts as free")
 
 
 def _check_placeable(state: State, node: Node) -> None:

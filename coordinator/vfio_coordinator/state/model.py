@@ -56,7 +56,8 @@ class Limits:
 
     `lost_after_s`: silence after which a node is lost (DESIGN: 10 s up to 1,000 agents, 20 s at
     10,000). `reconnect_window_s`: after the coordinator's start nothing is lost before that.
-    `evidence_max_age_s`: older findings vouch for nothing.
+    `evidence_max_age_s`: older findings vouch for nothing. `place_attempts`: how often a write of
+    any kind is decided before its caller is told CONFLICT.
     """
 
     lost_after_s: float = 10.0
@@ -283,10 +284,14 @@ class AdminWrite(Write):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineWrite(Write):
-    """A node's baseline becomes `baseline` (its revision is not known yet)."""
+    """A node's baseline becomes `baseline` (its revision is not known yet).
+
+    `request` is who asked, None for automation.
+    """
 
     node: str
     baseline: Baseline
+    request: events.BaselineAcceptRequested | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -98,7 +98,8 @@ class ClaimedUnit:
 class Claim:
     """`claims/<vm>/<generation>`: these units belong to this VM; `token` is the fence.
 
-    `revision` is the store's at the decision. `state` is `reserved`: nothing starts VMs yet.
+    `revision` is the store's at the decision, `owner` is `user:<name>`. `state` is `reserved`:
+    nothing starts VMs yet.
     """
 
     vm: str

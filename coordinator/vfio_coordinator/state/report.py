@@ -6,7 +6,8 @@ decides anything: what is shown was judged when the evidence came.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 
 from vfio_contract.artifact import ArtifactError
 from vfio_contract.drift import firmware_tuple
@@ -69,7 +70,7 @@ def status(state: State, now: Now, *, coordinator: str = "") -> ClusterStatus:
         nodes=_node_rows(state, now, counted),
         units=count_units(row for rows in counted.values() for row in rows),
         vms=vm_views(state, now),
-        recent=tuple(sorted(state.log.values(), key=lambda row: -row.seq)[:_RECENT]),
+        recent=tuple(islice(_newest_first(state), _RECENT)),
         next=items[0].next if items else "",
     )
 
@@ -211,7 +212,14 @@ def list_events(
     """Rows after a number, oldest first, and the highest number in the log."""
     wanted = f"node:{node}"
     size = min(limit, EVENTS_LIMIT) if limit > 0 else EVENTS_LIMIT
-    seqs = sorted(seq for seq in state.log if seq > after_seq)
-    rows = (state.log[seq] for seq in seqs)
-    chosen = [row for row in rows if not node or row.subject == wanted][:size]
-    return tuple(chosen), max(state.log, default=0)
+    seqs = range(max(after_seq + 1, state.log_first), state.next_seq)
+    rows = (state.log[seq] for seq in seqs if seq in state.log)
+    chosen = islice((row for row in rows if not node or row.subject == wanted), size)
+    last = next(_newest_first(state), None)
+    return tuple(chosen), last.seq if last is not None else 0
+
+
+def _newest_first(state: State) -> Iterator[Event]:
+    for seq in range(state.next_seq - 1, state.log_first - 1, -1):
+        if seq in state.log:
+            yield state.log[seq]

@@ -41,7 +41,7 @@ def intended_states(state: State, node: Node) -> Iterator[tuple[str, str]]:
     """(kind, state) of each unit that counts."""
     entry = state.index.entries.get(node.name)
     for offer in entry.offers if entry is not None else ():
-        shown = _state(entry, offer)
+        shown = _state(node, offer)
         if shown in (CLAIMED, PENDING) or offer.standing.layout.intended:
             yield offer.shape.kind, shown
     for unit, _ in _unseen(state, node):
@@ -75,17 +75,18 @@ def _count(kind: str, row: Mapping[str, int]) -> UnitCount:
     )
 
 
-def _state(entry: Entry | None, offer: Offer) -> str:
-    if offer.state in (CLAIMED, PENDING) or entry is None or not entry.stage:
+def _state(node: Node, offer: Offer) -> str:
+    judgement = node.judgement
+    if offer.state in (CLAIMED, PENDING) or judgement is None or not judgement.stage:
         return offer.state
-    if entry.stage == "admitted" and entry.why.startswith("cordoned"):
+    if judgement.state == "cordoned" and judgement.fresh:
         return offer.state if offer.state in (FOREIGN, UNKNOWN) else UNFIT
     return UNKNOWN
 
 
 def _view(node: Node, entry: Entry | None, offer: Offer) -> UnitView:
     layout = offer.standing.layout
-    state = _state(entry, offer)
+    state = _state(node, offer)
     why = offer.why
     if entry is not None and entry.stage and state not in (CLAIMED, PENDING):
         why = why or entry.why

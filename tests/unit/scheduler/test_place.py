@@ -261,6 +261,13 @@ def test_risks_are_taken_only_where_nothing_else_is_left() -> None:
     assert "--allow acs-override" in refusal.nearest[0].command
 
 
+def test_a_need_of_an_earlier_stage_is_named_before_a_refusal_of_a_later_one() -> None:
+    node = entry("a", Spec(needs=("acs-override",), refused=("reset",)))
+    assert refused(place(index_of(node), request("gpu"), MOMENT)).stages[0].stage == "isolation"
+    allowed = request("gpu", allow=("acs-override",))
+    assert refused(place(index_of(node), allowed, MOMENT)).stages[0].stage == "reset"
+
+
 def test_models_match_by_word_and_by_ids() -> None:
     node = entry("a", Spec(model="GA102GL [RTX A5000]"))
     for model in ("a5000", "A5000", "rtx a5000", "10de:2231", "[RTX", ""):
@@ -306,6 +313,15 @@ def test_stages_are_counted_in_order_with_reasons() -> None:
     assert [n.node for n in found.nearest] == ["pve02", "pve03", "pve04"]
     bind = found.nearest[2]
     assert "/sys/bus/pci/devices/0000:02:00.0/driver_override" in bind.command
+
+
+def test_nodes_without_the_kind_and_without_the_model_are_counted_together() -> None:
+    index = index_of(
+        entry("c", Spec(kind="nic")), entry("a", Spec(model="A100 PCIe")), entry("b"), entry("d")
+    )
+    (stage,) = refused(place(index, request("gpu:a5000"), MOMENT)).stages
+    assert (stage.stage, stage.nodes) == ("model", 4)
+    assert stage.why == "a b c and 1 more: no gpu:a5000"
 
 
 def test_a_pinned_request_considers_that_node_alone() -> None:

@@ -241,7 +241,8 @@ def test_a_vf_is_not_given_while_its_pf_is_claimed() -> None:
     owner = replace(PF, sriov_num_vfs=1)
     found = sriov(1, virtual_function(owner, "0000:03:10.0", 0, group=10))
     keys = found["0000:03:00.0"].layout.keys
-    assert offer(found["0000:03:10.0"], {keys[0]: Claimed()}).state == "unfit"
+    shown = offer(found["0000:03:10.0"], {keys[0]: Claimed()})
+    assert (shown.state, shown.shape.refused) == ("unfit", ("free",))
 
 
 def test_the_check_may_say_that_a_pf_has_vfs() -> None:

@@ -1,4 +1,4 @@
-"""Small hosts for the reducer's tests: network cards and graphics cards that pass everything."""
+"""Small hosts for the reducer's tests, and what happens to them: accepted, rebooted."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from tests.fakes.snapshots import audio, behind, bridge, gpu, make_snapshot, nic
-from tests.unit.state.cluster import Agent
+from tests.unit.state.cluster import Agent, Cluster
 from vfio_contract.model import PciFunction, Snapshot
+from vfio_contract.views import BaselineView, NodeView
 
 BOOTS = tuple(f"{n}0000000-0000-4000-8000-000000000000" for n in range(1, 9))
 
@@ -41,3 +42,22 @@ def snapshot(*functions: PciFunction, boot: int = 0, bios: str = "F10", **change
 def agent(name: str, *functions: PciFunction, **changes: Any) -> Agent:
     """An agent whose host has these functions, or two cards."""
     return Agent(name, snapshot(*(functions or cards(2)), **changes))
+
+
+def accepted(*functions: PciFunction) -> tuple[Cluster, Agent]:
+    cluster = Cluster()
+    one = agent("pve01", *functions)
+    cluster.join(one)
+    cluster.accept(BaselineView, "pve01")
+    return cluster, one
+
+
+def reboot(cluster: Cluster, one: Agent, *functions: PciFunction, bios: str = "F10") -> NodeView:
+    boot = int(one.boot_id[0])
+    one.snapshot = snapshot(*functions, boot=boot, bios=bios)
+    cluster.join(one)
+    return cluster.view("pve01")
+
+
+def owners(view: NodeView) -> list[str]:
+    return [r.owner for r in view.reasons if r.owner.startswith("auto:")]

@@ -1,4 +1,7 @@
-"""Placing and releasing through the store: idempotence, conflicts, unknown outcomes, restarts."""
+"""Placing and releasing through the store: idempotence, conflicts, unknown outcomes, restarts.
+
+Length: one table of situations around a claim; each is a few lines, and they are read side by side.
+"""
 
 from __future__ import annotations
 
@@ -78,6 +81,19 @@ def test_a_claims_transaction_compares_what_it_rests_on() -> None:
     }
     assert units == {op.key for op in txn.ops if op.key.startswith(keys.UNITS)}
     assert [op.key for op in txn.ops if op.key.startswith(keys.EVENTS)]
+
+
+def test_a_releases_transaction_compares_the_claim_that_it_takes_away() -> None:
+    cluster = ready()
+    cluster.place(Decision, ask_for("vm1"))
+    cluster.held = True
+    cluster.ask_later(lambda t: _release(t, "vm1"))
+    ((_, txn),) = cluster.queue
+    assert {c.key for c in txn.compares} == {
+        keys.META_EPOCH,
+        keys.claim_key("vm1", 1),
+        keys.vm_key("vm1"),
+    }
 
 
 def test_pending_units_are_taken_at_once_and_replies_come_after_the_commit() -> None:

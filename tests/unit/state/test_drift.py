@@ -7,34 +7,18 @@ from dataclasses import replace
 import pytest
 
 from tests.fakes.snapshots import FULL_ACS, config_space, nic, nvme, unread
-from tests.unit.state.cluster import Agent, Cluster, ask_for
-from tests.unit.state.hosts import agent, cards, graphics, snapshot
+from tests.unit.state.cluster import Cluster, ask_for
+from tests.unit.state.hosts import accepted, agent, cards, owners, reboot, snapshot
+from vfio_contract.artifact import decode, encode
 from vfio_contract.errors import ErrorCode
 from vfio_contract.findings import Verdict
 from vfio_contract.model import Acs, PciFunction
 from vfio_contract.views import BaselineView, Decision, NodeView, Reason, VmView
-from vfio_coordinator.state import report
+from vfio_coordinator.state import keys, report
 from vfio_coordinator.state.effects import Failure
-from vfio_coordinator.state.events import Heartbeat
-
-
-def accepted(*functions: PciFunction) -> tuple[Cluster, Agent]:
-    cluster = Cluster()
-    one = agent("pve01", *functions)
-    cluster.join(one)
-    cluster.accept(BaselineView, "pve01")
-    return cluster, one
-
-
-def reboot(cluster: Cluster, one: Agent, *functions: PciFunction, bios: str = "F10") -> NodeView:
-    boot = int(one.boot_id[0])
-    one.snapshot = snapshot(*functions, boot=boot, bios=bios)
-    cluster.join(one)
-    return cluster.view("pve01")
-
-
-def owners(view: NodeView) -> list[str]:
-    return [r.owner for r in view.reasons if r.owner.startswith("auto:")]
+from vfio_coordinator.state.events import BaselineAcceptRequested, CordonRequested
+from vfio_coordinator.state.records import AdminRecord, Cordon
+from vfio_coordinator.store.interface import Put, Txn
 
 
 def moved(*functions: PciFunction, by: int) -> tuple[PciFunction, ...]:
@@ -63,6 +47,30 @@ def test_a_baseline_needs_fresh_evidence() -> None:
     assert len(view.intended_units) == 2
     assert view.drift == ()
     assert cluster.view("pve01").baseline == one.digest
+
+
+def test_accepting_while_the_node_is_being_written_is_tried_again() -> None:
+    cluster = Cluster()
+    one = agent("pve01")
+    cluster.join(one)
+    cluster.held = True
+    cordon = cluster.ask_later(
+        lambda t: CordonRequested(ticket=t, node="pve01", actor="ann", reason="r")
+    )
+    accept = cluster.ask_later(
+        lambda t: BaselineAcceptRequested(ticket=t, node="pve01", actor="ann")
+    )
+    cluster.settle_store()
+    assert isinstance(cluster.replies[cordon], NodeView)
+    assert isinstance(cluster.replies[accept], BaselineView)
+
+
+def test_an_inventory_without_functions_is_no_baseline() -> None:
+    cluster = Cluster()
+    one = agent("pve01")
+    one.snapshot = snapshot(*cards(2), functions=None)
+    cluster.join(one)
+    assert cluster.accept(Failure, "pve01").code is ErrorCode.NO_INVENTORY
 
 
 def test_without_a_baseline_gates_apply_and_nothing_is_a_regression() -> None:
@@ -148,6 +156,9 @@ def test_a_cordon_survives_silence_restart_and_missing_evidence() -> None:
     reboot(cluster, one, *widened())
     cluster.close(one)
     assert owners(cluster.view("pve01"))
+    judgement = cluster.state.nodes["pve01"].judgement
+    assert judgement is not None
+    assert judgement.causes == ()
     cluster.restart()
     assert cluster.view("pve01").reasons[1].owner == "auto:GROUP_WIDENED"
     # The same boot again, but nobody could read in which group the card is.
@@ -169,6 +180,37 @@ def test_a_person_lifts_an_automatic_cordon_and_it_stays_lifted() -> None:
     # Gone once, it counts again.
     reboot(cluster, one, *cards(2))
     assert reboot(cluster, one, *widened()).state == "cordoned"
+
+
+def test_an_admin_write_compares_the_record_that_it_replaces() -> None:
+    cluster, _ = accepted(*cards(2))
+    cluster.held = True
+    ticket = cluster.ask_later(
+        lambda t: CordonRequested(ticket=t, node="pve01", actor="ann", reason="r")
+    )
+    key = keys.node_key("pve01")
+    item = cluster.store.get(key)
+    assert item is not None
+    record = decode(AdminRecord, item.value)
+    theirs = Cordon("NODE_CORDONED", "user:bob", "fan", "t")
+    changed = encode(replace(record, cordons=(theirs,)))
+    cluster.store.commit([Txn((), (Put(key, changed),))])
+    cluster.settle_store()
+    assert isinstance(cluster.replies[ticket], NodeView)
+    owners_now = [r.owner for r in cluster.view("pve01").reasons]
+    assert owners_now == ["user:ann", "user:bob"]
+
+
+def test_a_baselines_transaction_compares_what_it_rests_on() -> None:
+    cluster, _ = accepted(*cards(2))
+    cluster.held = True
+    cluster.ask_later(lambda t: BaselineAcceptRequested(ticket=t, node="pve01", actor="ann"))
+    ((_, txn),) = cluster.queue
+    assert {c.key for c in txn.compares} == {
+        keys.META_EPOCH,
+        keys.node_key("pve01"),
+        keys.baseline_key("pve01"),
+    }
 
 
 def test_automation_never_lifts_a_persons_cordon() -> None:
@@ -255,6 +297,9 @@ def test_narrowed_groups_wait_for_a_person() -> None:
     split = (pair[0], replace(pair[1], group=2))
     view = reboot(cluster, one, *split)
     assert (view.state, view.reasons[0].code) == ("revalidating", "GROUP_SPLIT")
+    admin = cluster.state.nodes["pve01"].admin
+    assert admin is not None
+    assert admin.boot_id != one.boot_id
     cluster.accept(BaselineView, "pve01")
     assert cluster.view("pve01").state == "ready"
 
@@ -270,79 +315,6 @@ def test_a_candidate_that_goes_away_harms_nobody() -> None:
     disk = nvme("0000:09:00.0", group=9, driver="nvme")
     cluster, one = accepted(*cards(2), disk)
     assert reboot(cluster, one, *cards(2)).state == "ready"
-
-
-def test_a_regression_cordons_and_lifts() -> None:
-    cluster, one = accepted(*cards(2))
-    one.replaced = {("reset-history", "function:0000:01:00.0"): (Verdict.FAIL, "RESET_FAILED")}
-    cluster.observe(one)
-    view = cluster.view("pve01")
-    assert (view.state, owners(view)) == ("cordoned", ["auto:RESET_FAILED"])
-    one.replaced = {}
-    cluster.observe(one)
-    assert cluster.view("pve01").state == "ready"
-
-
-def test_unknown_is_no_regression_and_not_healthy() -> None:
-    cluster, one = accepted(*cards(2))
-    one.replaced = {("reset-history", "function:0000:01:00.0"): (Verdict.UNKNOWN, "X_UNKNOWN")}
-    cluster.observe(one)
-    view = cluster.view("pve01")
-    assert view.state == "revalidating"
-    assert view.verdict is Verdict.UNKNOWN
-    assert cluster.place(Decision, ask_for("vm1")).placement is None
-    one.replaced = {}
-    cluster.observe(one)
-    assert cluster.view("pve01").state == "ready"
-
-
-def test_a_cordon_for_a_failure_stays_while_it_is_unknown() -> None:
-    cluster, one = accepted(*cards(2))
-    key = ("reset-history", "function:0000:01:00.0")
-    one.replaced = {key: (Verdict.FAIL, "RESET_FAILED")}
-    cluster.observe(one)
-    one.replaced = {key: (Verdict.UNKNOWN, "HISTORY_UNKNOWN")}
-    cluster.observe(one)
-    assert owners(cluster.view("pve01"))[0] == "auto:RESET_FAILED"
-
-
-def test_a_new_version_of_the_checks_only_records_anew() -> None:
-    cluster, one = accepted(*cards(2))
-    key = ("reset-capability", "function:0000:01:00.0")
-    one.checks, one.replaced = "checks-2", {key: (Verdict.FAIL, "RESET_NONE")}
-    cluster.observe(one)
-    view = cluster.view("pve01")
-    assert (view.state, view.units_free) == ("ready", 1)
-    assert "BASELINE_RECHECKED" in cluster.codes("pve01")
-    other = ("reset-capability", "function:0000:02:00.0")
-    one.replaced = {key: (Verdict.FAIL, "RESET_NONE"), other: (Verdict.FAIL, "RESET_NONE")}
-    cluster.observe(one)
-    assert cluster.view("pve01").state == "cordoned"
-
-
-def test_a_new_version_of_the_checks_does_not_hide_a_known_regression() -> None:
-    cluster, one = accepted(*cards(2))
-    key = ("reset-history", "function:0000:01:00.0")
-    one.replaced = {key: (Verdict.FAIL, "RESET_FAILED")}
-    cluster.observe(one)
-    one.checks = "checks-2"
-    cluster.observe(one)
-    cluster.observe(one)
-    assert owners(cluster.view("pve01")) == ["auto:RESET_FAILED"]
-
-
-def test_a_new_boot_with_a_regression_is_not_validated() -> None:
-    cluster, one = accepted(*graphics(1, group=1))
-    one.replaced = {("group-isolation", "group:1"): (Verdict.FAIL, "GROUP_DIRTY")}
-    view = reboot(cluster, one, *graphics(1, group=1))
-    assert view.state == "cordoned"
-    node = cluster.state.nodes["pve01"]
-    assert node.admin is not None
-    assert node.admin.boot_id != one.boot_id
-    cluster.send(Heartbeat("pve01", one.session))
-    one.replaced = {}
-    cluster.observe(one)
-    assert cluster.view("pve01").state == "ready"
 
 
 def test_an_agent_without_privilege_does_not_free_what_is_claimed() -> None:

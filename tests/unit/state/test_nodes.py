@@ -136,6 +136,29 @@ def test_old_evidence_refuses_although_the_agent_lives() -> None:
     assert cluster.view("pve01").state == "ready"
 
 
+def test_evidence_ages_while_the_agent_is_not_even_due_to_speak() -> None:
+    cluster = Cluster(limits=Limits(lost_after_s=100, evidence_max_age_s=30))
+    one = agent("pve01")
+    cluster.hello(one)
+    cluster.inventory(one)
+    cluster.observe(one, age_s=5)
+    cluster.wait(25)
+    assert cluster.view("pve01").state == "ready"
+    cluster.wait(0.5)
+    assert cluster.view("pve01").state == "revalidating"
+
+
+def test_nobody_is_lost_before_the_reconnect_window_has_passed() -> None:
+    cluster = Cluster(limits=Limits(lost_after_s=10, reconnect_window_s=60))
+    one = agent("pve01")
+    cluster.join(one)
+    cluster.close(one)
+    cluster.wait(60)
+    assert cluster.view("pve01").reasons[0].code == "NODE_UNHEARD"
+    cluster.wait(1)
+    assert cluster.view("pve01").state == "lost"
+
+
 def test_after_a_restart_nothing_is_heard_and_nothing_is_lost_in_the_window() -> None:
     cluster = Cluster(limits=Limits(lost_after_s=10, reconnect_window_s=60))
     one, two = agent("pve01"), agent("pve02")
