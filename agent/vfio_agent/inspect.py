@@ -6,13 +6,16 @@ to the host, and as an ordinary user never say more than it could read.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from vfio_agent.checks import judge
 from vfio_agent.collect import collect_host
 from vfio_agent.collect.root import Root, open_root
 from vfio_agent.journal import Journal, JournalError
+from vfio_agent.pasted import Given, gather, reword_report
 from vfio_agent.reset_history import with_history, with_known_history
 from vfio_contract.findings import Report
 from vfio_contract.host import Host
@@ -24,11 +27,15 @@ JOURNAL = Path("/var/lib/vfioctl/agent/journal.db")
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What was seen, what follows from it, and the verdict."""
+    """What was seen, what follows from it, and the verdict.
+
+    `given` is the account of pasted or recorded evidence; () for a host that was read itself.
+    """
 
     snapshot: Snapshot
     host: Host
     report: Report
+    given: tuple[Given, ...] = ()
 
 
 def inspect_host(root_path: str = "/", *, journal: Path = JOURNAL) -> Inspection:
@@ -56,6 +63,20 @@ def inspect_root(root: Root, *, journal: Path = JOURNAL) -> Inspection:
     except JournalError as error:
         # What is not recorded in there is not known either, so the ledger stays None.
         return judge_snapshot(_with_gap(snapshot, journal, error))
+
+
+def inspect_evidence(paths: Sequence[str], *, stdin: BinaryIO | None = None) -> Inspection:
+    """Judge the one host that these PATHs tell of: artifact, captured root, pasted text; `-` stdin.
+
+    OSError and `pasted.EvidenceError` (a ValueError) for a PATH that cannot be used.
+    """
+    snapshot, given = gather(paths, stdin=stdin)
+    if snapshot.readings.ledger is None:
+        snapshot = with_known_history(snapshot, None)
+    seen = judge_snapshot(snapshot)
+    # of what a recorder wrote the checks' own words are right
+    report = seen.report if all(row.recorded for row in given) else reword_report(seen.report)
+    return replace(seen, report=report, given=given)
 
 
 def observe(root: Root, journal: Journal, previous: Snapshot | None) -> Inspection:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from vfio_agent.inspect import Inspection, inspect_root, open_host
+import click
+
+from vfio_agent.inspect import Inspection, inspect_evidence, inspect_root, open_host
 from vfio_cli.exits import Mistake
 from vfio_cli.screens.check import CheckView
 from vfio_cli.survey import find_candidates, find_intended, group_gaps
@@ -33,6 +36,30 @@ def look(root: str | None) -> Inspection:
         return inspect_root(opened)
 
 
+def from_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--from PATH...`: the option (parameter `evidence`) and what follows it (`more`)."""
+    option = click.option(
+        "--from",
+        "evidence",
+        multiple=True,
+        metavar="PATH...",
+        help="Judge given evidence: an artifact, a captured root or tar, pasted output of dmesg, "
+        "lspci, group loops, lsmod, lscpu, ...; - is stdin. Recognised by content.",
+    )
+    return option(click.argument("more", nargs=-1, metavar="")(command))
+
+
+def look_at_evidence(paths: Sequence[str]) -> Inspection:
+    """Judge what these PATHs tell of one host; Mistake for a PATH that cannot be used."""
+    try:
+        with progress(f"reading {', '.join(paths)}"):
+            return inspect_evidence(paths)
+    except OSError as error:
+        raise Mistake(f"--from {error.filename or paths[0]}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise Mistake(f"--from {error}") from error
+
+
 def check_view(seen: Inspection, root: str | None) -> CheckView:
     """What the check's screen shows of an inspection."""
     return CheckView(
@@ -40,12 +67,24 @@ def check_view(seen: Inspection, root: str | None) -> CheckView:
         intended=find_intended(seen.host),
         candidates=find_candidates(seen.host, seen.report),
         unread=group_gaps(_gaps(seen)),
-        seen_by=f"uid {os.getuid()}" if root is None else f"captured: {Path(root).name}",
+        seen_by=_seen_by(seen, root),
         devices_known=seen.snapshot.facts.functions is not None,
+        given=seen.given,
     )
 
 
+def _seen_by(seen: Inspection, root: str | None) -> str:
+    if seen.given:
+        return f"given: {len(seen.given)} PATH{'' if len(seen.given) == 1 else 's'}"
+    return f"uid {os.getuid()}" if root is None else f"captured: {Path(root).name}"
+
+
 def _gaps(seen: Inspection) -> Iterable[Gap]:
-    """What was not read; of a captured host without the commands, which are for a live one."""
+    """What was not read; of a captured host without the commands, which are for a live one.
+
+    Who pastes can run the commands and paste more, so those stay.
+    """
     gaps = seen.snapshot.readings.gaps
-    return gaps if seen.snapshot.readings.live else [replace(gap, remedy="") for gap in gaps]
+    if seen.snapshot.readings.live or seen.given:
+        return gaps
+    return [replace(gap, remedy="") for gap in gaps]

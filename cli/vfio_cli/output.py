@@ -7,7 +7,7 @@ Everything written is ASCII: what is not is escaped by the format itself.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -63,15 +63,16 @@ def make_document(schema: str, **parts: object) -> dict[str, Any]:
     return {"schema": f"vfioctl.{schema}/v1", **plain}
 
 
-def report_document(report: Report) -> dict[str, Any]:
-    """The JSON of a check, exactly as CHECKS.md fixes it."""
-    return {
+def report_document(report: Report, *, given: Sequence[object] = ()) -> dict[str, Any]:
+    """The JSON of a check, exactly as CHECKS.md fixes it; `given` is there for given evidence."""
+    document: dict[str, Any] = {
         "schema": REPORT_SCHEMA,
         "host": report.host,
         "verdict": str(report.verdict),
         "findings": [_finding(f) for f in report.findings],
         "missing": [to_plain(m) for m in report.missing],
     }
+    return document | {"given": [to_plain(g) for g in given]} if given else document
 
 
 def _finding(finding: Finding) -> dict[str, Any]:

@@ -118,7 +118,8 @@ RESET_LOST = Code(
 ACS_CLEARED = Code(
     "ACS_CLEARED",
     Verdict.FAIL,
-    "ACS control bits that were set on a hop at the baseline are off now.",
+    "ACS control bits (SV, RR, CR, UF) of a hop are off that were set at the baseline, or that a "
+    "group below it relies on.",
     "The group still looks clean, but peer traffic is no longer sent up to the IOMMU.",
     "Find what rewrote ACSCtl (setpci, a fabric tool) and undo it.",
 )

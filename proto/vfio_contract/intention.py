@@ -1,15 +1,15 @@
 """Which devices are meant for passthrough, and who says so (CHECKS.md, Intended devices).
 
 Only intended devices move a host's verdict; all others are candidates. A device is intended if it
-is vfio-bound, named by vfio ids, driver_override or driverctl, or claimed. VM configurations and
-mappings join as further sources. This module must never call a device intended without a reason
-that can be shown.
+is vfio-bound, named by vfio ids, driver_override, driverctl, a VM's configuration or a mapping, or
+claimed. This module must never call a device intended without a reason that can be shown.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from vfio_contract.address import Address
 from vfio_contract.model import Facts, Intent, PciFunction
+from vfio_contract.vm import covered_by, covers, entries_for
 
 VFIO_DRIVERS = frozenset(
     {
@@ -41,7 +41,10 @@ def find_intentions(facts: Facts, claimed: Collection[Address]) -> dict[Address,
     for function in facts.functions or ():
         if function.is_bridge:
             continue
-        reasons = tuple(_reasons(function, facts.intents or (), claimed))
+        reasons = (
+            *_reasons(function, facts.intents or (), claimed),
+            *_vm_reasons(function, facts),
+        )
         if reasons:
             found[function.address] = reasons
     return found
@@ -62,6 +65,22 @@ def _reasons(
     if function.address in claimed:
         reasons.append("claimed")
     return reasons
+
+
+def _vm_reasons(function: PciFunction, facts: Facts) -> Iterator[str]:
+    """`vm 101 (/etc/pve/qemu-server/101.conf:7)`: who names it where."""
+    for vm in facts.vms or ():
+        for device in vm.devices:
+            if covered_by(device, facts.mappings, facts.host, function.address):
+                yield f"vm {vm.name} ({vm.source}:{device.line})"
+                break
+    for mapping in facts.mappings or ():
+        if mapping.mediated:
+            continue
+        for entry in entries_for(mapping, facts.host):
+            if any(covers(written, function.address) for written in entry.addresses):
+                yield f"mapping {mapping.name} ({mapping.source}:{entry.line})"
+                break
 
 
 def names_function(intent: Intent, function: PciFunction) -> bool:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vfio_contract.address import Address
+from vfio_contract.vm import PciMapping, VmConfig
 
 SCHEMA = "vfioctl.artifact/v1"
 
@@ -327,6 +328,41 @@ class NetDevice:
 
 
 @dataclass(frozen=True, slots=True)
+class BootOptions:
+    """Kernel parameters that a boot loader's configuration names for the next boot.
+
+    `loader` is `grub`, `systemd-boot` (Proxmox and kernel-install too) or `bls` (loader entries).
+    `source` is `path:line`; `options` the parameters as text, quotes of the file removed.
+    """
+
+    loader: str
+    source: str
+    options: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleRule:
+    """A line of configuration about a kernel module, names with underscores.
+
+    `kind` is `load` (at boot), `initramfs` (put in and loaded early), `softdep` (`value` lists what
+    is loaded before), `blacklist` or `install` (`value` is the command). `source` is `path:line`.
+    """
+
+    kind: str
+    module: str
+    value: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigLine:
+    """A line of a host's configuration that bears on a check, as it stands at `path:line`."""
+
+    source: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What should still hold in an hour; the artifact's digest covers exactly this."""
 
@@ -346,6 +382,11 @@ class Facts:
     network: tuple[NetDevice, ...] | None
     keyboards: tuple[Address, ...] | None
     memory_total_bytes: int | None
+    boot_options: tuple[BootOptions, ...] | None = None
+    module_rules: tuple[ModuleRule, ...] | None = None
+    sriov_rules: tuple[ConfigLine, ...] | None = None
+    vms: tuple[VmConfig, ...] | None = None
+    mappings: tuple[PciMapping, ...] | None = None
 
 
 # --- readings ------------------------------------------------------------------------------------
@@ -402,16 +443,31 @@ class KernelLog:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A process that has a VFIO group or device node open."""
+    """A process that has a VFIO group or device node open.
+
+    `control_group` is its cgroup path, which names the VM (`/qemu.slice/101.scope`);
+    `started_seconds` counts from boot; `state` is the letter of /proc/PID/stat (D: it cannot be
+    stopped now); `locked_bytes` what it keeps in memory (VmLck and VmPin) and `memlock_bytes` the
+    limit on that, -1 for none. `stale_node` is True when the node was removed while it was open.
+    """
 
     path: str
     pid: int
     command: str
+    control_group: str | None = None
+    started_seconds: float | None = None
+    state: str | None = None
+    locked_bytes: int | None = None
+    memlock_bytes: int | None = None
+    stale_node: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FunctionReading:
-    """What changes about one function without anyone changing the host."""
+    """What changes about one function without anyone changing the host.
+
+    `vfio_nodes` are the names of its nodes in /dev/vfio/devices (`vfio0`).
+    """
 
     address: Address
     power_state: str | None
@@ -421,6 +477,7 @@ class FunctionReading:
     aer_fatal: int | None
     aer_nonfatal: int | None
     aer_correctable: int | None
+    vfio_nodes: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,6 +503,44 @@ class ResetSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class HugePages:
+    """Huge pages of one size on one NUMA node; `node` is -1 for the whole host."""
+
+    size_bytes: int
+    node: int
+    total: int
+    free: int
+    reserved: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """One file of /proc/pressure: percent of time in which tasks waited for `resource`.
+
+    `some` and `full` are the averages over 10, 60 and 300 seconds; `full` is None for cpu on
+    kernels that do not count it.
+    """
+
+    resource: str
+    some: tuple[float, float, float]
+    full: tuple[float, float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceInterrupt:
+    """One interrupt of a passed-through device: its number, name, where it may and did arrive.
+
+    `cpus` is the affinity as the kernel writes it (`0-3,8`), `counts` pairs of CPU and number for
+    CPUs on which it arrived at all.
+    """
+
+    number: int
+    name: str
+    cpus: str | None
+    counts: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Readings:
     """What moves by itself; never part of a digest. `names` maps `vvvv:dddd` to a device name."""
 
@@ -462,6 +557,10 @@ class Readings:
     names: tuple[tuple[str, str], ...]
     ledger: tuple[ResetSummary, ...] | None
     gaps: tuple[Gap, ...] = field(default=())
+    hugepages: tuple[HugePages, ...] | None = None
+    pressure: tuple[Pressure, ...] | None = None
+    interrupts: tuple[DeviceInterrupt, ...] | None = None
+    framebuffers: tuple[ConfigLine, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

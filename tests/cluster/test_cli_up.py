@@ -84,11 +84,12 @@ def test_up_serves_this_host_until_it_is_stopped(tmp_path: Path) -> None:
         assert screen[0] == "UP"
         assert any(f"unix:{state}/api.sock" in line for line in screen)
         node = wait_ready(state)
-        assert (node["state"], node["verdict"]) == ("ready", "PASS")
+        # placement's gates pass; what this older capture lacks (boot loader, pressure) is unknown
+        assert (node["state"], node["verdict"]) == ("ready", "UNKNOWN")
 
         status = vfioctl("status", "--cluster", state=state)
-        assert status.returncode == 0, status.stderr
-        assert "HEALTH_OK" in status.stdout
+        assert status.returncode == 1, status.stderr
+        assert "HEALTH_WARN" in status.stdout
         placed = vfioctl("vm", "place", "t1", "--device", "gpu", state=state)
         assert placed.returncode == 0, placed.stdout
         refused = vfioctl("vm", "place", "t2", "--device", "gpu", state=state)

@@ -25,10 +25,13 @@ from vfio_contract.model import (
     NO_GROUP,
     Acs,
     BlockDevice,
+    BootOptions,
     ConfigSpace,
     Cpu,
     Facts,
     Firmware,
+    FunctionReading,
+    HugePages,
     Intent,
     IommuGroup,
     Kernel,
@@ -36,9 +39,11 @@ from vfio_contract.model import (
     LogLine,
     Memory,
     Module,
+    ModuleRule,
     NetDevice,
     PcieCapability,
     PciFunction,
+    Pressure,
     Readings,
     ResetSummary,
     Snapshot,
@@ -331,6 +336,13 @@ def make_facts(functions: Sequence[PciFunction] = (), **changes: Any) -> Facts:
         ),
         keyboards=(),
         memory_total_bytes=64 << 30,
+        boot_options=(
+            BootOptions("grub", "/etc/default/grub:6", "ro quiet intel_iommu=on iommu=pt"),
+        ),
+        module_rules=(ModuleRule("initramfs", "vfio_pci", "", "/etc/initramfs-tools/modules:1"),),
+        sriov_rules=(),
+        vms=(),
+        mappings=(),
     )
     return replace(facts, **changes)
 
@@ -352,12 +364,34 @@ def make_readings(functions: Sequence[PciFunction] = (), **changes: Any) -> Read
             hugepage_size_bytes=2 << 20,
         ),
         holders=(),
-        functions=(),
+        functions=tuple(function_reading(f) for f in functions),
         names=tuple(sorted({(f.ids, f"Device {f.ids}") for f in functions})),
         ledger=(),
         gaps=(),
+        hugepages=(HugePages(size_bytes=2 << 20, node=-1, total=0, free=0, reserved=0),),
+        pressure=tuple(
+            Pressure(name, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0)) for name in ("cpu", "io", "memory")
+        ),
+        interrupts=(),
+        framebuffers=(),
     )
     return replace(readings, **changes)
+
+
+def function_reading(row: PciFunction, **changes: Any) -> FunctionReading:
+    """A function that is awake, with its whole link and without errors."""
+    reading = FunctionReading(
+        address=row.address,
+        power_state="D0",
+        runtime_status=None,
+        link_speed=row.max_link_speed,
+        link_width=row.max_link_width,
+        aer_fatal=0,
+        aer_nonfatal=0,
+        aer_correctable=0,
+        vfio_nodes=(),
+    )
+    return replace(reading, **changes)
 
 
 _FACTS = frozenset(f.name for f in fields(Facts))
@@ -406,6 +440,10 @@ def silent_host() -> Host:
         holders=None,
         ledger=None,
         names=(),
+        hugepages=None,
+        pressure=None,
+        interrupts=None,
+        framebuffers=None,
     )
     return Host(Snapshot(replace(facts, **nothing), readings))
 

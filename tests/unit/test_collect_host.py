@@ -140,9 +140,11 @@ def test_holders_of_group_and_device_nodes(tree: SysfsTree) -> None:
     tree.hold(99, "dpdk", "/dev/vfio/18 (deleted)")
     reader = live(tree)
     assert collect_holders(reader) == (
-        Holder(path="/dev/vfio/17", pid=4711, command="qemu-system-x86"),
-        Holder(path="/dev/vfio/18", pid=99, command="dpdk"),
-        Holder(path="/dev/vfio/devices/vfio2", pid=4711, command="qemu-system-x86"),
+        Holder(path="/dev/vfio/17", pid=4711, command="qemu-system-x86", stale_node=False),
+        Holder(path="/dev/vfio/18", pid=99, command="dpdk", stale_node=True),
+        Holder(
+            path="/dev/vfio/devices/vfio2", pid=4711, command="qemu-system-x86", stale_node=False
+        ),
     )
     assert len(reader.gaps) == 0
 

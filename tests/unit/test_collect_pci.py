@@ -88,6 +88,7 @@ def test_every_field(tree: SysfsTree) -> None:
         aer_fatal=5,
         aer_nonfatal=8,
         aer_correctable=11,
+        vfio_nodes=("vfio0",),
     )
     assert seen.gaps == {}
 

@@ -35,7 +35,7 @@ def tree(tmp_path: Path) -> SysfsTree:
     return make_nic_host(tmp_path / "host")
 
 
-HOLDER = Holder(path="/dev/vfio/14", pid=4711, command="qemu-system-x86")
+HOLDER = Holder(path="/dev/vfio/14", pid=4711, command="qemu-system-x86", stale_node=False)
 
 
 def sleeping(tree: SysfsTree) -> SysfsTree:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from vfio_agent.checks.inventory import (
     DEVICES,
     describe,
+    doubt_listing,
     endpoints,
     find_remedy,
     group_of,
@@ -153,7 +154,7 @@ def _list_missing(
     host: Host, unit: Unit, members: list[PciFunction], unread: _Unread
 ) -> tuple[Missing, ...]:
     """What could hide a function that belongs to this unit."""
-    found = []
+    found = list(doubt_listing(host))
     if unread.groups_open or any(group_of(host, m) is None for m in members):
         found.append(missing_groups(host))
     found += [Missing(f"{DEVICES}/{f.address}", "lspci -t") for f in unread.parents]

@@ -17,11 +17,13 @@ from vfio_agent.checks.inventory import (
     subject_of,
 )
 from vfio_agent.checks.virtual_functions import PF_HAS_VFS, judge_vfs
+from vfio_agent.checks.vm_inventory import at_device
 from vfio_contract.codes import Code, make_finding
 from vfio_contract.findings import Evidence, Finding, Missing, Verdict
 from vfio_contract.host import Host
 from vfio_contract.intention import is_vfio_bound, names_function
 from vfio_contract.model import Intent, PciFunction
+from vfio_contract.vm import covered_by
 
 ID = "driver-binding"
 
@@ -48,6 +50,16 @@ BINDING_HOST_DRIVER = Code(
     "A host driver has the device: a VM that needs it does not start.",
     "sudo driverctl set-override ADDRESS vfio-pci; vfioctl check",
 )
+BINDING_DEFERRED = Code(
+    "BINDING_DEFERRED",
+    Verdict.WARN,
+    "A host driver or none has the function, and a Proxmox VM or a libvirt hostdev with managed="
+    "'yes' names it.",
+    "Its hypervisor takes it from the host driver when the VM starts and gives it back afterwards: "
+    "at rest this is as it should be, but nothing proves that the start will work.",
+    "No action, if VMs on it do start. To prove it now: sudo driverctl set-override ADDRESS "
+    "vfio-pci",
+)
 NOT_BOUND = Code(
     "NOT_BOUND",
     Verdict.FAIL,
@@ -66,6 +78,7 @@ CODES = (
     BINDING_READY,
     BINDING_NOT_PERSISTENT,
     BINDING_HOST_DRIVER,
+    BINDING_DEFERRED,
     NOT_BOUND,
     PF_HAS_VFS,
     BINDING_UNKNOWN,
@@ -75,7 +88,8 @@ CODES = (
 def judge(host: Host) -> list[Finding]:
     """Is the function bound to a vfio driver, and will it be after a reboot?
 
-    Evidence: <device>/driver, <device>/vfio-dev, modprobe.d and command line ids, driverctl.
+    Evidence: <device>/driver, <device>/vfio-dev, modprobe.d and command line ids, driverctl, VM
+              configurations whose hypervisor binds at start.
     Meaning:  Only what a vfio driver has can be given to a VM.
     Source:   Linux Documentation/driver-api/vfio.rst, vfio_pci.c; field guide step 8.
     """
@@ -99,8 +113,12 @@ def _judge_function(host: Host, function: PciFunction, use: Use, same_ids: int) 
     elif bound:
         code = _judge_bound(host, function)
         evidence += [Evidence(i.source, f"{i.kind} {i.value}") for i in _written(host, function)]
+        evidence += _bound_at_start(host, function)
         if code is BINDING_UNKNOWN:
             missing = (missing_attribute(host, function, "sriov_numvfs"),)
+    elif not use.needs and not use.doubts and (deferred := _bound_at_start(host, function)):
+        code, missing = _judge_deferred(host, function)
+        evidence += deferred
     else:
         code = BINDING_HOST_DRIVER if function.driver else NOT_BOUND
         evidence += [
@@ -124,7 +142,28 @@ def _judge_bound(host: Host, function: PciFunction) -> Code:
         return PF_HAS_VFS
     if has_vfs is None:
         return BINDING_UNKNOWN
-    return BINDING_READY if _written(host, function) else BINDING_NOT_PERSISTENT
+    lasting = _written(host, function) or _bound_at_start(host, function)
+    return BINDING_READY if lasting else BINDING_NOT_PERSISTENT
+
+
+def _judge_deferred(host: Host, function: PciFunction) -> tuple[Code, tuple[Missing, ...]]:
+    has_vfs = judge_vfs(host, function)
+    if has_vfs:
+        return PF_HAS_VFS, ()
+    if has_vfs is None:
+        return BINDING_UNKNOWN, (missing_attribute(host, function, "sriov_numvfs"),)
+    return BINDING_DEFERRED, ()
+
+
+def _bound_at_start(host: Host, function: PciFunction) -> list[Evidence]:
+    """Entries of VMs whose hypervisor binds this function at each start."""
+    facts = host.facts
+    return [
+        at_device(vm, device)
+        for vm in facts.vms or ()
+        for device in vm.devices
+        if device.managed and covered_by(device, facts.mappings, facts.host, function.address)
+    ]
 
 
 def _written(host: Host, function: PciFunction) -> list[Intent]:

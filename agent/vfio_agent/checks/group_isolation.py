@@ -11,6 +11,7 @@ from vfio_agent.checks.inventory import (
     DEVICES,
     GROUPS,
     describe,
+    doubt_listing,
     is_intended,
     is_platform,
     lists_are_whole,
@@ -194,6 +195,7 @@ def _decide(
         reality is Reality.NOT_KNOWN
         or viability.unread
         or strangers(host, number)
+        or doubt_listing(host)
         or (ungrouped(host) and not lists_are_whole(host))
         or any(None in (m.class_code, m.is_bridge, m.physfn) for m in members)
     ):
@@ -299,6 +301,7 @@ def _list_missing(host: Host, number: int, members: Sequence[PciFunction]) -> tu
         found += [missing_attribute(host, member, name) for name, gone in unread.items() if gone]
     if host.facts.groups is None:
         found.append(missing_groups(host))
+    found += doubt_listing(host)
     if judge_group(host, number) is Reality.NOT_KNOWN:
         found.append(Missing(f"{GROUPS}/{number}/name", f"ls {GROUPS}/{number}"))
     if host.facts.kernel.version is None:

@@ -8,6 +8,7 @@ from vfio_agent.checks.host_use import Use, find_uses
 from vfio_agent.checks.inventory import (
     DEVICES,
     describe,
+    doubt_listing,
     endpoints,
     is_intended,
     report_nothing,
@@ -78,6 +79,10 @@ def _judge_function(host: Host, function: PciFunction, use: Use) -> Finding:
         code = HOST_CRITICAL_UNKNOWN
         evidence += [Evidence("not resolved", doubt.why) for doubt in use.doubts[:_SHOWN]]
         missing = tuple(dict.fromkeys(doubt.missing for doubt in use.doubts))
+    elif missing := doubt_listing(host):
+        code = HOST_CRITICAL_UNKNOWN
+        text = "the list may be an excerpt, and what shares its group or reset may be left out"
+        evidence.append(Evidence("not resolved", text))
     else:
         code = NOT_HOST_CRITICAL
         if function.boot_vga and is_vfio_bound(function):

@@ -117,6 +117,19 @@ def missing_groups(host: Host) -> Missing:
     return Missing(GROUPS, find_remedy(host, GROUPS) or f"ls -d {GROUPS}/*/devices/*")
 
 
+def doubt_listing(host: Host) -> tuple[Missing, ...]:
+    """What would show the rest of a list that was given, but may be an excerpt; () for a whole one.
+
+    Pasted lists show signs of that, and leave a gap at the list's own path although it is there.
+    """
+    given = {DEVICES: host.facts.functions, GROUPS: host.facts.groups}
+    return tuple(
+        Missing(gap.path, gap.remedy or "lspci -nnk")
+        for gap in host.readings.gaps
+        if given.get(gap.path) is not None
+    )
+
+
 def find_remedy(host: Host, path: str) -> str:
     """The remedy of the recorded gap at or below this path, "" for none."""
     for gap in host.readings.gaps:

@@ -87,6 +87,11 @@ def judge(host: Host) -> list[Finding]:
     return [node, *_judge_functions(host)]
 
 
+def is_active(host: Host) -> bool | None:
+    """Whether DMA remapping works in this boot; None when that is not known."""
+    return {Verdict.PASS: True, Verdict.FAIL: False}.get(_judge_node(host).verdict)
+
+
 def _judge_node(host: Host) -> Finding:
     state, evidence = _read_sysfs(host)
     if state is State.SILENT:

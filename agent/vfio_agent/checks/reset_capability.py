@@ -11,6 +11,7 @@ from vfio_agent.checks.inventory import (
     assignable,
     attribute,
     describe,
+    doubt_listing,
     group_of,
     is_intended,
     missing_attribute,
@@ -165,7 +166,7 @@ def _classify(host: Host, function: PciFunction) -> Code:
         known = {"function": RESET_FUNCTION, "weak": RESET_WEAK, "none": RESET_NONE}
         return known.get(kind or "", RESET_UNKNOWN)
     blocked = _is_domain_blocked(host, function)
-    if blocked is None:
+    if blocked is None or (not blocked and doubt_listing(host)):
         return RESET_UNKNOWN
     return RESET_SHARED if blocked else RESET_SLOT
 
@@ -287,7 +288,7 @@ def _list_evidence(host: Host, function: PciFunction, code: Code) -> list[Eviden
 
 def _list_missing(host: Host, function: PciFunction) -> tuple[Missing, ...]:
     """What was not read of the function and of those that a reset takes along."""
-    found = []
+    found = list(doubt_listing(host))
     for member in dict.fromkeys((function, *_domain(host, function))):
         config = member.config
         if config is None or (member is function and (config.capabilities is None or config.dead)):

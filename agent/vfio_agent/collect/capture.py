@@ -25,6 +25,7 @@ from vfio_agent.collect.kernel_log import CAPTURED_LOG, LIVE_LOG
 from vfio_agent.collect.log_line import render_kmsg
 from vfio_agent.collect.manifest import MANIFEST, Manifest
 from vfio_agent.collect.pci_place import DEVICES
+from vfio_agent.collect.reader import decode
 from vfio_agent.collect.root import (
     LIMIT_BYTES,
     LiveRoot,
@@ -33,6 +34,8 @@ from vfio_agent.collect.root import (
     ManyTexts,
     Names,
 )
+from vfio_agent.collect.vms import is_qemu_command
+from vfio_agent.vmconf.secrets import redact_file
 from vfio_contract.model import Snapshot
 
 _EXTRA_FUNCTION_FILES = ("irq", "modalias")
@@ -41,6 +44,8 @@ _EXTRA_FUNCTION_FILES = ("irq", "modalias")
 _GONE = (errno.ENOENT, errno.ENOTDIR)
 _MAX_LINKS = 40
 _FD = re.compile(r"/proc/[0-9]+/fd(?:/|$)")
+_COMM = re.compile(r"/proc/[0-9]+/comm")
+_WORDS = re.compile(r"/proc/[0-9]+/(?:comm|cmdline)")
 
 
 def capture_host(path: str, *, root: LiveRoot | None = None) -> Snapshot:
@@ -184,7 +189,8 @@ class RecordingRoot:
         if path == LIVE_LOG:
             self._files[CAPTURED_LOG] = render_kmsg(data)
         else:
-            self._files[self._canonical(path, follow=True)[0]] = data
+            canonical = self._canonical(path, follow=True)[0]
+            self._files[canonical] = redact_file(canonical, data)
 
     def _keep_error(self, path: str, error: OSError) -> None:
         number = error.errno or errno.EIO
@@ -315,9 +321,18 @@ class RecordingRoot:
         return found
 
     def _forget_processes(self) -> None:
-        """Of /proc/PID/fd only what holds VFIO nodes, and one refusal to look (`holders`)."""
+        """Of processes only QEMU's, what holds VFIO nodes, and one refusal to look (`holders`)."""
         held = {path for path, target in self._links.items() if HELD_NODE.fullmatch(_node(target))}
         keep = {path.split("/")[2] for path in held if _FD.match(path)}
+        keep.update(
+            path.split("/")[2]
+            for path, data in self._files.items()
+            if _COMM.fullmatch(path) and is_qemu_command(decode(data))
+        )
+        for named in (self._files, self._errors):
+            for path in [p for p in named if _WORDS.fullmatch(p)]:
+                if path.split("/")[2] not in keep:
+                    del named[path]
         refused = sorted(
             (
                 path.split("/")[2]

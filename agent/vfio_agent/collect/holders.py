@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import re
 
-from vfio_agent.collect.reader import REMEDY_ROOT, Reader
+from vfio_agent.collect.reader import REMEDY_ROOT, Reader, decode
 from vfio_contract.model import Holder
 
 VFIO = "/dev/vfio"
@@ -20,6 +20,12 @@ DELETED = " (deleted)"
 
 ENDED = (errno.ENOENT, errno.ESRCH)
 """The process, or its file, is gone since it was listed: it holds nothing."""
+
+_TICKS_PER_SECOND = 100
+"""USER_HZ: the unit of /proc/PID/stat on every Linux architecture that runs VFIO."""
+
+_STATUS = re.compile(r"^(?:VmLck|VmPin):\s+([0-9]{1,16}) kB$", re.MULTILINE)
+_MEMLOCK = re.compile(r"^Max locked memory\s+(unlimited|[0-9]{1,20})\s", re.MULTILINE)
 
 _GROUP_NODE = re.compile(r"(?:noiommu-)?[0-9]+")
 HELD_NODE = re.compile(r"/dev/vfio/(?:(?:noiommu-)?([0-9]+)|devices/(\S+))")
@@ -56,22 +62,59 @@ def _scan(reader: Reader) -> tuple[Holder, ...] | None:
             paths += [f"{PROC}/{pid}/fd/{name}" for name in names]
         elif not _ended(names):
             refused = refused or names
-    open_nodes: list[tuple[str, str]] = []
+    open_nodes: list[tuple[str, str, bool]] = []
     for path, target in zip(paths, reader.root.link_many(paths), strict=True):
         if isinstance(target, str):
             node = target.removesuffix(DELETED)
             if HELD_NODE.fullmatch(node):
-                open_nodes.append((node, path.split("/")[2]))
+                open_nodes.append((node, path.split("/")[2], node != target))
         elif not _ended(target):
             refused = refused or target
     if refused is not None:
         remedy = REMEDY_ROOT if reader.root.live else f"ls -l {PROC}/*/fd"
         reader.gap(f"{PROC}/*/fd", refused, remedy)
         return None
-    return tuple(
-        Holder(path=node, pid=int(pid), command=_command(reader, pid))
-        for node, pid in sorted(set(open_nodes), key=lambda row: (row[0], int(row[1])))
+    rows = sorted(set(open_nodes), key=lambda row: (row[0], int(row[1])))
+    return tuple(_holder(reader, *row) for row in rows)
+
+
+def _holder(reader: Reader, node: str, pid: str, stale: bool) -> Holder:
+    state, started = _parse_stat(_quiet(reader, f"{PROC}/{pid}/stat"))
+    status = _STATUS.findall(_quiet(reader, f"{PROC}/{pid}/status"))
+    limit = _MEMLOCK.search(_quiet(reader, f"{PROC}/{pid}/limits"))
+    groups = [line.split(":", 2) for line in _quiet(reader, f"{PROC}/{pid}/cgroup").splitlines()]
+    # of several hierarchies systemd's own names the unit; version 2 has but one
+    paths = [g[2] for g in groups if len(g) == 3 and g[1] in ("", "name=systemd")]
+    return Holder(
+        path=node,
+        pid=int(pid),
+        command=_command(reader, pid),
+        control_group=max(paths, key=len, default=None),
+        started_seconds=started,
+        state=state,
+        locked_bytes=sum(int(n) << 10 for n in status) if status else None,
+        memlock_bytes=None if limit is None else (-1 if limit[1] == "unlimited" else int(limit[1])),
+        stale_node=stale,
     )
+
+
+def _parse_stat(text: str) -> tuple[str | None, float | None]:
+    """(state, start in seconds since boot) of /proc/PID/stat, whose second field may hold spaces.
+
+    Fields 3 and 22 (proc(5)).
+    """
+    words = text.rpartition(")")[2].split()
+    if len(words) < 20 or not words[19].isdecimal():
+        return None, None
+    return words[0], int(words[19]) / _TICKS_PER_SECOND
+
+
+def _quiet(reader: Reader, path: str) -> str:
+    """ "" for what cannot be read: it only adds to a holder that is proved already."""
+    try:
+        return decode(reader.root.read(path))
+    except OSError:
+        return ""
 
 
 def _ended(error: OSError) -> bool:

@@ -11,12 +11,15 @@ from __future__ import annotations
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
+from vfio_agent.collect.boot_options import collect_boot_options
 from vfio_agent.collect.cpu import collect_cpu, collect_kvm_device
 from vfio_agent.collect.firmware import collect_firmware
+from vfio_agent.collect.framebuffers import collect_framebuffers
 from vfio_agent.collect.groups import collect_groups, collect_iommu_units
 from vfio_agent.collect.holders import collect_holders
+from vfio_agent.collect.hugepages import collect_hugepages
 from vfio_agent.collect.intents import collect_intents
-from vfio_agent.collect.interrupts import collect_interrupt_chips
+from vfio_agent.collect.interrupts import collect_device_interrupts, collect_interrupt_chips
 from vfio_agent.collect.kernel import (
     collect_boot_id,
     collect_cmdline,
@@ -27,13 +30,17 @@ from vfio_agent.collect.kernel import (
 from vfio_agent.collect.kernel_log import collect_kernel_log
 from vfio_agent.collect.keyboards import collect_keyboards
 from vfio_agent.collect.memory import collect_memory, collect_memory_total
+from vfio_agent.collect.module_rules import collect_module_rules
 from vfio_agent.collect.modules import collect_modules
 from vfio_agent.collect.names import find_names
 from vfio_agent.collect.network import collect_network
 from vfio_agent.collect.pci import collect_functions
+from vfio_agent.collect.pressure import collect_pressure
 from vfio_agent.collect.reader import Reader, decode
 from vfio_agent.collect.root import Root
+from vfio_agent.collect.sriov_rules import collect_sriov_rules
 from vfio_agent.collect.storage import collect_block, collect_storage_uses
+from vfio_agent.collect.vms import collect_mappings, collect_vms
 from vfio_contract.model import Facts, Kernel, KernelLog, PciFunction, Readings, Snapshot
 
 UNKNOWN_HOST = "unknown"
@@ -81,6 +88,11 @@ def collect_host(
         network=network,
         keyboards=collect_keyboards(reader),
         memory_total_bytes=collect_memory_total(reader),
+        boot_options=collect_boot_options(reader),
+        module_rules=collect_module_rules(reader),
+        sriov_rules=collect_sriov_rules(reader),
+        vms=collect_vms(reader),
+        mappings=collect_mappings(reader),
     )
     return Snapshot(
         facts=facts,
@@ -97,6 +109,10 @@ def collect_host(
             functions=pci.readings,
             names=find_names(f.ids for f in pci.functions or ()),
             ledger=None,
+            hugepages=collect_hugepages(reader),
+            pressure=collect_pressure(reader),
+            interrupts=collect_device_interrupts(reader),
+            framebuffers=collect_framebuffers(reader),
             gaps=reader.gaps,
         ),
     )

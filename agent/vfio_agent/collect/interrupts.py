@@ -1,7 +1,8 @@
 """The interrupt chips in /proc/interrupts: evidence for interrupt remapping that does not age out.
 
-On x86 a name that begins with `IR-` or `vIR-` is remapped; Arm shows its GIC and ITS. Counts and
-device names are left out, so that the same host gives the same names.
+And the interrupts of passed-through devices: on which CPUs they arrived and where they may. On x86
+a name that begins with `IR-` or `vIR-` is remapped; Arm shows its GIC and ITS. Counts and device
+names are left out of the chips, so that the same host gives the same names.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import re
 
 from vfio_agent.collect.reader import Reader
+from vfio_contract.model import DeviceInterrupt
 
 _INTERRUPTS = "/proc/interrupts"
 _LIMIT_BYTES = 16 << 20
@@ -42,3 +44,33 @@ def parse_chips(text: str) -> tuple[str, ...]:
         if len(words) > processors and words[processors] != "None":
             found.add(_FLOW.sub("", _DEVICE.sub("", words[processors])))
     return tuple(sorted(found))
+
+
+def collect_device_interrupts(reader: Reader) -> tuple[DeviceInterrupt, ...] | None:
+    """Interrupts of VFIO devices by number, with their affinity; None when not readable."""
+    data = reader.data(_INTERRUPTS, limit=_LIMIT_BYTES)
+    if data is None:
+        return None
+    rows = parse_device_interrupts(data.decode("utf-8", "backslashreplace"))
+    files = [f"/proc/irq/{number}/smp_affinity_list" for number, _, _ in rows]
+    return tuple(
+        DeviceInterrupt(number, name, cpus, counts)
+        for (number, name, counts), cpus in zip(rows, reader.texts(files), strict=True)
+    )
+
+
+def parse_device_interrupts(text: str) -> list[tuple[int, str, tuple[tuple[int, int], ...]]]:
+    """(number, name, (CPU, count) where it arrived) of lines that VFIO registered."""
+    lines = text.split("\n")
+    cpus = [int(w[3:]) for w in lines[0].split() if w.startswith("CPU") and w[3:].isdecimal()]
+    found = []
+    for line in lines[1:]:
+        label, _, rest = line.partition(":")
+        place = rest.find("vfio-")
+        if place < 0 or not label.strip().isdecimal():
+            continue
+        counts = rest.split()[: len(cpus)]
+        if len(counts) == len(cpus) and all(c.isdecimal() for c in counts):
+            arrived = tuple((cpu, int(n)) for cpu, n in zip(cpus, counts, strict=True) if int(n))
+            found.append((int(label), rest[place:].strip(), arrived))
+    return found

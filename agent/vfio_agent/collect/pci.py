@@ -155,6 +155,7 @@ def collect_functions(
             link=device.link,
             awake=device.awake,
         )
+        nodes = None if device.has("vfio-dev") is None else device.vfio_nodes
         functions.append(
             pci_values.make_function(
                 attributes,
@@ -162,12 +163,12 @@ def collect_functions(
                 above=device.above,
                 root_path=roots.get(device.above.root_directory),
                 reset_file=device.has("reset"),
-                vfio_nodes=None if device.has("vfio-dev") is None else device.vfio_nodes,
+                vfio_nodes=nodes,
                 vf_index=indexes.get(device.address),
                 before=before.get(device.address),
             )
         )
-        readings.append(pci_values.make_reading(attributes))
+        readings.append(pci_values.make_reading(attributes, nodes))
     return Collected(functions=tuple(functions), readings=tuple(readings))
 
 

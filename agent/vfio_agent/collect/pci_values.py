@@ -201,7 +201,9 @@ def make_function(
     )
 
 
-def make_reading(attributes: Attributes) -> FunctionReading:
+def make_reading(
+    attributes: Attributes, vfio_nodes: Names | OSError | None = None
+) -> FunctionReading:
     """What changes about the function by itself.
 
     An error counter is None also where the function has no AER: nobody counted. The current link
@@ -218,6 +220,7 @@ def make_reading(attributes: Attributes) -> FunctionReading:
         aer_fatal=_total(a, "aer_dev_fatal"),
         aer_nonfatal=_total(a, "aer_dev_nonfatal"),
         aer_correctable=_total(a, "aer_dev_correctable"),
+        vfio_nodes=tuple(vfio_nodes) if isinstance(vfio_nodes, list) else None,
     )
 
 

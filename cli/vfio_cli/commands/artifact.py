@@ -12,7 +12,7 @@ from vfio_agent.inspect import judge_snapshot
 from vfio_cli import terminal
 from vfio_cli.exits import FAILURE, OK, UNKNOWN, WARNING, Mistake, Stop
 from vfio_cli.help import Taught
-from vfio_cli.look import look
+from vfio_cli.look import look, look_at_evidence
 from vfio_cli.output import WITHOUT_NAME, emit, make_document, output_option
 from vfio_cli.screens.diff import DiffView, diff_screen
 from vfio_cli.screens.layout import plural
@@ -98,7 +98,8 @@ def _write_atomically(path: Path, data: bytes) -> None:
 def diff(before: str, after: str, form: str) -> int:
     """What changed between two hosts' evidence, and does it matter?
 
-    Each side is a file of `collect`, a captured root (directory or tar), or / for this host.
+    Each side is a file of `collect`, a captured root (directory or tar), pasted output (lspci with
+    groups, dmesg, ...), or / for this host.
     Devices are compared by identity: moved, widened (merged or with a foreign member), split,
     narrowed, renumbered, vanished, appeared; and the firmware tuple part by part.
     """
@@ -144,8 +145,10 @@ def exit_code(view: DiffView) -> int:
 def _load(side: str, text: str) -> Host:
     path = Path(text)
     try:
-        if not path.is_file() or not _looks_like_json(path):
+        if not path.is_file():
             return look(text).host
+        if not _looks_like_json(path):
+            return _load_pasted(side, text)
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
@@ -156,6 +159,15 @@ def _load(side: str, text: str) -> Host:
         raise Mistake(
             f"{side} {text} is no usable artifact: {error}. Make one: vfioctl collect -o FILE"
         ) from None
+
+
+def _load_pasted(side: str, text: str) -> Host:
+    seen = look_at_evidence((text,))
+    if not any(given.kinds for given in seen.given):
+        raise Mistake(
+            f"{side} {text}: {seen.given[0].text}. Make an artifact: vfioctl collect -o FILE"
+        )
+    return seen.host
 
 
 def _looks_like_json(path: Path) -> bool:

@@ -7,7 +7,7 @@ import click
 from vfio_agent.inspect import Inspection
 from vfio_cli.exits import Mistake
 from vfio_cli.help import Taught
-from vfio_cli.look import look
+from vfio_cli.look import look, look_at_evidence
 from vfio_cli.output import WITHOUT_NAME, emit, make_document, output_option
 from vfio_cli.screens.devices import DeviceView, list_screen, show_screen
 from vfio_cli.survey import (
@@ -31,6 +31,21 @@ root_option = click.option(
 )
 
 
+from_option = click.option(
+    "--from",
+    "evidence",
+    multiple=True,
+    metavar="PATH",
+    help="Given evidence instead, as for check; once for each PATH.",
+)
+
+
+def _seen(root: str | None, evidence: tuple[str, ...]) -> Inspection:
+    if root is not None and evidence:
+        raise Mistake("--root and --from: give one of them")
+    return look_at_evidence(evidence) if evidence else look(root)
+
+
 @device.command(
     "list",
     cls=Taught,
@@ -42,10 +57,11 @@ root_option = click.option(
     exits="0 listed, 3 the functions could not be read, 64 wrong usage.",
 )
 @root_option
+@from_option
 @output_option()
-def list_(root: str | None, form: str) -> int:
+def list_(root: str | None, evidence: tuple[str, ...], form: str) -> int:
     """List the PCI functions: group, driver, reset, intention and verdict."""
-    seen = look(root)
+    seen = _seen(root, evidence)
     rows = list_devices(seen.host, seen.report)
     known = seen.snapshot.facts.functions is not None
     emit(
@@ -66,14 +82,15 @@ def list_(root: str | None, form: str) -> int:
 )
 @click.argument("address")
 @root_option
+@from_option
 @output_option(*WITHOUT_NAME)
-def show(address: str, root: str | None, form: str) -> int:
+def show(address: str, root: str | None, evidence: tuple[str, ...], form: str) -> int:
     """Show one function with all evidence about it."""
     try:
         wanted = parse_address(address)
     except ValueError as error:
         raise Mistake(f"ADDRESS {error}") from None
-    seen = look(root)
+    seen = _seen(root, evidence)
     if wanted not in seen.host.by_address:
         raise Mistake(f"ADDRESS {wanted}: no such function here: vfioctl device list")
     view = device_view(seen, wanted)

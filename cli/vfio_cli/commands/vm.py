@@ -1,4 +1,4 @@
-"""`vfioctl vm ...`: places for VMs that need devices, and why there is none."""
+"""`vfioctl vm ...`: places for VMs that need devices, why there is none, and `lint`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from uuid import uuid4
 import click
 
 from vfio_cli.client import connect
+from vfio_cli.commands.lint import lint
 from vfio_cli.completion import complete_node, complete_vm
 from vfio_cli.endpoint import coordinator_options
 from vfio_cli.exits import FAILURE, OK, Mistake
@@ -26,8 +27,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 @click.group("vm", no_args_is_help=True)
 def vm() -> None:
-    """Places for VMs that need devices, and why there is none."""
+    """Places for VMs that need devices, why there is none, and what is wrong with their files."""
 
+
+vm.add_command(lint)
 
 vm_argument = click.argument("name", metavar="VM", shell_complete=complete_vm)
 

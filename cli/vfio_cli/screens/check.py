@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from vfio_cli.screens.given import GivenEvidence, given_lines
 from vfio_cli.screens.layout import (
     UNLIMITED,
     VERDICT_TONES,
@@ -55,7 +56,8 @@ class CheckView:
     """What the screen shows. `seen_by` is the right end of its first line (`uid 1000`).
 
     `devices_known` is False where the functions could not be listed at all. `of_node` is True for
-    what a coordinator keeps of a node: findings that are not PASS.
+    what a coordinator keeps of a node: findings that are not PASS. `given` accounts for the
+    evidence of `--from`.
     """
 
     report: Report
@@ -65,6 +67,7 @@ class CheckView:
     seen_by: str
     devices_known: bool = True
     of_node: bool = False
+    given: tuple[GivenEvidence, ...] = ()
 
 
 def check_screen(view: CheckView, *, wide: bool = False) -> Lines:
@@ -72,6 +75,7 @@ def check_screen(view: CheckView, *, wide: bool = False) -> Lines:
     width = UNLIMITED if wide else WIDTH
     counted = [f for f in view.report.findings if f.intended is not False]
     lines = [heading(view.report, counted, view.seen_by, width=width)]
+    lines += given_lines(view.given, width)
     lines += _intended(view, width)
     for verdict in (Verdict.FAIL, Verdict.UNKNOWN):
         lines += _blocks(counted, verdict, wide=wide)
@@ -148,11 +152,16 @@ def _blocks(findings: Sequence[Finding], verdict: Verdict, *, wide: bool) -> Lin
 
 
 def group_alike(findings: Iterable[Finding]) -> list[list[Finding]]:
-    """Findings that say the same of different subjects, together; order kept."""
-    groups: dict[tuple[str, str, str, str], list[Finding]] = {}
+    """Findings that say the same of different subjects, together; order kept.
+
+    Checks that all lack the same evidence about the node are one group too.
+    """
+    groups: dict[tuple[object, ...], list[Finding]] = {}
     for finding in findings:
         meaning, decision = generalise(finding)
-        groups.setdefault((finding.check, finding.code, meaning, decision), []).append(finding)
+        lacking = finding.missing if finding.subject == NODE else ()
+        check = "" if lacking else finding.check
+        groups.setdefault((check, finding.code, meaning, decision, lacking), []).append(finding)
     return list(groups.values())
 
 
@@ -169,9 +178,8 @@ def finding_block(rows: Sequence[Finding], *, wide: bool = False) -> Lines:
     width = UNLIMITED if wide else WIDTH
     first = rows[0]
     word = str(first.verdict)
-    head = f"  {first.check}  {first.code}{_whom(rows)}"
-    lines: Lines = [toned(word, VERDICT_TONES[word], head)]
-    lines += _evidence(rows, wide=wide)
+    lines = _head(f"{word}  ", rows, width=width)
+    lines += _evidence(rows if first.subject != NODE else rows[:1], wide=wide)
     missing = dict.fromkeys(m for row in rows for m in row.missing)
     for number, item in enumerate(missing):
         label = _LABEL.format("missing" if number == 0 else "")
@@ -355,12 +363,22 @@ def _short_block(rows: Sequence[Finding]) -> Lines:
     what = generalise(first)[1] if len(rows) > 1 else first.decision
     if first.missing:
         what = "; ".join(f"{m.evidence}: {m.command}" for m in first.missing)
-    head = f"{word:<8} {first.check}  {first.code}{_whom(rows)}"
-    return [Line(head, VERDICT_TONES[word], 0, len(word)), *wrap(" " * 9, what)]
+    return [*_head(f"{word:<8} ", rows, width=WIDTH), *wrap(" " * 9, what)]
+
+
+def _head(front: str, rows: Sequence[Finding], *, width: int) -> Lines:
+    """`FAIL  check  CODE  3 functions`; several checks, about the node alone, are wrapped."""
+    word = str(rows[0].verdict)
+    checks = list(dict.fromkeys(row.check for row in rows))
+    if len(checks) == 1:
+        text = f"{front}{checks[0]}  {rows[0].code}{_whom(rows)}"
+        return [Line(text, VERDICT_TONES[word], 0, len(word))]
+    made = wrap(front, f"{rows[0].code} of {', '.join(checks)}", width=width)
+    return [Line(made[0].text, VERDICT_TONES[word], 0, len(word)), *made[1:]]
 
 
 def _whom(rows: Sequence[Finding]) -> str:
     """`  3 functions`, `  group 17`, nothing for the node."""
-    if len(rows) > 1:
+    if len(rows) > 1 and rows[0].subject != NODE:
         return f"  {plural(len(rows), subject_kind(rows[0].subject))}"
     return "" if rows[0].subject == NODE else f"  {short_subject(rows[0].subject)}"

@@ -28,11 +28,14 @@ from tests.fakes.snapshots import (
     reset_summary,
     virtual_function,
 )
+from tests.unit.checks.host_vms import draw_vms, find_mappings
+from tests.unit.checks.trouble import draw_trouble
 from vfio_contract.address import Address
 from vfio_contract.intention import is_vfio_bound
 from vfio_contract.ledger import ResetState
 from vfio_contract.model import (
     NO_GROUP,
+    Acs,
     BlockDevice,
     ConfigSpace,
     Cpu,
@@ -149,17 +152,29 @@ def hosts(draw: st.DrawFn) -> Snapshot:
     rows: list[PciFunction] = list(_CHIPSET) if draw(st.booleans()) else []
     for number in range(1, draw(st.integers(1, 5)) + 1):
         slot = draw(st.sampled_from(_SLOTS))
-        real = draw(st.booleans())
+        acs = draw(st.sampled_from(["on", "on", "none", "cleared"]))
         port = bridge(f"0000:00:{number:02x}.0", group=60 + number)
-        if not real and port.config is not None:
+        if acs == "none" and port.config is not None:
             port = replace(port, config=replace(port.config, acs=None, extended=(0x01,)))
+        if acs == "cleared" and port.config is not None:
+            port = replace(port, config=replace(port.config, acs=Acs(0x1F, 0x01)))
         below = slot.make(number, draw(st.sampled_from(slot.drivers)))
         first = behind(port, *(f for f in below if not f.parent))
         rows += [*first, *(f for f in below if f.parent)]
     iommu = draw(st.sampled_from(["on", "on", "on", "off", "noir", "unsafe", "override"]))
     if iommu == "off":
         rows = [replace(f, group=NO_GROUP) for f in rows]
-    return make_snapshot(*rows, **_host_state(draw, rows, iommu))
+    state = _host_state(draw, rows, iommu)
+    readings, regions = state.pop("readings_of_functions"), state.pop("regions", None)
+    made = make_snapshot(*rows, **state)
+    facts = made.facts
+    if regions is not None:
+        number, reserved = regions
+        groups = (
+            replace(g, reserved=reserved) if g.number == number else g for g in facts.groups or ()
+        )
+        facts = replace(facts, groups=tuple(groups))
+    return Snapshot(facts, replace(made.readings, functions=readings))
 
 
 def _host_state(draw: st.DrawFn, rows: list[PciFunction], iommu: str) -> dict[str, Any]:
@@ -185,6 +200,8 @@ def _host_state(draw: st.DrawFn, rows: list[PciFunction], iommu: str) -> dict[st
     if draw(st.booleans()):
         changes["cpu"] = Cpu("GenuineIntel", "Xeon", draw(st.sampled_from([(), ("vmx",)])))
     changes["intents"] = draw(st.sampled_from([(), _intents(rows)]))
+    changes |= draw_trouble(draw, rows, changes["kernel_log"])
+    changes |= {"vms": draw_vms(draw, rows), "mappings": find_mappings(rows)}
     return changes | _host_uses(draw, rows) | {"ledger": _ledger(draw, rows)}
 
 
@@ -239,7 +256,23 @@ _FACTS = (
     "storage_uses",
     "network",
     "keyboards",
+    "boot_options",
+    "module_rules",
+    "sriov_rules",
+    "memory_total_bytes",
 )
+_READINGS = (
+    "kernel_log",
+    "interrupt_chips",
+    "ledger",
+    "memory",
+    "holders",
+    "hugepages",
+    "pressure",
+    "interrupts",
+    "framebuffers",
+)
+_READING = ("power_state", "link_width", "vfio_nodes")
 _FUNCTION = (
     "parent",
     "root_path",
@@ -257,6 +290,8 @@ _FUNCTION = (
     "sriov_total_vfs",
     "sriov_num_vfs",
     "physfn",
+    "bars",
+    "max_link_width",
     "config",
 )
 
@@ -265,13 +300,15 @@ def places(snapshot: Snapshot) -> list[Place]:
     """Every field of this snapshot that a collector may fail to read."""
     facts = snapshot.facts
     found: list[Place] = [("facts", name) for name in _FACTS]
-    found += [("readings", name) for name in ("kernel_log", "interrupt_chips", "ledger")]
+    found += [("readings", name) for name in _READINGS]
+    found += [("reading", r.address, n) for r in snapshot.readings.functions for n in _READING]
     found += [("log", "beginning"), ("kernel", "release"), ("kernel", "machine")]
     found += [("cpu", "flags"), ("cpu", "vendor")]
     for row in facts.functions or ():
         found += [("function", row.address, name) for name in _FUNCTION]
         found += [("short", row.address, length) for length in ("64", "256")]
-    found += [("group", str(g.number), n) for g in facts.groups or () for n in ("name", "type")]
+    names = ("name", "type", "reserved")
+    found += [("group", str(g.number), n) for g in facts.groups or () for n in names]
     found += [("block", b.name, "functions") for b in facts.block or ()]
     names = ("function", "addresses", "routes")
     found += [("network", d.name, n) for d in facts.network or () for n in names]
@@ -286,6 +323,8 @@ def take_away(snapshot: Snapshot, place: Place) -> Snapshot:
         facts = _forget(facts, name)
     elif kind == "readings":
         readings = _forget(readings, name)
+    elif kind == "reading":
+        readings = replace(readings, functions=_within(readings.functions, "address", name, field))
     elif kind == "log" and readings.kernel_log is not None:
         readings = replace(readings, kernel_log=_behead(readings.kernel_log))
     elif kind in ("kernel", "cpu"):

@@ -25,20 +25,49 @@ OFF = make_host(
     interrupt_chips=("IO-APIC",),
 )
 
+VM_CHECKS = {c.id for c in CATALOGUE if c.id.startswith("vm-")}
+
 
 def test_the_ids_of_this_step_in_the_order_of_the_guide() -> None:
     assert [c.id for c in CATALOGUE] == [
         "cpu-virtualization",
         "iommu-active",
+        "kernel-cmdline",
         "interrupt-remapping",
+        "vfio-modules",
+        "acs-override",
+        "memory-headroom",
+        "host-contention",
+        "interrupt-distribution",
+        "iommu-faults",
         "device-functions",
         "group-isolation",
         "host-critical",
         "reset-capability",
         "reset-history",
         "driver-binding",
+        "device-holders",
+        "sriov",
+        "bar-and-rom",
+        "reserved-regions",
+        "device-health",
+        "vm-machine",
+        "vm-functions",
+        "vm-cpu",
+        "vm-guest-driver",
+        "vm-memory",
+        "vm-display-rom",
     ]
-    assert {c.id for c in CATALOGUE if not c.gates} == {"device-functions"}
+    assert {c.id for c in CATALOGUE if c.gates} == {
+        "cpu-virtualization",
+        "iommu-active",
+        "interrupt-remapping",
+        "group-isolation",
+        "host-critical",
+        "reset-capability",
+        "reset-history",
+        "driver-binding",
+    }
 
 
 def test_blockers_come_first_and_exist() -> None:
@@ -51,7 +80,7 @@ def test_blockers_come_first_and_exist() -> None:
 def test_iommu_off_blocks_groups_and_bindings_and_nothing_else() -> None:
     report = judge(OFF)
     blocked = {f.check: f for f in report.findings if f.verdict is Verdict.BLOCKED}
-    assert set(blocked) == {"group-isolation", "driver-binding"}
+    assert set(blocked) == {"group-isolation", "driver-binding", "reserved-regions", *VM_CHECKS}
     for check, finding in blocked.items():
         assert [f.subject for f in report.findings if f.check == check] == ["node"]
         assert finding.blocked_by == "iommu-active"
@@ -86,7 +115,11 @@ def test_unknown_does_not_block() -> None:
 
 def test_a_healthy_host_passes_with_exit_code_0() -> None:
     report = judge(make_host(nic("0000:01:00.0")))
-    assert {f.verdict for f in report.findings} == {Verdict.PASS}
+    others = {f.verdict for f in report.findings if f.check not in VM_CHECKS}
+    assert others == {Verdict.PASS, Verdict.NOT_APPLICABLE}
+    unused = {f.check for f in report.findings if f.verdict is Verdict.NOT_APPLICABLE} - VM_CHECKS
+    assert unused == {"interrupt-distribution", "sriov"}
+    assert {f.code for f in report.findings if f.check in VM_CHECKS} == {"NO_PASSTHROUGH_VMS"}
     assert (report.verdict, report.exit_code) == (Verdict.PASS, 0)
 
 

@@ -12,6 +12,7 @@ from tests.fakes.snapshots import (
     unread,
     virtual_function,
 )
+from tests.fakes.vms import make_device, make_mapping, make_vm
 from tests.unit.checks.lookup import commands, find, texts
 from vfio_agent.checks.driver_binding import judge
 from vfio_contract.address import Address
@@ -139,3 +140,37 @@ def test_platform_functions_are_not_judged() -> None:
     isa = function("0000:00:1f.0", class_code=0x060100, driver="lpc_ich")
     assert [f.code for f in judge(make_host(isa))] == ["NO_DEVICES"]
     assert find(judge(make_host(functions=None))).verdict is Verdict.UNKNOWN
+
+
+# --- bound by the hypervisor at each start -------------------------------------------------------
+
+
+@pytest.mark.parametrize("driver", ["igb", ""])
+def test_a_device_that_its_hypervisor_binds_at_start_is_deferred(driver: str) -> None:
+    card = nic("0000:01:00.0", driver=driver)
+    vm = make_vm(make_device("0000:01:00", line=7))
+    finding = judged(card, intents=(), vms=(vm,), **idle("0000:01:00.0"))
+    assert (finding.verdict, finding.code) == (Verdict.WARN, "BINDING_DEFERRED")
+    assert finding.intended is True
+    assert "/etc/pve/qemu-server/101.conf:7" in texts(finding)
+    left = make_vm(make_device("0000:01:00.0", managed=False))
+    finding = judged(card, intents=(), vms=(left,), **idle("0000:01:00.0"))
+    assert finding.verdict is Verdict.FAIL
+
+
+def test_a_mapping_defers_and_what_the_host_needs_is_never_deferred() -> None:
+    card = nic("0000:01:00.0", driver="igb")
+    vm = make_vm(make_device(mapping="fast"))
+    mappings = (make_mapping("fast", "0000:01:00.0"),)
+    finding = judged(card, intents=(), vms=(vm,), mappings=mappings, **idle("0000:01:00.0"))
+    assert finding.code == "BINDING_DEFERRED"
+    busy = (NetDevice("eth1", card.address, "", (), (), ("10.0.0.6/24",), ("default",)),)
+    finding = judged(card, intents=(), vms=(vm,), mappings=mappings, network=busy)
+    assert finding.code == "BINDING_HOST_DRIVER"
+    assert "Do not bind it" in finding.decision
+
+
+def test_a_binding_that_its_hypervisor_renews_needs_no_other_configuration() -> None:
+    vm = make_vm(make_device("0000:01:00.0"))
+    assert judged(CARD, intents=(), vms=(vm,)).code == "BINDING_READY"
+    assert judged(CARD, intents=(), vms=()).code == "BINDING_NOT_PERSISTENT"

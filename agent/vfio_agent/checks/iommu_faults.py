@@ -1,0 +1,186 @@
+"""Check `iommu-faults`: whether devices were caught at DMA they may not do, or reported errors.
+
+One finding for each function with faults, and one about the node for what no function can be blamed
+for. It must never take the lines that every boot prints (`AER: enabled`, `save config`, `vgaarb`)
+for faults, nor a log that has lost lines for a quiet one.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from vfio_agent.checks import kernel_log as log
+from vfio_agent.checks.inventory import DEVICES, describe, is_intended, subject_of
+from vfio_contract.address import Address, address_key
+from vfio_contract.codes import Code, make_finding
+from vfio_contract.findings import NODE, Evidence, Finding, Verdict
+from vfio_contract.host import Host
+from vfio_contract.model import PciFunction
+
+ID = "iommu-faults"
+
+NO_FAULTS = Code(
+    "NO_FAULTS",
+    Verdict.PASS,
+    "A complete kernel log without IOMMU faults, uncorrected PCIe errors or hardware errors.",
+    "No device was caught at DMA that it may not do.",
+    "No action.",
+)
+DMA_FAULTS = Code(
+    "DMA_FAULTS",
+    Verdict.WARN,
+    "DMAR fault, IO_PAGE_FAULT or SMMU event lines that name this function (about the node: a "
+    "function that is not in the inventory).",
+    "The IOMMU stopped DMA or interrupts of this device: its driver, firmware or guest is wrong, "
+    "or it was reset in the middle of work.",
+    "Look when they came (VM start, stop, load): sudo dmesg -T | grep -e DMAR -e IO_PAGE_FAULT; a "
+    "few around a reset are common, a stream under load is not: update device and host firmware.",
+)
+PCIE_ERRORS = Code(
+    "PCIE_ERRORS",
+    Verdict.WARN,
+    "Uncorrected PCIe errors (AER, DPC) that name this function or port.",
+    "The link lost or broke a transaction. Fatal ones stop the device until it is reset.",
+    "Reseat the card or riser, try another slot, look at power and cooling, update the firmware; "
+    "then: vfioctl check",
+)
+HARDWARE_ERRORS = Code(
+    "HARDWARE_ERRORS",
+    Verdict.WARN,
+    "Machine check or APEI hardware error lines.",
+    "The host itself has trouble; what looks like a passthrough problem may be this.",
+    "Read them: sudo dmesg | grep -i -e 'hardware error' -e DMAR; look into the BMC's event log.",
+)
+IOMMU_STUCK = Code(
+    "IOMMU_STUCK",
+    Verdict.FAIL,
+    "The IOMMU did not finish a command (Completion-Wait loop timed out, IOTLB_INV_TIMEOUT).",
+    "The IOMMU or a device that it waits for hangs; host freezes follow.",
+    "Stop the VMs, power-cycle the host, update its firmware; look which device was used then.",
+)
+FAULTS_UNKNOWN = Code(
+    "FAULTS_UNKNOWN",
+    Verdict.UNKNOWN,
+    "The kernel log could not be read, or does not hold the whole boot.",
+    "Faults may have been printed where nobody can see them now. Silence is not health.",
+    "Get the missing evidence below, then: vfioctl check",
+)
+CODES = (NO_FAULTS, DMA_FAULTS, PCIE_ERRORS, HARDWARE_ERRORS, IOMMU_STUCK, FAULTS_UNKNOWN)
+
+_ADDRESS = r"(?P<address>(?:[0-9a-f]{4,8}:)?[0-9a-f]{2}:[01][0-9a-f]\.[0-7])"
+
+_STUCK = re.compile(r"Completion-Wait loop timed out|IOTLB_INV_TIMEOUT", re.IGNORECASE)
+
+_FAULTS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(text, re.IGNORECASE), kind)
+    for text, kind in (
+        (rf"DMAR: \[[^\]]*\] Request device \[{_ADDRESS}\]", "dma"),
+        (rf"AMD-Vi: Event logged \[\w+ device={_ADDRESS}", "dma"),
+        (rf"{_ADDRESS}: AMD-Vi: Event logged \[\w+", "dma"),
+        (r"AMD-Vi: Event logged \[\w+", "dma"),
+        (r"arm-smmu\S* \S+: (?:event 0x[0-9a-f]+ received|Unhandled context fault)", "dma"),
+        (rf"{_ADDRESS}: PCIe Bus Error: severity=Uncorrect(?:ed|able)", "pcie"),
+        (rf"AER: .*Uncorrect(?:ed|able) .*(?:received from|received:) {_ADDRESS}", "pcie"),
+        (r"AER: .*Uncorrect(?:ed|able) .*error (?:message )?received", "pcie"),
+        (rf"{_ADDRESS}: DPC: containment event", "pcie"),
+        (r"\[Hardware Error\]: (?:event severity|CPU \d+: Machine Check)", "hardware"),
+    )
+)
+"""The first that fits counts a line. Strings: drivers/iommu/intel/dmar.c, amd/iommu.c,
+arm-smmu(-v3).c, drivers/pci/pcie/aer.c, dpc.c, drivers/firmware/efi/cper.c; 4.15 to 7.2."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """One line. `address` is "" when it names no function."""
+
+    kind: str
+    address: str
+    line: str
+
+
+def judge(host: Host) -> list[Finding]:
+    """Did a device do DMA that it may not, or report errors?
+
+    Evidence: DMAR faults, IO_PAGE_FAULT, SMMU events, uncorrected AER, DPC and hardware errors.
+    Meaning:  Random freezes under load begin here, not in the VM's arguments.
+    Source:   Linux drivers/iommu, drivers/pci/pcie (4.15 to 7.2); field guide step mistake 4.
+    """
+    faults = list(_find_faults(host))
+    by_function, elsewhere = _attribute(host, faults)
+    found = [_judge_function(host, host.by_address[a], rows) for a, rows in by_function.items()]
+    stuck = [e for e in (log.find_line(host, _STUCK),) if e is not None]
+    reach = log.describe_log(host)
+    seen = (*stuck, *_show(host, elsewhere))
+    if stuck:
+        return [make_finding(ID, NODE, IOMMU_STUCK, *seen), *found]
+    if not log.is_complete(host):
+        evidence = (*seen, *((reach,) if reach is not None else ()))
+        missing = log.missing_log(host)
+        return [make_finding(ID, NODE, FAULTS_UNKNOWN, *evidence, missing=missing), *found]
+    if elsewhere:
+        return [make_finding(ID, NODE, _code_of(elsewhere), *seen), *found]
+    if found or reach is None:
+        return found
+    return [make_finding(ID, NODE, NO_FAULTS, reach)]
+
+
+def _find_faults(host: Host) -> Iterable[_Fault]:
+    held = host.readings.kernel_log
+    for line in held.lines if held is not None else ():
+        for pattern, kind in _FAULTS:
+            match = pattern.search(line.text)
+            if match is not None:
+                address = match.groupdict().get("address") or ""
+                yield _Fault(kind, address.lower(), line.text)
+                break
+
+
+def _attribute(
+    host: Host, faults: Sequence[_Fault]
+) -> tuple[Mapping[Address, list[_Fault]], list[_Fault]]:
+    """Faults by function, and those that name none of this host's."""
+    found: dict[Address, list[_Fault]] = {}
+    elsewhere = []
+    for fault in faults:
+        # Intel and old AMD lines leave the domain out
+        rows = [a for a in host.by_address if a == fault.address or a.endswith(f":{fault.address}")]
+        if fault.address and len(rows) == 1:
+            found.setdefault(rows[0], []).append(fault)
+        else:
+            elsewhere.append(fault)
+    return {a: found[a] for a in sorted(found, key=address_key)}, elsewhere
+
+
+def _judge_function(host: Host, function: PciFunction, faults: list[_Fault]) -> Finding:
+    code = _code_of(faults)
+    below = host.by_address.below.get(function.address, ())
+    return make_finding(
+        ID,
+        subject_of(function),
+        code,
+        Evidence(f"{DEVICES}/{function.address}", describe(function, host)),
+        *_show(host, faults),
+        intended=is_intended(host, (function.address, *below)),
+    )
+
+
+def _code_of(faults: Sequence[_Fault]) -> Code:
+    """The code of the gravest of these faults."""
+    kinds = {f.kind for f in faults}
+    if "hardware" in kinds:
+        return HARDWARE_ERRORS
+    return PCIE_ERRORS if "pcie" in kinds else DMA_FAULTS
+
+
+def _show(host: Host, faults: Sequence[_Fault]) -> list[Evidence]:
+    """The first and last line of each kind and device, with how many there are."""
+    held = host.readings.kernel_log
+    least = "at least " if held is not None and held.omitted_lines else ""
+    found = []
+    for key in dict.fromkeys((f.kind, f.address) for f in faults):
+        rows = [f.line for f in faults if (f.kind, f.address) == key]
+        found.append(Evidence(log.SOURCE, f"{rows[0]} ({least}{len(rows)} such lines)"))
+        if len(rows) > 1:
+            found.append(Evidence(log.SOURCE, f"{rows[-1]} (the last one)"))
+    return found

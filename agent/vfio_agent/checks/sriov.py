@@ -1,0 +1,172 @@
+"""Check `sriov`: whether virtual functions are there, stay there, and are not given out twice.
+
+Judged per physical function. It must never take an unread count for zero, nor the absence of a rule
+in the files that were read for proof that nothing makes the VFs.
+"""
+
+from vfio_agent.checks.inventory import (
+    DEVICES,
+    assignable,
+    attribute,
+    describe,
+    is_intended,
+    missing_attribute,
+    report_nothing,
+    subject_of,
+)
+from vfio_agent.checks.virtual_functions import PF_HAS_VFS, judge_vfs
+from vfio_contract.codes import Code, make_finding
+from vfio_contract.findings import Evidence, Finding, Missing, Verdict
+from vfio_contract.host import Host
+from vfio_contract.intention import is_vfio_bound
+from vfio_contract.model import ConfigLine, PciFunction
+
+ID = "sriov"
+RULES = "/etc/udev/rules.d"
+
+SRIOV_READY = Code(
+    "SRIOV_READY",
+    Verdict.PASS,
+    "sriov_numvfs is not 0, and a configuration file makes VFs at boot.",
+    "The virtual functions are there now and after a reboot.",
+    "No action.",
+)
+SRIOV_UNUSED = Code(
+    "SRIOV_UNUSED",
+    Verdict.NOT_APPLICABLE,
+    "The function could have VFs (sriov_totalvfs) and has none.",
+    "Nobody uses SR-IOV of this device.",
+    "No action. To make VFs: echo N | sudo tee /sys/bus/pci/devices/ADDRESS/sriov_numvfs",
+)
+SRIOV_NOT_PERSISTENT = Code(
+    "SRIOV_NOT_PERSISTENT",
+    Verdict.WARN,
+    "VFs are enabled, and neither udev, sysfs.conf, tmpfiles.d, systemd, rc.local nor modprobe.d "
+    "makes any.",
+    "VFs made by hand are gone after a reboot, and the VMs that use them do not start.",
+    'Make it last, e.g. in /etc/udev/rules.d/70-sriov.rules: ACTION=="add", '
+    'SUBSYSTEM=="pci", KERNEL=="ADDRESS", ATTR{sriov_numvfs}="N"',
+)
+SRIOV_MISSING = Code(
+    "SRIOV_MISSING",
+    Verdict.WARN,
+    "A configuration line names this function for VFs, and it has none.",
+    "The VFs that somebody wants are not there: firmware without SR-IOV, a driver that came later, "
+    "or a rule that did not run.",
+    "Enable SR-IOV in the firmware setup, then look why the rule failed: sudo dmesg | grep -i -e "
+    "sriov -e VF",
+)
+SRIOV_VF_TOKEN = Code(
+    "SRIOV_VF_TOKEN",
+    Verdict.WARN,
+    "VFs are enabled on a function that a vfio driver has, and no VF is on a vfio driver.",
+    "Whoever wants a VF needs the vf_token of the process that holds the physical function.",
+    "Give the physical function back to its host driver, unless a user-space driver has it "
+    "(vfio-pci enable_sriov=1).",
+)
+SRIOV_UNKNOWN = Code(
+    "SRIOV_UNKNOWN",
+    Verdict.UNKNOWN,
+    "The number of VFs, their drivers, or the configuration that makes them could not be read.",
+    "Whether the VFs are there to stay is not known. Unknown is not ready.",
+    "Get the missing evidence below, then: vfioctl check",
+)
+CODES = (
+    SRIOV_READY,
+    SRIOV_UNUSED,
+    SRIOV_NOT_PERSISTENT,
+    SRIOV_MISSING,
+    SRIOV_VF_TOKEN,
+    PF_HAS_VFS,
+    SRIOV_UNKNOWN,
+)
+
+
+def judge(host: Host) -> list[Finding]:
+    """Are virtual functions as they are meant to be, and will they be after a reboot?
+
+    Evidence: sriov_totalvfs, sriov_numvfs, physfn links, drivers, rules that make VFs at boot.
+    Meaning:  A PF and its VFs are never both assigned; VFs made by hand do not survive a reboot.
+    Source:   Linux Documentation/PCI/pci-iov-howto.rst, vfio_pci_core.c; field guide step 17.
+    """
+    functions = [f for f in assignable(host) if f.sriov_total_vfs != 0 and not f.physfn]
+    if not functions:
+        return report_nothing(ID, host, where="with SR-IOV")
+    return [_judge_function(host, f) for f in functions]
+
+
+def _judge_function(host: Host, function: PciFunction) -> Finding:
+    code, missing = _decide(host, function)
+    vfs = host.by_address.virtual.get(function.address, ())
+    shown = f"{_text(function.sriov_num_vfs)} of {_text(function.sriov_total_vfs)} VFs enabled"
+    evidence = [
+        Evidence(f"{DEVICES}/{function.address}", describe(function, host)),
+        attribute(function, "sriov_numvfs", shown),
+    ]
+    if is_vfio_bound(function):
+        evidence += [
+            Evidence("/sys/module/vfio_pci/parameters/enable_sriov", value)
+            for m in host.facts.modules or ()
+            for name, value in m.parameters
+            if m.name == "vfio_pci" and name == "enable_sriov"
+        ]
+    if code is PF_HAS_VFS:
+        evidence += [Evidence(f"{DEVICES}/{v.address}", describe(v, host)) for v in vfs]
+    evidence += [Evidence(r.source, r.text) for r in _rules(host, function)]
+    return make_finding(
+        ID,
+        subject_of(function),
+        code,
+        *evidence,
+        intended=is_intended(host, (function.address, *(v.address for v in vfs))),
+        decision=code.decision.replace("ADDRESS", function.address),
+        missing=missing,
+    )
+
+
+def _decide(host: Host, function: PciFunction) -> tuple[Code, tuple[Missing, ...]]:
+    enabled, bound = judge_vfs(host, function), is_vfio_bound(function)
+    rules_unread = (Missing(RULES, f"grep -rn sriov_numvfs {RULES}"),)
+    if enabled is None or function.sriov_total_vfs is None:
+        return SRIOV_UNKNOWN, (missing_attribute(host, function, "sriov_numvfs"),)
+    if bound is None:
+        return SRIOV_UNKNOWN, (missing_attribute(host, function, "driver"),)
+    if not enabled:
+        if host.facts.sriov_rules is None:
+            return SRIOV_UNKNOWN, rules_unread
+        named = any(_names(r, function) for r in host.facts.sriov_rules)
+        return (SRIOV_MISSING if named else SRIOV_UNUSED), ()
+    if bound:
+        return _judge_both(host, function)
+    if host.facts.sriov_rules is None:
+        return SRIOV_UNKNOWN, rules_unread
+    return (SRIOV_READY if _rules(host, function) else SRIOV_NOT_PERSISTENT), ()
+
+
+def _judge_both(host: Host, function: PciFunction) -> tuple[Code, tuple[Missing, ...]]:
+    """The PF is on a vfio driver and has VFs: are they assigned too?"""
+    vfs = host.by_address.virtual.get(function.address, ())
+    if any(is_vfio_bound(v) for v in vfs):
+        return PF_HAS_VFS, ()
+    unread = [v for v in vfs if is_vfio_bound(v) is None]
+    if unread:
+        return SRIOV_UNKNOWN, (missing_attribute(host, unread[0], "driver"),)
+    if function.sriov_num_vfs is None or len(vfs) < function.sriov_num_vfs:
+        lost = Missing(f"VFs of {function.address}", f"ls -l {DEVICES}/{function.address}/virtfn*")
+        return SRIOV_UNKNOWN, (lost,)
+    return SRIOV_VF_TOKEN, ()
+
+
+def _rules(host: Host, function: PciFunction) -> list[ConfigLine]:
+    """Lines that name this function, else those that name none."""
+    rules = host.facts.sriov_rules or ()
+    own = [r for r in rules if _names(r, function)]
+    return own or [r for r in rules if not any(_names(r, f) for f in host.functions)]
+
+
+def _names(rule: ConfigLine, function: PciFunction) -> bool:
+    return function.address in rule.text
+
+
+def _text(value: int | None) -> str:
+    return "?" if value is None else str(value)

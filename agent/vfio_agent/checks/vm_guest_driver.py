@@ -1,0 +1,117 @@
+"""Check `vm-guest-driver`: what makes a guest's GPU driver refuse, and leftovers that do harm.
+
+Words that hide KVM from the guest were needed for NVIDIA drivers before 465; today they only cost.
+It must never call a hack what the hypervisor itself writes (Proxmox adds kvm=off for x-vga=1).
+"""
+
+from vfio_agent.checks.inventory import DEVICES, describe, missing_attribute
+from vfio_agent.checks.vm_inventory import CODES as VM_CODES
+from vfio_agent.checks.vm_inventory import (
+    at,
+    at_setting,
+    judge_vms,
+    make_vm_finding,
+    missing_passed,
+    passed_functions,
+)
+from vfio_contract.codes import Code
+from vfio_contract.findings import Evidence, Finding, Missing, Verdict
+from vfio_contract.host import Host
+from vfio_contract.vm import QEMU, VmConfig
+
+ID = "vm-guest-driver"
+
+VM_GUEST_PLAIN = Code(
+    "VM_GUEST_PLAIN",
+    Verdict.PASS,
+    "Nothing hides the hypervisor from the guest, and no pattern that leads to Code 43 is there.",
+    "The guest's driver sees an ordinary KVM machine, which current drivers accept.",
+    "No action.",
+)
+VM_HIDES_KVM = Code(
+    "VM_HIDES_KVM",
+    Verdict.WARN,
+    "kvm=off, hidden=1, a false hypervisor vendor or -hypervisor in the VM's CPU settings.",
+    "NVIDIA drivers since 465 do not need it; the guest loses paravirtual clocks and features.",
+    "Take it out and start the VM, unless a regression is being reproduced with it.",
+)
+VM_CODE_43 = Code(
+    "VM_CODE_43",
+    Verdict.WARN,
+    "A Windows guest gets an NVIDIA display controller without KVM, a host CPU model or OVMF.",
+    "The pattern behind the driver's Code 43: it does not find the platform that it expects.",
+    "Use KVM, cpu host and OVMF first; do not start with words that hide KVM.",
+)
+VM_GUEST_UNKNOWN = Code(
+    "VM_GUEST_UNKNOWN",
+    Verdict.UNKNOWN,
+    "Vendor or class of a function that a Windows guest gets could not be read.",
+    "Whether it is an NVIDIA display controller is not known.",
+    "Get the missing evidence below, then: vfioctl vm lint",
+)
+CODES = (VM_GUEST_PLAIN, VM_HIDES_KVM, VM_CODE_43, VM_GUEST_UNKNOWN, *VM_CODES)
+
+_NVIDIA = 0x10DE
+_HOST_MODELS = frozenset({"host", "max", "host-passthrough", "host-model", "maximum"})
+_PROXMOX_OWN = frozenset({"kvm=off", "hv-vendor-id=proxmox"})
+"""What Proxmox itself writes on the command line of a VM with x-vga=1 (PVE::QemuServer)."""
+
+
+def judge(host: Host) -> list[Finding]:
+    """Will the guest's driver accept the device?
+
+    Evidence: CPU flags that hide KVM, guest OS type, CPU model, firmware, vendor of the display.
+    Meaning:  Old tricks and missing basics both make a driver refuse.
+    Source:   qm.conf(5) cpu, libvirt formatdomain (features); field guide step 15.
+    """
+    return judge_vms(ID, host, lambda vm: _judge_vm(host, vm))
+
+
+def _judge_vm(host: Host, vm: VmConfig) -> Finding:
+    cpu = at_setting(vm, "cpu: not stated", "cpu", "cpu/model")
+    tricks = find_tricks(vm)
+    if tricks:
+        line = vm.line_of("cpu", "features/kvm/hidden", "features/hyperv/vendor_id", "args")
+        evidence = [at(vm, line, f"hides the hypervisor: {word}") for word in tricks]
+        return make_vm_finding(ID, vm, VM_HIDES_KVM, *evidence)
+    guest = at_setting(vm, "guest: not stated", "ostype")
+    lacks = _find_lacks(vm)
+    if not vm.guest.startswith("win") or not lacks:
+        return make_vm_finding(ID, vm, VM_GUEST_PLAIN, guest, cpu)
+    functions = passed_functions(host, vm)
+    if functions is None:
+        missing = missing_passed(host, vm)
+        return make_vm_finding(ID, vm, VM_GUEST_UNKNOWN, guest, missing=missing)
+    cards = [f for f in functions.values() if f.base_class == 0x03 and f.vendor == _NVIDIA]
+    if cards:
+        shown = [Evidence(f"{DEVICES}/{f.address}", describe(f, host)) for f in cards]
+        texts = [at(vm, 0, f"it lacks: {text}") for text in lacks]
+        return make_vm_finding(ID, vm, VM_CODE_43, guest, *texts, *shown)
+    unread = _find_unread(host, vm)
+    if unread:
+        return make_vm_finding(ID, vm, VM_GUEST_UNKNOWN, guest, missing=unread)
+    return make_vm_finding(ID, vm, VM_GUEST_PLAIN, guest, cpu)
+
+
+def find_tricks(vm: VmConfig) -> list[str]:
+    """Words that hide the hypervisor and that a person wrote."""
+    own = vm.kind == QEMU and any(d.primary_display for d in vm.devices)
+    return [word for word in vm.disguises if not (own and word in _PROXMOX_OWN)]
+
+
+def _find_lacks(vm: VmConfig) -> list[str]:
+    found = [] if vm.accelerated else ["KVM acceleration"]
+    if vm.cpu not in _HOST_MODELS:
+        found.append("the host's CPU model")
+    if vm.firmware != "ovmf":
+        found.append("OVMF")
+    return found
+
+
+def _find_unread(host: Host, vm: VmConfig) -> tuple[Missing, ...]:
+    return tuple(
+        missing_attribute(host, function, name)
+        for function in (passed_functions(host, vm) or {}).values()
+        for name, value in (("vendor", function.vendor), ("class", function.class_code))
+        if value is None
+    )

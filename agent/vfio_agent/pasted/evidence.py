@@ -1,0 +1,318 @@
+"""From the PATHs that somebody gives to one Snapshot, and an account of what was in each.
+
+At most one artifact, captured directory or archive is the ground; pasted texts fill what it does
+not know. Without one, a root that holds nothing is collected, so that everything nobody gave is a
+gap with the command that would show it. This module must never mix two hosts silently: values that
+contradict each other count for nothing, and the account says so.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import BinaryIO
+
+from vfio_agent.collect.host import collect_host
+from vfio_agent.collect.kernel_log import extract_log
+from vfio_agent.collect.log_line import parse_line
+from vfio_agent.collect.root import open_root
+from vfio_agent.pasted.host_text import HostText, parse_host_text
+from vfio_agent.pasted.inventory import Inventory, build_inventory
+from vfio_agent.pasted.listing import Listing, parse_listing
+from vfio_agent.pasted.memory_root import MemoryRoot
+from vfio_agent.pasted.merge import fill
+from vfio_agent.pasted.recognise import (
+    Kind,
+    clean,
+    decode_text,
+    is_archive,
+    is_artifact,
+    recognise_text,
+)
+from vfio_agent.pasted.remedies import LOG, settle_gaps
+from vfio_contract.artifact import ArtifactError, decode_artifact
+from vfio_contract.model import Gap, KernelLog, Snapshot
+
+LIMIT_BYTES = 128 << 20
+"""How much of one text is read; the largest ring buffer that Linux allows is 32 MiB."""
+
+STDIN = "-"
+
+_BANNER = re.compile(r"Linux version \S+ \(")
+_MAX_BOOTS = 10_000
+
+
+class EvidenceError(ValueError):
+    """A PATH cannot be used at all; the text names it and says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What one PATH held: its kinds by name, and what was made of them in words.
+
+    `recorded` is True for a whole host, as an artifact, a directory or an archive.
+    """
+
+    path: str
+    kinds: tuple[str, ...]
+    text: str
+    recorded: bool = False
+
+
+@dataclass(slots=True)
+class _Heap:
+    """What has been found so far."""
+
+    ground: tuple[str, Snapshot] | None = None
+    listings: list[Listing] = field(default_factory=list)
+    logs: list[tuple[str, KernelLog]] = field(default_factory=list)
+    texts: list[tuple[str, HostText]] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
+
+
+def gather(
+    paths: Sequence[str], *, stdin: BinaryIO | None = None
+) -> tuple[Snapshot, tuple[Given, ...]]:
+    """The snapshot of the host that all these PATHs tell of; `-` is standard input.
+
+    OSError when a PATH cannot be read, EvidenceError when it is damaged or cannot be combined. Text
+    that is not recognised is no error: it says nothing, and its account says that.
+    """
+    heap = _Heap()
+    given = tuple(_take(path, heap, stdin) for path in paths)
+    return _assemble(heap), given
+
+
+def _take(path: str, heap: _Heap, stdin: BinaryIO | None) -> Given:
+    if path != STDIN and os.path.isdir(path):
+        return _take_root(path, heap)
+    data = _read(path, stdin)
+    if is_archive(data):
+        if path == STDIN or not os.path.isfile(path):
+            raise EvidenceError(f"{path}: an archive must be a file: save it and name the file")
+        del data
+        return _take_root(path, heap)
+    if is_artifact(data):
+        return _take_artifact(path, data, heap)
+    return _take_text(path, decode_text(data), heap)
+
+
+def _read(path: str, stdin: BinaryIO | None) -> bytes:
+    if path == STDIN:
+        return (stdin if stdin is not None else sys.stdin.buffer).read(LIMIT_BYTES + 1)
+    with open(path, "rb") as file:
+        return file.read(LIMIT_BYTES + 1)
+
+
+# --- whole hosts ---------------------------------------------------------------------------------
+
+
+def _take_root(path: str, heap: _Heap) -> Given:
+    snapshot = collect_host(open_root(path))
+    return _set_ground(path, Kind.CAPTURE, snapshot, heap)
+
+
+def _take_artifact(path: str, data: bytes, heap: _Heap) -> Given:
+    try:
+        snapshot = decode_artifact(data)
+    except ArtifactError as error:
+        raise EvidenceError(
+            f"{path} is no usable artifact: {error}. Make one: vfioctl collect -o FILE"
+        ) from None
+    return _set_ground(path, Kind.ARTIFACT, snapshot, heap)
+
+
+def _set_ground(path: str, kind: Kind, snapshot: Snapshot, heap: _Heap) -> Given:
+    if heap.ground is not None:
+        raise EvidenceError(
+            f"{heap.ground[0]} and {path} are two hosts' evidence: give one of them, or compare "
+            f"them: vfioctl diff {heap.ground[0]} {path}"
+        )
+    heap.ground = (path, snapshot)
+    functions = snapshot.facts.functions
+    count = "functions not known" if functions is None else f"{len(functions)} functions"
+    return Given(path, (str(kind),), f"{snapshot.facts.host}, {count}", recorded=True)
+
+
+# --- texts ---------------------------------------------------------------------------------------
+
+
+def _take_text(path: str, data: bytes, heap: _Heap) -> Given:
+    if len(data) > LIMIT_BYTES:
+        data = data[:LIMIT_BYTES]
+        reason = f"{path} is larger than {LIMIT_BYTES >> 20} MiB; the rest was not read"
+        heap.gaps.append(Gap(LOG, 0, reason, "sudo journalctl -k -b 0"))
+    text = clean(data)
+    kinds = recognise_text(text)
+    told: list[str] = []
+    if Kind.KERNEL_LOG in kinds:
+        log, boots = read_log(data, path)
+        heap.logs.append((path, log))
+        told.append(_describe_log(log, boots))
+    if Kind.LSPCI in kinds or Kind.GROUPS in kinds:
+        listing = parse_listing(text)
+        heap.listings.append(listing)
+        told += _describe_listing(listing)
+    found = parse_host_text(text, kinds)
+    heap.texts.append((path, found))
+    told += [f"{kind} not used: {reason}" for kind, reason in found.left_out]
+    if found.fsyncs is not None:
+        told.append(f"{found.fsyncs:g} fsyncs per second")
+    if text.cut:
+        told.append("only its beginning was searched for anything but kernel log lines")
+    if not kinds:
+        told.append("not recognised: it says nothing about a host" if data.strip() else "empty")
+    return Given(path, tuple(str(kind) for kind in kinds), "; ".join(told))
+
+
+def read_log(data: bytes, source: str) -> tuple[KernelLog, int]:
+    """(extract of the last boot, how many boots begin in the text).
+
+    The journal marks where a boot begins; what comes before the last mark is another boot's, also
+    where the later one lacks its first lines.
+    """
+    boots, place = 0, data.find(b"Linux version ")
+    while place >= 0 and boots < _MAX_BOOTS:
+        start = data.rfind(b"\n", max(0, place - 4096), place) + 1
+        line = parse_line(data[max(start, place - 4096) : place + 256])
+        boots += _BANNER.match(line.text) is not None and not line.foreign
+        place = data.find(b"Linux version ", data.find(b"\n", place) + 1 or len(data))
+    mark = max(data.rfind(b"\n-- Reboot --"), data.rfind(b"\n-- Boot "))
+    if mark < 0:
+        return extract_log(data, source), boots
+    log = extract_log(data[mark + 1 :], source)
+    before = data.count(b"\n", 0, mark + 1)
+    lines = tuple(replace(line, number=line.number + before) for line in log.lines)
+    return replace(log, lines=lines, total_lines=log.total_lines + before), boots
+
+
+def _describe_log(log: KernelLog, boots: int) -> str:
+    if log.complete:
+        reach = "whole boot"
+    elif log.from_boot:
+        reach = "cut: it ends before userspace, or lost lines"
+    else:
+        reach = "cut: its beginning is lost"
+    which = f", the last of {boots} boots" if boots > 1 else ""
+    return f"{log.total_lines} lines, {reach}{which}"
+
+
+def _describe_listing(listing: Listing) -> list[str]:
+    told = []
+    if listing.functions:
+        told.append(f"{len({f.address for f in listing.functions})} functions")
+    if listing.members:
+        groups = {number for number, _ in listing.members}
+        told.append(f"{len(groups)} groups with {len(listing.members)} members")
+    return [*told, *listing.doubts[:3]]
+
+
+# --- one snapshot --------------------------------------------------------------------------------
+
+
+def _assemble(heap: _Heap) -> Snapshot:
+    if heap.ground is not None and not (heap.logs or heap.listings or heap.texts):
+        return heap.ground[1]
+    conflicts: list[str] = []
+    log = _choose_log(heap.logs)
+    files = _join_files(heap.texts, conflicts)
+    if log is not None:
+        files["/dmesg"] = _render(log)
+        _forget_other_boot(files, log, conflicts)
+    snapshot = collect_host(MemoryRoot(files))
+    inventory = build_inventory(heap.listings)
+    conflicts += inventory.conflicts
+    snapshot = _put(snapshot, heap, inventory, log)
+    gaps = settle_gaps(snapshot, inventory)
+    gaps += [Gap("--from", 0, f"contradiction, so neither counts: {c}", "") for c in conflicts]
+    snapshot = replace(snapshot, readings=replace(snapshot.readings, gaps=(*gaps, *heap.gaps)))
+    if heap.ground is None:
+        return snapshot
+    return fill(heap.ground[1], snapshot)
+
+
+def _choose_log(logs: Sequence[tuple[str, KernelLog]]) -> KernelLog | None:
+    """The last whole one, else the last one that has any line."""
+    whole = [log for _, log in logs if log.complete]
+    some = [log for _, log in logs if log.lines]
+    rest = [log for _, log in logs]
+    return next((group[-1] for group in (whole, some, rest) if group), None)
+
+
+def _join_files(texts: Sequence[tuple[str, HostText]], conflicts: list[str]) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
+    spoiled: set[str] = set()
+    for _, text in texts:
+        for path, data in text.files.items():
+            before = files.setdefault(path, data)
+            if before.split() != data.split() and path != "/proc/interrupts":
+                spoiled.add(path)
+    for path in sorted(spoiled):
+        conflicts.append(f"{path} was given twice and differs")
+        del files[path]
+    _put_parameters(files)
+    return files
+
+
+def _put_parameters(files: dict[str, bytes]) -> None:
+    """Module parameters of the command line, for modules that are loaded."""
+    loaded = {row.split()[0] for row in files.get("/proc/modules", b"").splitlines() if row.split()}
+    for word in files.get("/proc/cmdline", b"").decode("utf-8", "replace").split():
+        module, dot, rest = word.partition(".")
+        name, _, value = rest.partition("=")
+        module = module.replace("-", "_")
+        if dot and module.encode() in loaded and name.isidentifier():
+            path = f"/sys/module/{module}/parameters/{name}"
+            files[path] = (value or "Y").encode("utf-8", "replace")
+
+
+def _forget_other_boot(files: dict[str, bytes], log: KernelLog, conflicts: list[str]) -> None:
+    """A command line that is not the one in the log is of another boot, or another host."""
+    given = files.get("/proc/cmdline")
+    said = [
+        line.text.partition("ommand line: ")[2]
+        for line in log.lines
+        if line.text.startswith(("Command line: ", "Kernel command line: "))
+        and len(line.text) < 900
+    ]
+    if given is not None and said and given.decode("utf-8", "replace").split() != said[0].split():
+        conflicts.append("/proc/cmdline is not the command line in the kernel log")
+        del files["/proc/cmdline"]
+    release = files.get("/proc/sys/kernel/osrelease")
+    banner = [line.text.split()[2] for line in log.lines if _BANNER.match(line.text)]
+    if release is not None and banner and release.decode("utf-8", "replace").strip() != banner[-1]:
+        conflicts.append("uname's release is not the one in the kernel log")
+        del files["/proc/sys/kernel/osrelease"]
+
+
+def _render(log: KernelLog) -> bytes:
+    """The kept lines as a log, for the collectors that look a fact up in it."""
+    rows = (f"<6>[{line.seconds or 0.0:12.6f}] {line.text}" for line in log.lines)
+    return ("\n".join(rows) + "\n").encode("utf-8", "replace")
+
+
+def _put(snapshot: Snapshot, heap: _Heap, inventory: Inventory, log: KernelLog | None) -> Snapshot:
+    texts = [text for _, text in heap.texts]
+    units = {unit for text in texts for unit in text.units or ()}
+    kvm = {text.kvm for text in texts if text.kvm is not None}
+    holders = {holder for text in texts for holder in text.holders or ()}
+    facts = replace(
+        snapshot.facts,
+        functions=inventory.functions,
+        groups=inventory.groups,
+        iommu_units=tuple(sorted(units)) or None,
+        kvm_device=kvm.pop() if len(kvm) == 1 else None,
+    )
+    readings = replace(
+        snapshot.readings,
+        kernel_log=log,
+        names=inventory.names or snapshot.readings.names,
+        holders=tuple(sorted(holders, key=lambda h: (h.path, h.pid))) or None,
+        privileged=any(
+            f.config is not None and f.config.length > 64 for f in inventory.functions or ()
+        ),
+    )
+    return replace(snapshot, facts=facts, readings=readings)

@@ -1,0 +1,87 @@
+"""`device-holders`: who has it, for how long, and whether it should still."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.fakes.snapshots import function_reading, make_host, nic, silent_host, unread
+from tests.unit.checks.lookup import commands, find, texts
+from vfio_agent.checks.device_holders import find_vm, judge
+from vfio_contract.findings import Finding, Verdict
+from vfio_contract.host import Host
+from vfio_contract.model import Gap, Holder, PciFunction, Snapshot
+
+CARD = nic("0000:01:00.0", group=12)
+QEMU = Holder(
+    path="/dev/vfio/12",
+    pid=4212,
+    command="kvm",
+    control_group="/qemu.slice/101.scope",
+    started_seconds=60.0,
+    state="S",
+    stale_node=False,
+)
+
+
+def judged(*holders: Holder, card: PciFunction = CARD, **changes: Any) -> Finding:
+    return find(judge(make_host(card, holders=holders, **changes)), "function:0000:01:00.0")
+
+
+def test_free() -> None:
+    finding = judged()
+    assert (finding.verdict, finding.code, finding.intended) == (Verdict.PASS, "DEVICE_FREE", True)
+    assert judged(replace(QEMU, path="/dev/vfio/13")).code == "DEVICE_FREE"
+
+
+def test_held_by_a_vm_that_is_named() -> None:
+    finding = judged(QEMU)
+    assert (finding.verdict, finding.code) == (Verdict.PASS, "DEVICE_HELD")
+    assert "/dev/vfio/12: kvm (pid 4212), VM 101, for 0h59m" in texts(finding)
+
+
+def test_held_through_its_device_node() -> None:
+    cdev = replace(QEMU, path="/dev/vfio/devices/vfio3")
+    reading = function_reading(CARD, vfio_nodes=("vfio3",))
+    snapshot = make_host(CARD, holders=(cdev,)).snapshot
+    for nodes, code in ((("vfio3",), "DEVICE_HELD"), (None, "HOLDERS_UNKNOWN")):
+        rows = (replace(reading, vfio_nodes=nodes),)
+        host = Host(Snapshot(snapshot.facts, replace(snapshot.readings, functions=rows)))
+        assert find(judge(host), "function:0000:01:00.0").code == code
+
+
+@pytest.mark.parametrize("changes", [{"state": "D"}, {"stale_node": True}])
+def test_stale(changes: dict[str, Any]) -> None:
+    finding = judged(replace(QEMU, **changes))
+    assert (finding.verdict, finding.code) == (Verdict.WARN, "HOLDER_STALE")
+    assert "/proc/4212/stack" in finding.decision
+
+
+def test_two_processes_hold_one_group() -> None:
+    finding = judged(QEMU, replace(QEMU, pid=4300))
+    assert finding.code == "HOLDER_STALE"
+    assert "open in 2 processes" in texts(finding)
+
+
+def test_libvirt_names_its_machines() -> None:
+    path = "/machine.slice/machine-qemu\\x2d3\\x2dweb\\x2d01.scope/libvirt/emulator"
+    assert find_vm(replace(QEMU, control_group=path)) == "web-01"
+    assert find_vm(replace(QEMU, control_group="/user.slice")) == ""
+
+
+def test_an_ordinary_user_is_told_what_to_run() -> None:
+    gaps = (Gap("/proc/*/fd", 13, "Permission denied", "sudo vfioctl check"),)
+    host = make_host(CARD, holders=None, gaps=gaps)
+    finding = find(judge(host), "function:0000:01:00.0")
+    assert (finding.verdict, commands(finding)) == (Verdict.UNKNOWN, ["sudo vfioctl check"])
+
+
+def test_whose_group_nobody_knows() -> None:
+    lost = unread(CARD, "group")
+    assert judged(QEMU, card=lost, groups=None).code == "HOLDERS_UNKNOWN"
+
+
+def test_only_vfio_bound_functions_are_judged() -> None:
+    assert [f.code for f in judge(make_host(nic("0000:01:00.0", driver="igb")))] == ["NO_DEVICES"]
+    assert judged(card=unread(CARD, "driver", "vfio_device")).code == "DEVICE_FREE"
+    assert [f.code for f in judge(silent_host())] == ["INVENTORY_UNKNOWN"]

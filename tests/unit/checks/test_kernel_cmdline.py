@@ -1,0 +1,136 @@
+"""`kernel-cmdline`: what runs against what the next boot will get."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.fakes.snapshots import make_facts, make_host, nic, silent_host
+from tests.unit.checks.lookup import commands, find, texts
+from vfio_agent.checks.kernel_cmdline import judge
+from vfio_contract.findings import Finding, Verdict
+from vfio_contract.model import NO_GROUP, BootOptions, Cpu
+
+GRUB = "/etc/default/grub:6"
+AMD = Cpu("AuthenticAMD", "EPYC", ("svm",))
+OFF: dict[str, Any] = {"iommu_units": (), "groups": (), "kernel_log": None}
+"""Evidence that the IOMMU is off."""
+
+AMD_FIRMWARE: dict[str, Any] = {"dmar_sha256": "", "ivrs_sha256": "d" * 64}
+
+
+def judged(cmdline: str, configured: str | None = None, **changes: Any) -> Finding:
+    """The finding for a running line and GRUB's; without `configured` both agree."""
+    options = cmdline if configured is None else configured
+    rows = changes.pop("boot_options", (BootOptions("grub", GRUB, options),))
+    group = NO_GROUP if changes.get("groups") == () else 1
+    card = nic("0000:01:00.0", group=group)
+    return find(judge(make_host(card, cmdline=cmdline, boot_options=rows, **changes)))
+
+
+def firmware(**changes: Any) -> Any:
+    return replace(make_facts().firmware, **changes)
+
+
+def test_what_runs_is_what_is_configured() -> None:
+    finding = judged("ro quiet intel_iommu=on iommu=pt")
+    assert (finding.verdict, finding.code) == (Verdict.PASS, "CMDLINE_GOOD")
+    assert GRUB in texts(finding)
+
+
+@pytest.mark.parametrize(
+    "word", ["intel_iommu=off", "iommu=off", "intremap=off", "intel_iommu=on,off"]
+)
+def test_self_sabotage_is_named(word: str) -> None:
+    finding = judged(f"ro {word}", **OFF)
+    assert (finding.verdict, finding.code) == (Verdict.FAIL, "CMDLINE_SABOTAGE")
+    assert GRUB in finding.decision
+    assert "update-grub" in finding.decision
+
+
+def test_sabotage_needs_no_boot_loader_to_be_seen() -> None:
+    assert judged("intel_iommu=off", boot_options=None, **OFF).code == "CMDLINE_SABOTAGE"
+
+
+def test_sabotage_that_is_removed_already_asks_for_a_reboot_only() -> None:
+    finding = judged("intel_iommu=off", "intel_iommu=on", **OFF)
+    assert "removed already" in finding.decision
+
+
+def test_sabotage_that_waits_for_the_next_boot() -> None:
+    finding = judged("intel_iommu=on", "intel_iommu=off")
+    assert (finding.verdict, finding.code) == (Verdict.FAIL, "CMDLINE_SABOTAGE_PENDING")
+
+
+def test_written_but_not_booted() -> None:
+    finding = judged("root=/dev/mapper/pve-root ro quiet", "quiet intel_iommu=on iommu=pt", **OFF)
+    assert (finding.verdict, finding.code) == (Verdict.FAIL, "CMDLINE_PENDING")
+    assert f'{GRUB}: "quiet intel_iommu=on iommu=pt"' in texts(finding)
+    assert finding.decision == "sudo update-grub, reboot, vfioctl check"
+
+
+def test_a_difference_that_does_not_matter_now_is_a_warning() -> None:
+    finding = judged("intel_iommu=on", "intel_iommu=on iommu=pt")
+    assert (finding.verdict, finding.code) == (Verdict.WARN, "CMDLINE_DIFFERS")
+    assert "iommu=pt will come" in finding.meaning
+    gone = judged("intel_iommu=on iommu=pt", "intel_iommu=on quiet splash")
+    assert "iommu=pt will be gone" in gone.meaning
+
+
+def test_the_other_vendors_switch() -> None:
+    amd: dict[str, Any] = {
+        "cpu": AMD,
+        "firmware": firmware(**AMD_FIRMWARE),
+        "iommu_units": ("ivhd0",),
+    }
+    finding = judged("ro intel_iommu=on", **amd)
+    assert (finding.verdict, finding.code) == (Verdict.WARN, "CMDLINE_WRONG_VENDOR")
+    assert judged("ro intel_iommu=off", **amd).code == "CMDLINE_WRONG_VENDOR"
+    # a virtual IOMMU need not be of the processor's kind
+    nested: dict[str, Any] = {"cpu": AMD, "iommu_units": ("dmar0",)}
+    assert judged("ro intel_iommu=on", **nested).code == "CMDLINE_GOOD"
+
+
+def test_last_one_wins_and_is_told() -> None:
+    assert judged("intel_iommu=off intel_iommu=on").code == "CMDLINE_CONTRADICTS"
+    assert judged("intel_iommu=on intel_iommu=off", **OFF).code == "CMDLINE_SABOTAGE"
+
+
+def test_passthrough_mode_is_fine_but_for_snp() -> None:
+    amd: dict[str, Any] = {"firmware": firmware(**AMD_FIRMWARE), "iommu_units": ("ivhd0",)}
+    assert judged("iommu=pt", cpu=AMD, **amd).code == "CMDLINE_GOOD"
+    snp = Cpu("AuthenticAMD", "EPYC", ("svm", "sev_snp"))
+    assert judged("iommu=pt", cpu=snp, **amd).code == "CMDLINE_PT_ON_SNP"
+    unread = Cpu("AuthenticAMD", "EPYC", None)
+    assert judged("iommu=pt", cpu=unread, **amd).verdict is Verdict.UNKNOWN
+
+
+def test_only_the_loader_that_was_used_counts() -> None:
+    both = (
+        BootOptions("grub", GRUB, "quiet"),
+        BootOptions("systemd-boot", "/etc/kernel/cmdline:1", "root=ZFS=rpool intel_iommu=on"),
+    )
+    stub = judged("initrd=\\EFI\\proxmox\\initrd.img intel_iommu=on", boot_options=both)
+    assert stub.code == "CMDLINE_GOOD"
+    grub = judged("BOOT_IMAGE=/vmlinuz intel_iommu=on", boot_options=both)
+    assert grub.code == "CMDLINE_DIFFERS"
+    assert judged("BOOT_IMAGE=/vmlinuz", boot_options=both[1:]).verdict is Verdict.UNKNOWN
+
+
+def test_grubs_variables_are_one_line() -> None:
+    rows = (
+        BootOptions("grub", "/etc/default/grub:5", "intel_iommu=on"),
+        BootOptions("grub", GRUB, "quiet iommu=pt"),
+    )
+    assert judged("iommu=pt quiet intel_iommu=on", boot_options=rows).code == "CMDLINE_GOOD"
+
+
+@pytest.mark.parametrize("rows", [None, ()])
+def test_a_boot_loader_that_nobody_could_read(rows: Any) -> None:
+    finding = judged("intel_iommu=on", boot_options=rows)
+    assert (finding.verdict, finding.code) == (Verdict.UNKNOWN, "CMDLINE_UNKNOWN")
+    assert "/etc/default/grub" in " ".join(commands(finding))
+
+
+def test_nothing_read() -> None:
+    assert commands(find(judge(silent_host()))) == ["cat /proc/cmdline"]

@@ -1,0 +1,192 @@
+"""`vm-functions`: the right functions, all of them, and nothing that the host needs."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.fakes.snapshots import (
+    audio,
+    behind,
+    bridge,
+    config_space,
+    gpu,
+    make_host,
+    nic,
+    nvme,
+    unread,
+)
+from tests.fakes.vms import make_device, make_mapping, make_vm
+from tests.unit.checks.lookup import commands, find, texts
+from vfio_agent.checks.vm_functions import judge
+from vfio_contract.address import Address
+from vfio_contract.findings import Finding, Verdict
+from vfio_contract.model import Gap, NetDevice, PciFunction
+from vfio_contract.vm import LIBVIRT, QEMU, VmConfig
+
+CARD = nic("0000:01:00.0")
+GPU = gpu("0000:03:00.0", group=3)
+SOUND = audio("0000:03:00.1", group=3)
+
+
+def judged(vm: VmConfig, *functions: PciFunction, vms: Any = (), **changes: Any) -> Finding:
+    host = make_host(*functions, vms=(vm, *vms), **changes)
+    return find(judge(host), f"vm:{vm.name}")
+
+
+def test_everything_right() -> None:
+    vm = make_vm(make_device("0000:03:00"), make_device("0000:01:00.0", key="hostpci1", line=7))
+    finding = judged(vm, GPU, SOUND, CARD)
+    assert (finding.verdict, finding.code) == (Verdict.PASS, "VM_FUNCTIONS_READY")
+    assert finding.intended is True
+    assert "/etc/pve/qemu-server/101.conf:7: hostpci1: host=0000:01:00.0,pcie=1" in texts(finding)
+
+
+def test_no_vms_and_vms_that_were_not_read() -> None:
+    (finding,) = judge(make_host(CARD))
+    assert (finding.subject, finding.verdict) == ("node", Verdict.NOT_APPLICABLE)
+    (finding,) = judge(make_host(CARD, vms=(make_vm(), make_vm(make_device(), template=True))))
+    assert finding.verdict is Verdict.NOT_APPLICABLE
+    (finding,) = judge(make_host(CARD, vms=None))
+    assert (finding.subject, finding.verdict) == ("node", Verdict.UNKNOWN)
+    gap = Gap("/etc/libvirt/qemu", 13, "Permission denied", "sudo vfioctl check")
+    found = judge(make_host(CARD, vms=(make_vm(make_device("0000:01:00.0")),), gaps=(gap,)))
+    assert find(found, "vm:101").verdict is Verdict.PASS
+    assert commands(find(found)) == ["sudo vfioctl check"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("0000:03:00", "0000:03:00.1"),
+        ("0000:03:00.1", "0000:03:00"),
+        ("0000:03:00.0", "0000:03:00.0"),
+        ("0000:03:00", "0000:03:00"),
+    ],
+)
+def test_an_overlap_dies_on_proxmox(one: str, other: str) -> None:
+    vm = make_vm(make_device(one), make_device(other, key="hostpci1", line=7))
+    finding = judged(vm, GPU, SOUND)
+    assert (finding.verdict, finding.code) == (Verdict.FAIL, "VM_DEVICE_TWICE")
+    assert "101.conf:6" in texts(finding)
+    assert "101.conf:7" in texts(finding)
+
+
+def test_an_address_that_is_not_there() -> None:
+    finding = judged(make_vm(make_device("0000:09:00.0", line=4)), CARD)
+    assert finding.code == "VM_DEVICE_MISSING"
+    text = "/etc/pve/qemu-server/101.conf:4: hostpci0: this host has no function at 0000:09:00.0"
+    assert text in texts(finding)
+    finding = judged(make_vm(make_device("0000:09:00.0")), functions=None)
+    assert (finding.verdict, finding.code) == (Verdict.UNKNOWN, "VM_FUNCTIONS_UNKNOWN")
+    assert commands(finding) == ["lspci -nnk"]
+
+
+def test_an_entry_that_names_nothing() -> None:
+    vm = make_vm(make_device(options=(("host", "rubbish"),)), faults=((6, "not a PCI address"),))
+    assert judged(vm, CARD).code == "VM_ENTRY_BROKEN"
+    vm = make_vm(make_device("0000:01:00.0"), faults=((9, "not a setting"),))
+    assert judged(vm, CARD).verdict is Verdict.PASS
+
+
+def test_a_group_mate_that_the_host_needs_is_said_loudly() -> None:
+    disk = nvme("0000:02:00.0", driver="nvme", group=1)
+    network = (
+        NetDevice("nvme-net", disk.address, "", (), (), ("10.0.0.9/24",), ("default",)),
+        NetDevice("lo", Address(""), "", (), (), (), ()),
+    )
+    finding = judged(make_vm(make_device("0000:01:00.0")), CARD, disk, network=network)
+    assert (finding.verdict, finding.code) == (Verdict.FAIL, "VM_HOST_CRITICAL")
+    assert "STARTING THIS VM" in finding.meaning
+    assert "shares group 1 with 0000:02:00.0" in texts(finding)
+    finding = judged(make_vm(make_device("0000:01:00.0")), CARD, disk, storage_uses=None)
+    assert finding.verdict is Verdict.UNKNOWN
+
+
+def test_a_companion_that_was_forgotten() -> None:
+    vm = make_vm(make_device("0000:03:00.0"))
+    finding = judged(vm, GPU, SOUND)
+    assert (finding.verdict, finding.code) == (Verdict.FAIL, "VM_COMPANION_LEFT")
+    assert "0000:03:00.1 is not passed" in texts(finding)
+    apart = replace(SOUND, group=4)
+    alone = replace(GPU, reset_methods=("flr",), config=config_space(flr=True))
+    finding = judged(vm, alone, apart)
+    assert (finding.verdict, finding.code) == (Verdict.WARN, "VM_COMPANION_APART")
+    assert judged(vm, alone, unread(apart, "class_code")).verdict is Verdict.UNKNOWN
+    assert judged(vm, alone, unread(apart, "group"), groups=()).verdict is Verdict.UNKNOWN
+    port = bridge("0000:00:03.0", group=9)
+    bus = [replace(f, reset_methods=("bus",), config=config_space()) for f in (GPU, apart)]
+    assert judged(vm, *behind(port, *bus)).code == "VM_COMPANION_LEFT"
+
+
+@pytest.mark.parametrize(
+    ("managed", "driver", "code"),
+    [
+        (True, "igb", "VM_FUNCTIONS_READY"),
+        (True, "", "VM_FUNCTIONS_READY"),
+        (False, "vfio-pci", "VM_FUNCTIONS_READY"),
+        (False, "igb", "VM_NOT_BOUND"),
+        (False, "", "VM_NOT_BOUND"),
+    ],
+)
+def test_bound_or_bindable(managed: bool, driver: str, code: str) -> None:
+    idle = (NetDevice("eth9", Address("0000:01:00.0"), "", (), (), (), ()),)
+    card = nic("0000:01:00.0", driver=driver)
+    vm = make_vm(make_device("0000:01:00.0", managed=managed, pcie=None), kind=LIBVIRT)
+    assert judged(vm, card, network=idle).code == code
+    silent = unread(card, "driver", "vfio_device")
+    verdict = judged(vm, silent, network=idle).verdict
+    assert verdict is (Verdict.PASS if managed else Verdict.UNKNOWN)
+
+
+def test_a_device_of_two_vms() -> None:
+    vm = make_vm(make_device("0000:01:00.0"))
+    resting = make_vm(make_device("0000:01:00"), name="102")
+    assert judged(vm, CARD, vms=[resting]).verdict is Verdict.PASS
+    starting = replace(resting, autostart=True)
+    finding = judged(vm, CARD, vms=[starting])
+    assert (finding.verdict, finding.code) == (Verdict.FAIL, "VM_DEVICE_SHARED")
+    assert "/etc/pve/qemu-server/102.conf:6" in texts(finding)
+    running = replace(resting, kind=QEMU, autostart=None)
+    assert judged(vm, CARD, vms=[running]).code == "VM_DEVICE_SHARED"
+    unsure = replace(resting, kind=LIBVIRT, autostart=None)
+    assert judged(vm, CARD, vms=[unsure]).verdict is Verdict.UNKNOWN
+    assert judged(vm, CARD, vms=[replace(starting, template=True)]).verdict is Verdict.PASS
+
+
+def mapped(**changes: Any) -> Finding:
+    vm = make_vm(make_device(mapping="fast", key="hostpci0"))
+    return judged(vm, CARD, **changes)
+
+
+def test_mappings() -> None:
+    good = make_mapping("fast", "0000:01:00.0", group=1)
+    assert mapped(mappings=(good,)).verdict is Verdict.PASS
+    finding = mapped(mappings=(make_mapping("fast", "0000:01:00.0", group=17),))
+    assert (finding.verdict, finding.code) == (Verdict.FAIL, "MAPPING_STALE")
+    assert "/etc/pve/mapping/pci.cfg:2: iommugroup=17, but 0000:01:00.0 is in group 1" in texts(
+        finding
+    )
+    entry = replace(good.entries[0], ids="10de:2204")
+    assert mapped(mappings=(replace(good, entries=(entry,)),)).code == "MAPPING_STALE"
+    gone = make_mapping("fast", "0000:09:00.0")
+    assert mapped(mappings=(gone,)).code == "MAPPING_STALE"
+    assert mapped(mappings=()).code == "VM_DEVICE_MISSING"
+    elsewhere = replace(good, entries=(replace(good.entries[0], node="pve02"),))
+    assert mapped(mappings=(elsewhere,)).code == "VM_DEVICE_MISSING"
+    assert mapped(mappings=None).verdict is Verdict.UNKNOWN
+
+
+def test_a_mediated_device_leaves_its_parent_with_the_host() -> None:
+    parent = gpu("0000:03:00.0", group=3, driver="i915", boot_vga=True)
+    vm = make_vm(make_device("0000:03:00.0", mdev="i915-GVTg_V5_4"))
+    assert judged(vm, parent).verdict is Verdict.PASS
+    host = make_host(parent, vms=(vm,))
+    assert not host.intentions
+
+
+def test_what_is_worst_comes_first_and_the_rest_is_named() -> None:
+    vm = make_vm(make_device("0000:03:00.0"), make_device("0000:09:00.0", key="hostpci1", line=7))
+    finding = judged(vm, GPU, SOUND)
+    assert finding.code == "VM_DEVICE_MISSING"
+    assert "VM_COMPANION_LEFT" in finding.meaning
