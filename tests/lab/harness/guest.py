@@ -1,8 +1,9 @@
-"""Runs inside a lab guest: makes the machine what its plan says, then captures it.
+"""Runs inside a lab guest: makes the machine what its plan says, then captures or serves it.
 
 It is the owner of an emulated host for one boot: writes /etc, loads drivers, binds devices, makes
-storage and network, checks that the result is what the plan promised, and calls the collector. It
-refuses to run anywhere but on the lab's own overlay root.
+storage and network, and checks that the result is what the plan promised. Then it calls the
+collector, or serves the scenario's requests until it is told to end. It refuses to run anywhere but
+on the lab's own overlay root.
 """
 
 from __future__ import annotations
@@ -49,9 +50,12 @@ def main(plan_path: str) -> None:
     bound = {path.name for path in DEVICES.iterdir() if _link(path / "driver") == "vfio-pci"}
     if bound != set(plan["bound"]):
         raise SystemExit(f"on vfio-pci: {sorted(bound)}, promised: {sorted(plan['bound'])}")
-    if plan["capture"]:
+    if plan["end"] == "capture":
         _say("capture")
         _capture(str(out / f"{plan['name']}.tar.gz"))
+    elif plan["end"] == "serve":
+        _say("serve")
+        _serve(out)
     _say("done")
 
 
@@ -60,6 +64,12 @@ def _capture(path: str) -> None:
     from vfio_agent.collect.capture import capture_host
 
     capture_host(path)
+
+
+def _serve(out: Path) -> None:
+    from tests.lab.harness.servant import serve
+
+    serve(out)
 
 
 def _say(what: str) -> None:

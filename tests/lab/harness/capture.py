@@ -1,7 +1,7 @@
 """Boots lab machines and stores what our own collector saw in them under tests/data/hosts.
 
-`python -m tools.lab.capture [NAME...]` from the checkout; all machines without a name. The tests
-and the demo replay the files; nothing but this tool may make or change them.
+`python -m tests.lab.harness.capture [NAME...]` from the checkout; all machines without a name. The
+tests and the demo replay the files; nothing but this tool may make or change them.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import shutil
 import signal
 import sys
 
-from tools.lab.machine import CHECKOUT, LIMIT_S, boot
-from tools.lab.prepare import LabError, prepare
-from tools.lab.topology import MACHINES
+from tests.lab.harness.machine import CHECKOUT, LIMIT_S, boot
+from tests.lab.harness.prepare import LabError, prepare
+from tests.lab.harness.topology import MACHINES
 
 HOSTS = CHECKOUT / "tests" / "data" / "hosts"
 

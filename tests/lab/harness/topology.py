@@ -53,6 +53,8 @@ class Machine:
     await_nodes -- device nodes whose drivers scan in the background; the guest waits for them
     setup    -- shell lines after the drivers are loaded: storage, network
     bound    -- exactly the functions that must be on vfio-pci in the end
+    bus_reset_broken -- every bus reset below a root port fails after 2.9 s, as on broken slots
+    reaches_host -- its management network leads to the lab host's loopback (10.0.2.2)
     """
 
     name: str
@@ -72,6 +74,8 @@ class Machine:
     await_nodes: tuple[str, ...] = ("/dev/sda1",)
     setup: tuple[str, ...] = ()
     bound: tuple[str, ...] = ()
+    bus_reset_broken: bool = False
+    reaches_host: bool = False
 
 
 def _firmware(number: int, version: str, date: str, product: str, board: str) -> Firmware:

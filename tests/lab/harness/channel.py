@@ -1,0 +1,109 @@
+"""The line between the lab's host and a guest: numbered requests and answers as files they share.
+
+It needs no driver, no interrupt and no network in the guest (AMD's emulated IOMMU loses those of a
+second serial port), leaves the topology as it is, and survives whatever a scenario does to devices.
+A file appears whole, by renaming; each number is used once. Both ends look every POLL_S seconds,
+as 9p tells nobody of changes. Monitor is QEMU's own line: a socket.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+POLL_S = 0.05
+
+
+class ChannelClosed(Exception):
+    """The other end is gone: the guest ended or was ended."""
+
+
+class ChannelTimeout(Exception):
+    """No whole message came within the time given."""
+
+
+def put(folder: Path, name: str, message: dict[str, Any]) -> None:
+    """Leave one object under this name, whole or not at all."""
+    part = folder / f"{name}.part"
+    part.write_text(json.dumps(message))
+    os.replace(part, folder / name)
+
+
+def take(
+    folder: Path, name: str, *, limit_s: float, is_alive: Callable[[], bool] = lambda: True
+) -> dict[str, Any]:
+    """The object under this name as soon as it is there.
+
+    ChannelTimeout after `limit_s` seconds, ChannelClosed when `is_alive` says that nobody will
+    leave it any more.
+    """
+    end = time.monotonic() + limit_s
+    path = folder / name
+    while not path.exists():
+        if not is_alive():
+            raise ChannelClosed(f"ended before {name}")
+        if time.monotonic() > end:
+            raise ChannelTimeout(f"no {name} within {limit_s:g} s")
+        time.sleep(POLL_S)
+    found = json.loads(path.read_text())
+    if not isinstance(found, dict):
+        raise ChannelClosed(f"{name} is no object")
+    return found
+
+
+class Lines:
+    """JSON objects, one a line, over a Unix socket."""
+
+    def __init__(self, path: Path, *, limit_s: float) -> None:
+        self._socket = _connect(path, limit_s=limit_s)
+        self._rest = b""
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Write one object. ChannelClosed if nobody is there any more."""
+        try:
+            self._socket.sendall(json.dumps(message).encode("ascii") + b"\n")
+        except OSError as error:
+            raise ChannelClosed(str(error)) from error
+
+    def receive(self, limit_s: float) -> dict[str, Any]:
+        """The next object; waits at most `limit_s` seconds for the whole of it."""
+        end = time.monotonic() + limit_s
+        while b"\n" not in self._rest:
+            left = max(0.0, end - time.monotonic())
+            if not select.select([self._socket], [], [], left)[0]:
+                raise ChannelTimeout(f"no answer within {limit_s:g} s")
+            data = self._socket.recv(65536)
+            if not data:
+                raise ChannelClosed("the line was closed")
+            self._rest += data
+        line, _, self._rest = self._rest.partition(b"\n")
+        found = json.loads(line)
+        if not isinstance(found, dict):
+            raise ChannelClosed(f"no object: {line[:80]!r}")
+        return found
+
+    def close(self) -> None:
+        """Hang up."""
+        self._socket.close()
+
+
+def _connect(path: Path, *, limit_s: float) -> socket.socket:
+    end = time.monotonic() + limit_s
+    while True:
+        made = socket.socket(socket.AF_UNIX)
+        try:
+            made.connect(str(path))
+        except OSError as error:
+            made.close()
+            if time.monotonic() > end:
+                raise ChannelTimeout(f"{path}: {error.strerror} after {limit_s:g} s") from error
+            # QEMU opens its sockets within the first tenths of a second and tells nobody.
+            time.sleep(POLL_S)
+        else:
+            return made

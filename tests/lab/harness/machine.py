@@ -1,0 +1,297 @@
+"""Boots one machine of the lab under plain emulation: to its own end, or to be talked to.
+
+Every boot and every request has a wall-clock limit, and nothing is left running: `timeout` holds
+the limit even when this process is killed. It never uses KVM, and no network but loopback: the
+same table gives the same hardware on every host.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.lab.harness.channel import ChannelClosed, ChannelTimeout, Lines, put, take
+from tests.lab.harness.prepare import QEMU, Kernel, LabError, locked, work_folder
+from tests.lab.harness.topology import Machine
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+DISK_BYTES = 64 << 20
+MEMORY_MIB = 1024
+# A quiet boot takes 20-40 s on two cores; three times that on busy ones.
+LIMIT_S = 240
+# A scenario with several minutes of work; `shared` cores make it slower, never endless.
+SCENARIO_LIMIT_S = 900
+ANSWER_LIMIT_S = 120
+POWER_OFF_LIMIT_S = 30
+# Emulation speed only; none of these changes what PCI, IOMMU or DMI look like.
+FAST_BOOT = (
+    "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off init_on_alloc=0 no_timer_check "
+    "audit=0 apparmor=0 cryptomgr.notests edd=off"
+)
+# Kernel modules and results travel over this read-write share.
+SHARE = "/run/lab"
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """A finished boot: `out` holds what the guest wrote, `console` its serial line."""
+
+    seconds: float
+    out: Path
+    console: Path
+
+
+def boot(machine: Machine, kernel: Kernel, *, capture: bool = True, limit_s: int = LIMIT_S) -> Boot:
+    """Run the machine until its guest has carried out its plan; `capture` ends it with a capture.
+
+    Raises LabError with the end of the guest's log if the plan failed or the limit passed.
+    """
+    with _folder(machine) as folder:
+        started = time.monotonic()
+        _write_plan(machine, kernel, folder, end="capture" if capture else "")
+        process = _start(machine, kernel, folder, limit_s=limit_s)
+        try:
+            code = process.wait()
+        finally:
+            _stop(process)
+        _require_done(machine, folder, code, limit_s=limit_s)
+        return Boot(time.monotonic() - started, folder / "out", folder / "console.log")
+
+
+class Guest:
+    """A machine that has carried out its plan and waits for requests.
+
+    `machine` is its table, `out` the folder that it and the guest share (`out_inside` in there).
+    """
+
+    def __init__(self, machine: Machine, folder: Path, process: subprocess.Popen[bytes]) -> None:
+        self.machine = machine
+        self.out = folder / "out"
+        self.out_inside = f"{SHARE}/machines/{folder.name}/out"
+        self._folder = folder
+        self._process = process
+        self._monitor: Monitor | None = None
+        self._count = 0
+
+    def call(self, action: str, /, *, limit_s: float = ANSWER_LIMIT_S, **arguments: Any) -> Any:
+        """Carry out `tests.lab.actions.<action>` in the guest and give what it returned.
+
+        LabError with the guest's traceback, or with the end of its log when no answer came.
+        """
+        self._count += 1
+        request = {"action": action, "arguments": arguments}
+        put(self.out, f"request-{self._count}", request)
+        answer = self._take(f"answer-{self._count}", action, limit_s)
+        if "error" in answer:
+            raise LabError(f"{self.machine.name}: {action}: {answer['error']}\n{answer['trace']}")
+        return answer["result"]
+
+    @property
+    def monitor(self) -> Monitor:
+        """QEMU's own monitor: plugging and unplugging."""
+        if self._monitor is None:
+            self._monitor = Monitor(self._folder / "qmp.sock")
+        return self._monitor
+
+    def await_ready(self) -> None:
+        """Return when the guest has carried out its plan; LabError when it has not in time."""
+        self._take("answer-0", "boot", LIMIT_S)
+
+    def close(self) -> None:
+        """Ask the guest to power off, and wait for that; LabError when it does not."""
+        put(self.out, f"request-{self._count + 1}", {"end": True})
+        try:
+            self._process.wait(POWER_OFF_LIMIT_S)
+        except subprocess.TimeoutExpired as error:
+            what = f"not off after {POWER_OFF_LIMIT_S} s"
+            raise LabError(f"{self.machine.name}: {_explain(what, self._folder)}") from error
+        finally:
+            if self._monitor is not None:
+                self._monitor.close()
+
+    def _take(self, name: str, what: str, limit_s: float) -> dict[str, Any]:
+        def is_alive() -> bool:
+            return self._process.poll() is None
+
+        try:
+            return take(self.out, name, limit_s=limit_s, is_alive=is_alive)
+        except (ChannelClosed, ChannelTimeout) as error:
+            text = _explain(str(error), self._folder)
+            raise LabError(f"{self.machine.name}: {what}: {text}") from error
+
+
+class Monitor:
+    """QMP: one command, one answer; events are kept in `events`.
+
+    Source: QEMU docs/interop/qmp-spec.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.events: list[dict[str, Any]] = []
+        self._lines = Lines(path, limit_s=10)
+        self._lines.receive(10)
+        self.execute("qmp_capabilities")
+
+    def execute(self, command: str, /, **arguments: Any) -> Any:
+        """The `return` of a command; LabError for its `error`."""
+        names = {name.replace("_", "-"): value for name, value in arguments.items()}
+        self._lines.send({"execute": command, "arguments": names})
+        while "event" in (answer := self._lines.receive(30)):
+            self.events.append(answer)
+        if "error" in answer:
+            raise LabError(f"{command} {names}: {answer['error']['desc']}")
+        return answer["return"]
+
+    def close(self) -> None:
+        """Hang up; the machine goes on."""
+        self._lines.close()
+
+
+@contextmanager
+def run(machine: Machine, kernel: Kernel, *, limit_s: int = SCENARIO_LIMIT_S) -> Iterator[Guest]:
+    """A booted machine for the time of a `with`; powered off at its end, whatever happened.
+
+    LabError when it does not come up within LIMIT_S, or lived longer than `limit_s` seconds.
+    """
+    with _folder(machine) as folder:
+        _write_plan(machine, kernel, folder, end="serve")
+        process = _start(machine, kernel, folder, limit_s=limit_s)
+        try:
+            guest = Guest(machine, folder, process)
+            guest.await_ready()
+            yield guest
+            guest.close()
+        finally:
+            _stop(process)
+
+
+@contextmanager
+def _folder(machine: Machine) -> Iterator[Path]:
+    machines = work_folder() / "machines"
+    machines.mkdir(exist_ok=True)
+    with locked(machines / f"{machine.name}.lock"):
+        folder = machines / machine.name
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / "out").mkdir(parents=True)
+        yield folder
+
+
+def _start(
+    machine: Machine, kernel: Kernel, folder: Path, *, limit_s: int
+) -> subprocess.Popen[bytes]:
+    argv = arguments(machine, kernel, folder)
+    (folder / "qemu.txt").write_text(" \\\n  ".join(shlex.quote(part) for part in argv) + "\n")
+    with (folder / "qemu.stderr").open("wb") as errors:
+        # timeout(1) holds the limit even if this process is killed.
+        return subprocess.Popen(
+            ["timeout", "--kill-after=5", str(limit_s), *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+        )
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        process.wait()
+
+
+def _require_done(machine: Machine, folder: Path, code: int, *, limit_s: int) -> None:
+    status = folder / "out" / "status"
+    if code != 0 or not status.exists() or status.read_text().strip() != "0":
+        what = f"not done after {limit_s} s" if code in (124, 137) else f"QEMU exit {code}"
+        raise LabError(f"{machine.name}: {_explain(what, folder)}")
+
+
+def _explain(what: str, folder: Path) -> str:
+    parts = [what]
+    for name in ("qemu.stderr", "out/guest.log", "console.log"):
+        path = folder / name
+        if path.exists() and (tail := path.read_text(errors="replace").strip()[-1500:]):
+            parts.append(f"--- {path}\n{tail}")
+    return "\n".join(parts)
+
+
+def arguments(machine: Machine, kernel: Kernel, folder: Path) -> list[str]:
+    """The QEMU command line; blank disks are made in `folder`."""
+    cpu = "max" if machine.hypervisor_flag else "max,-hypervisor"
+    argv = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+    argv += ["-machine", "q35,kernel-irqchip=split", "-accel", "tcg", "-cpu", cpu]
+    argv += ["-m", str(MEMORY_MIB), *machine.options]
+    if not machine.bus_reset_broken:
+        # Native PCIe hot-plug: without it every bus reset below a root port fails.
+        argv += ["-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"]
+    argv += ["-serial", f"file:{folder / 'console.log'}"]
+    argv += ["-qmp", f"unix:{folder / 'qmp.sock'},server=on,wait=off"]
+    argv += ["-kernel", str(kernel.image), "-initrd", str(kernel.initrd)]
+    argv += ["-append", f"{machine.cmdline} hostname={machine.name} {FAST_BOOT}"]
+    for value in machine.firmware.arguments():
+        argv += ["-smbios", value]
+    if machine.iommu:
+        argv += ["-device", machine.iommu]
+    for device in machine.devices:
+        argv += [*_backends(machine, device, folder), "-device", device]
+    shared = "local,security_model=none"
+    argv += ["-fsdev", f"{shared},id=root,path=/,readonly=on,multidevs=remap"]
+    argv += ["-device", "virtio-9p-pci,fsdev=root,mount_tag=root,bus=pcie.0,addr=1e.0"]
+    argv += ["-fsdev", f"{shared},id=lab,path={work_folder()}"]
+    argv += ["-device", "virtio-9p-pci,fsdev=lab,mount_tag=lab,bus=pcie.0,addr=1d.0"]
+    return argv
+
+
+def _backends(machine: Machine, device: str, folder: Path) -> Iterator[str]:
+    for kind, name in re.findall(r"\b(netdev|drive)=(\w+)", device):
+        if kind == "netdev":
+            # Only the management network reaches the lab's host, and only its loopback.
+            restrict = "off" if name == "mgmt" and machine.reaches_host else "on"
+            yield from ("-netdev", f"user,id={name},restrict={restrict},ipv6=off")
+        else:
+            disk = folder / f"{name}.img"
+            _make_disk(disk, partitioned=name in machine.partitioned)
+            yield from ("-drive", f"if=none,id={name},format=raw,file={disk}")
+
+
+def _make_disk(path: Path, *, partitioned: bool) -> None:
+    with path.open("wb") as file:
+        file.truncate(DISK_BYTES)
+        if partitioned:
+            # A classic MBR: one Linux partition (type 0x83) from 1 MiB to the end; no CHS values.
+            first, count = 2048, DISK_BYTES // 512 - 2048
+            file.seek(446)
+            file.write(struct.pack("<B3sB3sII", 0, b"\0" * 3, 0x83, b"\0" * 3, first, count))
+            file.seek(510)
+            file.write(b"\x55\xaa")
+
+
+def _write_plan(machine: Machine, kernel: Kernel, folder: Path, *, end: str) -> None:
+    here = f"{SHARE}/machines/{machine.name}"
+    modules = kernel.image.parent.relative_to(work_folder())
+    plan = asdict(machine) | {
+        "release": kernel.release,
+        "modules": f"{SHARE}/{modules}/lib/modules/{kernel.release}",
+        "out": f"{here}/out",
+        "end": end,
+    }
+    (folder / "plan.json").write_text(json.dumps(plan, indent=1))
+    (folder / "start.sh").write_text(
+        "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n"
+        "export HOME=/root LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1\n"
+        f"cd {shlex.quote(str(CHECKOUT))}\n"
+        f"{shlex.quote(sys.executable)} -m tests.lab.harness.guest {here}/plan.json"
+        f" >{here}/out/guest.log 2>&1\n"
+        f"echo $? >{here}/out/status\n"
+        "sync\n"
+        "busybox poweroff -f\n"
+    )
