@@ -3,13 +3,15 @@ BIN := .venv/bin
 SOURCES := proto agent coordinator cli tools tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check proto bench clean
+.PHONY: help setup demo test check proto lab lab-readiness lab-rest lab-shell bench clean
 
 help:
 	@echo 'make demo    a coordinator, this host and replayed hosts: check, place, drift, cordon'
 	@echo 'make test    everything CI runs: check, then all tests'
 	@echo 'make check   lint, types, import rules, committed stubs, file sizes'
 	@echo 'make proto   regenerate the committed stubs from proto/vfioctl/v1/*.proto'
+	@echo 'make lab     all scenarios of the lab: real kernels, emulated IOMMUs (docs/lab.md)'
+	@echo 'make lab-shell TOPOLOGY=NAME   a root shell in a lab machine; without NAME: the names'
 	@echo 'make bench   the budgets, one line each: name value unit'
 	@echo 'make setup   only make .venv (every other target does it when needed)'
 	@echo 'make clean   remove .venv, caches and build results'
@@ -34,6 +36,20 @@ check: setup
 
 proto: setup
 	$(BIN)/python tools/gen_proto.py
+
+# Two machines at a time, each in a lane of its own: the lab is made for two cores.
+lab: setup
+	$(BIN)/python -m tests.lab.harness.prepare
+	$(MAKE) --keep-going --jobs=2 --output-sync=line lab-readiness lab-rest
+
+lab-readiness:
+	$(BIN)/pytest -p no:cacheprovider -m lab tests/lab/test_readiness.py
+
+lab-rest:
+	$(BIN)/pytest -p no:cacheprovider -m lab tests/lab --ignore=tests/lab/test_readiness.py
+
+lab-shell: setup
+	@$(BIN)/python -m tests.lab.harness.shell $(TOPOLOGY)
 
 bench: setup
 	$(BIN)/pytest -m bench --capture=no --quiet tests/bench

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -15,25 +16,56 @@ DEVICES = Path("/sys/bus/pci/devices")
 DRIVERS = Path("/sys/bus/pci/drivers")
 
 
-def vfioctl(*, arguments: list[str], limit_s: int = 100) -> dict[str, Any]:
-    """Run the command line as root: {"status", "out", "err"}."""
-    done = subprocess.run(
-        [sys.executable, "-m", "vfio_cli.main", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=limit_s,
-        check=False,
-    )
-    return {"status": done.returncode, "out": done.stdout, "err": done.stderr}
+NOBODY = 65534
 
 
-def check(*, out: str) -> int:
-    """`vfioctl check -o json` into a file of the share; its exit code."""
-    done = vfioctl(arguments=["check", "-o", "json"])
+def vfioctl(
+    *, arguments: list[str], within_s: float = 150, as_nobody: bool = False
+) -> dict[str, Any]:
+    """Run the command line: {"status", "out", "err"}; status None if it never ended.
+
+    As root, or as a user who may read next to nothing.
+
+    One that does not end is left alone: a process in an uninterruptible call cannot be killed, and
+    waiting for it would take this scenario along.
+    """
+    if as_nobody:
+        _let_others_in()
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "vfio_cli.main", *arguments],
+            stdout=out,
+            stderr=err,
+            user=NOBODY if as_nobody else None,
+            group=NOBODY if as_nobody else None,
+            extra_groups=[] if as_nobody else None,
+        )
+        try:
+            status: int | None = process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            status = None
+        out.seek(0)
+        err.seek(0)
+        return {"status": status, "out": out.read(), "err": err.read()}
+
+
+def _let_others_in() -> None:
+    """Let everyone through to Python, which may live in root's home; a matter of this overlay."""
+    for path in (Path(sys.executable), Path(sys.executable).resolve()):
+        for folder in path.parents:
+            if not (mode := folder.stat().st_mode) & 0o001:
+                folder.chmod(mode | 0o001)
+
+
+def check(*, out: str, within_s: float = 150, as_nobody: bool = False) -> int | None:
+    """`vfioctl check -o json` into a file of the share; its exit code, None if it never ended."""
+    done = vfioctl(arguments=["check", "-o", "json"], within_s=within_s, as_nobody=as_nobody)
     if not done["out"]:
-        raise RuntimeError(done["err"])
+        raise RuntimeError(f"no report, status {done['status']}: {done['err']}")
     Path(out).write_text(json.dumps(json.loads(done["out"])))
-    return int(done["status"])
+    status: int | None = done["status"]
+    return status
 
 
 def kernel_log(*, since: float = 0.0) -> list[str]:
@@ -45,6 +77,23 @@ def kernel_log(*, since: float = 0.0) -> list[str]:
         if float(stamp.strip("[ ") or 0) >= since:
             lines.append(rest)
     return lines
+
+
+def await_log(*, texts: list[str], since: float, within_s: float = 60) -> list[str]:
+    """The kernel's lines after `since` that hold one of these texts, as soon as there is one.
+
+    TimeoutError after `within_s` seconds.
+    """
+    end = time.monotonic() + within_s
+    while not (found := [line for line in kernel_log(since=since) if _holds(line, texts)]):
+        if time.monotonic() > end:
+            raise TimeoutError(f"the kernel said none of {texts} within {within_s:g} s")
+        time.sleep(0.2)
+    return found
+
+
+def _holds(line: str, texts: list[str]) -> bool:
+    return any(text in line for text in texts)
 
 
 def kernel_time() -> float:

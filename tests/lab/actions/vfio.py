@@ -47,10 +47,10 @@ def attempt(address: str, *, then: str = "") -> dict[str, Any]:
     """Open the function as a hypervisor would; `then` is "", "reset" or "hot-reset".
 
     {"step": how far it came, "errno": "" or the name of the error that stopped it, "viable": bool,
-    "can_reset": bool, "seconds": of the last step}. Steps: group, status, container, iommu, device,
-    reset.
+    "can_reset": bool, "seconds": of the last step}. Steps: no group, vfio, group, status,
+    container, iommu, device, opened, reset, done. `viable` is None where nobody could ask.
     """
-    got: dict[str, Any] = {"step": "", "errno": "", "viable": False, "can_reset": False}
+    got: dict[str, Any] = {"step": "", "errno": "", "viable": None, "can_reset": False}
     with ExitStack() as stack:
         try:
             device, group = _open(address, got, stack)
@@ -64,9 +64,14 @@ def attempt(address: str, *, then: str = "") -> dict[str, Any]:
 
 
 def _open(address: str, got: dict[str, Any], stack: ExitStack) -> tuple[int, int]:
+    got["step"] = "no group"
+    number = group_of(address)
+    if not number:
+        raise FileNotFoundError(errno.ENOENT, f"{address} has no IOMMU group")
+    got["step"] = "vfio"
     container = stack.enter_context(_opened(CONTAINER))
     got["step"] = "group"
-    group = stack.enter_context(_opened(f"/dev/vfio/{group_of(address)}"))
+    group = stack.enter_context(_opened(f"/dev/vfio/{number}"))
     got["step"] = "status"
     status = bytearray(struct.pack("=II", 8, 0))
     fcntl.ioctl(group, GROUP_GET_STATUS, status, True)
@@ -97,7 +102,7 @@ def _timed(got: dict[str, Any], step: str, action: Any) -> None:
 
 def hot_reset_domain(address: str) -> dict[str, Any]:
     """{"errno", "functions": [[address, group], ...]} that a VFIO hot reset takes along."""
-    got: dict[str, Any] = {"step": "", "errno": "", "viable": False, "can_reset": False}
+    got: dict[str, Any] = {"step": "", "errno": "", "viable": None, "can_reset": False}
     functions: list[list[str]] = []
     with ExitStack() as stack:
         try:

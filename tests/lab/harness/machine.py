@@ -159,14 +159,17 @@ class Monitor:
 
 
 @contextmanager
-def run(machine: Machine, kernel: Kernel, *, limit_s: int = SCENARIO_LIMIT_S) -> Iterator[Guest]:
+def run(
+    machine: Machine, kernel: Kernel, *, limit_s: int = SCENARIO_LIMIT_S, serial: str = ""
+) -> Iterator[Guest]:
     """A booted machine for the time of a `with`; powered off at its end, whatever happened.
 
+    `serial` is where QEMU puts the serial line in place of a log file, in QEMU's own words.
     LabError when it does not come up within LIMIT_S, or lived longer than `limit_s` seconds.
     """
     with _folder(machine) as folder:
         _write_plan(machine, kernel, folder, end="serve")
-        process = _start(machine, kernel, folder, limit_s=limit_s)
+        process = _start(machine, kernel, folder, limit_s=limit_s, serial=serial)
         try:
             guest = Guest(machine, folder, process)
             guest.await_ready()
@@ -188,9 +191,9 @@ def _folder(machine: Machine) -> Iterator[Path]:
 
 
 def _start(
-    machine: Machine, kernel: Kernel, folder: Path, *, limit_s: int
+    machine: Machine, kernel: Kernel, folder: Path, *, limit_s: int, serial: str = ""
 ) -> subprocess.Popen[bytes]:
-    argv = arguments(machine, kernel, folder)
+    argv = arguments(machine, kernel, folder, serial=serial)
     (folder / "qemu.txt").write_text(" \\\n  ".join(shlex.quote(part) for part in argv) + "\n")
     with (folder / "qemu.stderr").open("wb") as errors:
         # timeout(1) holds the limit even if this process is killed.
@@ -224,7 +227,7 @@ def _explain(what: str, folder: Path) -> str:
     return "\n".join(parts)
 
 
-def arguments(machine: Machine, kernel: Kernel, folder: Path) -> list[str]:
+def arguments(machine: Machine, kernel: Kernel, folder: Path, *, serial: str = "") -> list[str]:
     """The QEMU command line; blank disks are made in `folder`."""
     cpu = "max" if machine.hypervisor_flag else "max,-hypervisor"
     argv = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
@@ -233,7 +236,7 @@ def arguments(machine: Machine, kernel: Kernel, folder: Path) -> list[str]:
     if not machine.bus_reset_broken:
         # Native PCIe hot-plug: without it every bus reset below a root port fails.
         argv += ["-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"]
-    argv += ["-serial", f"file:{folder / 'console.log'}"]
+    argv += ["-serial", serial or f"file:{folder / 'console.log'}"]
     argv += ["-qmp", f"unix:{folder / 'qmp.sock'},server=on,wait=off"]
     argv += ["-kernel", str(kernel.image), "-initrd", str(kernel.initrd)]
     argv += ["-append", f"{machine.cmdline} hostname={machine.name} {FAST_BOOT}"]
