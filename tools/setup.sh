@@ -4,7 +4,7 @@
 # It needs a Debian with python3 and bash, and does nothing when nothing changed. As root it
 # installs what Debian lacks; otherwise it prints the one apt line and stops. It must never
 # touch anything outside .venv except through apt, nor choose a package index: pip and apt
-# run as this machine has them configured.
+# run as this machine has them configured. With --browser it only sees to the browser of the tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -60,6 +60,18 @@ install_missing() {
         return 1
     fi
 }
+
+# Only the tests open a page in a browser; what else make does must not wait for its download.
+if [ "${1:-}" = --browser ]; then
+    if ! command -v chromium >/dev/null; then
+        missing="chromium"
+        if ! install_missing; then
+            say "note: no chromium; tests that open a page in it are left out, and fail under CI:"
+            say "  sudo $(apt_line 'sudo ')"
+        fi
+    fi
+    exit 0
+fi
 
 if is_current; then
     exit 0

@@ -1,7 +1,7 @@
 """The coordinator's client: the only module of the command line that knows gRPC and the wire.
 
 Values in, values out. Every failure becomes one line that says what to do, and an exit code: the
-coordinator cannot be reached 3, it refused 2, it did not understand 64.
+coordinator cannot be reached 3, it refused 2, it did not understand or knows no such name 64.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from vfio_contract.views import (
     Event,
     NodeView,
     PlaceRequest,
+    RiskView,
     VmView,
 )
 from vfioctl.v1 import cluster_pb2 as wire
@@ -55,6 +56,9 @@ _EXIT_CODES = {
     grpc.StatusCode.INTERNAL: UNKNOWN,
     grpc.StatusCode.CANCELLED: UNKNOWN,
 }
+
+_NO_SUCH_NAME = "UNKNOWN_"
+"""How the codes of refused names begin; other things that are not found exist but for a part."""
 
 
 class Coordinator:
@@ -119,6 +123,21 @@ class Coordinator:
         """The baseline and what differs from it."""
         request = wire.GetBaselineRequest(node=node)
         return from_message(BaselineView, self._call(self._stub.GetBaseline, request).baseline)
+
+    def accept_risk(self, node: str, *, code: str, reason: str, until: str) -> RiskView:
+        """Record who carries a risk of a node; `until` is a day or a duration, as typed."""
+        request = wire.AcceptRiskRequest(node=node, code=code, reason=reason, until=until)
+        return from_message(RiskView, self._call(self._stub.AcceptRisk, request).risk)
+
+    def revoke_risk(self, *, node: str, code: str, risk_id: str) -> RiskView:
+        """End a decision: by node and code, or by its id; what is not used is ""."""
+        request = wire.RevokeRiskRequest(node=node, code=code, id=risk_id)
+        return from_message(RiskView, self._call(self._stub.RevokeRisk, request).risk)
+
+    def list_risks(self, node: str) -> tuple[RiskView, ...]:
+        """The last decision about each risk, of one node or with "" of all."""
+        answer = self._call(self._stub.ListRisks, wire.ListRisksRequest(node=node))
+        return tuple(from_message(RiskView, risk) for risk in answer.risks)
 
     def list_events(
         self, *, after_seq: int, limit: int, node: str
@@ -189,7 +208,10 @@ def _stop(error: Any, where: str) -> Stop:
     code, details = error.code(), clean(str(error.details() or ""))
     status = _EXIT_CODES.get(code, FAILURE)
     if _has_code(details):
-        return Stop(details, status=status)
+        word = details.partition(":")[0]
+        if code is grpc.StatusCode.NOT_FOUND and word.startswith(_NO_SUCH_NAME):
+            status = USAGE
+        return Stop(details, status=status, code=word)
     if code is grpc.StatusCode.UNIMPLEMENTED:
         details = "it does not know this request: upgrade the coordinator to this version"
     elif code is grpc.StatusCode.DEADLINE_EXCEEDED:

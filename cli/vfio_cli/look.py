@@ -10,7 +10,13 @@ from typing import Any
 
 import click
 
-from vfio_agent.inspect import Inspection, inspect_evidence, inspect_root, open_host
+from vfio_agent.inspect import (
+    Inspection,
+    holds_host,
+    inspect_evidence,
+    inspect_root,
+    open_host,
+)
 from vfio_cli.exits import Mistake
 from vfio_cli.screens.check import CheckView
 from vfio_cli.survey import find_candidates, find_intended, group_gaps
@@ -18,22 +24,38 @@ from vfio_cli.terminal import progress
 from vfio_contract.model import Gap
 
 
-def look(root: str | None) -> Inspection:
-    """Collect and judge; Mistake where `root` is no captured host."""
+def look(
+    root: str | None, *, sync_directory: str | None = None, named: str = "--root"
+) -> Inspection:
+    """Collect and judge; Mistake where `root` is no captured host.
+
+    With `sync_directory` fsync is measured there: only this host's, and only when asked to.
+    `named` is the option or argument that gave `root`.
+    """
     path = "/" if root is None else root
     if not path:
-        raise Mistake("--root '': it is empty: give a directory, a tar, or leave the option out")
+        raise Mistake(f"{named} '': it is empty: give a directory, a tar, or leave the option out")
     try:
         os.stat(path)
         opened = open_host(path)
+        is_host = holds_host(opened)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise Mistake(
-            f"--root {path}: {reason}: give a directory that mirrors a host's root, or a tar of one"
+            f"{named} {path}: {reason}: give a directory that mirrors a host's root, "
+            "or a tar of one"
         ) from error
+    if not is_host:
+        raise Mistake(
+            f"{named} {path}: it holds none of a host's files (no sys, proc, etc or dmesg): "
+            "give the "
+            "directory that mirrors a host's root, or a tar of one. For pasted output and "
+            "artifacts: vfioctl check --from PATH",
+            code="NO_HOST",
+        )
     # From here on nothing is the user's mistake: what a host looks like never raises.
     with progress(f"reading {'this host' if path == '/' else path}"):
-        return inspect_root(opened)
+        return inspect_root(opened, sync_directory=sync_directory)
 
 
 def from_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -49,15 +71,19 @@ def from_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return option(click.argument("more", nargs=-1, metavar="")(command))
 
 
-def look_at_evidence(paths: Sequence[str]) -> Inspection:
-    """Judge what these PATHs tell of one host; Mistake for a PATH that cannot be used."""
+def look_at_evidence(paths: Sequence[str], *, named: str = "--from") -> Inspection:
+    """Judge what these PATHs tell of one host; Mistake for a PATH that cannot be used.
+
+    `named` is the option or argument that gave them.
+    """
     try:
         with progress(f"reading {', '.join(paths)}"):
             return inspect_evidence(paths)
     except OSError as error:
-        raise Mistake(f"--from {error.filename or paths[0]}: {error.strerror or error}") from error
+        path = error.filename or paths[0]
+        raise Mistake(f"{named} {path}: {error.strerror or error}") from error
     except ValueError as error:
-        raise Mistake(f"--from {error}") from error
+        raise Mistake(f"{named} {error}") from error
 
 
 def check_view(seen: Inspection, root: str | None) -> CheckView:

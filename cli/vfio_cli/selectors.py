@@ -13,6 +13,10 @@ from vfio_contract.units import KINDS
 from vfio_contract.views import DeviceRequest
 
 RISKS = ("acs-override", "unsafe-interrupts", "one-shot-reset")
+"""Words of `--allow`."""
+
+RISK_CODES = ("ACS_OVERRIDE", "UNSAFE_INTERRUPTS", "RESET_ONE_SHOT")
+"""The findings that they are about, as `risk accept` names them."""
 
 MAX_COUNT = 64
 """Units in one request; the coordinator holds the same limit."""

@@ -254,7 +254,7 @@ def group_gaps(gaps: Iterable[Gap]) -> tuple[Unread, ...]:
     rows = [
         Unread(
             reason=reason,
-            patterns=tuple(Counter(_pattern(g.path) for g in rows).items()),
+            patterns=tuple(Counter(generalise_path(g.path) for g in rows).items()),
             remedies=tuple(dict.fromkeys(g.remedy for g in rows if g.remedy)),
         )
         for reason, rows in found.items()
@@ -262,7 +262,8 @@ def group_gaps(gaps: Iterable[Gap]) -> tuple[Unread, ...]:
     return tuple(sorted(rows, key=lambda r: (-r.count, r.reason)))
 
 
-def _pattern(path: str) -> str:
+def generalise_path(path: str) -> str:
+    """The path, or a command with it, for every function and every group: a glob of the shell."""
     return _GROUP_IN_PATH.sub("*", _ADDRESS_IN_PATH.sub("*", path))
 
 

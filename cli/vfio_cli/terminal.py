@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from vfio_cli.exits import PipeClosed, Stop
+from vfio_cli.exits import OutputLost, PipeClosed, Stop
 from vfio_cli.screens.layout import Lines, painted, plain
 
 WATCH_INTERVAL_S = 2.0
@@ -44,7 +44,7 @@ def write(text: str) -> None:
     except BrokenPipeError:
         raise PipeClosed from None
     except OSError as error:
-        raise Stop(f"the output cannot be written: {error.strerror}") from error
+        raise OutputLost(f"the output cannot be written: {error.strerror}") from error
 
 
 def note(text: str) -> None:
@@ -85,11 +85,11 @@ def pause() -> None:
     time.sleep(WATCH_INTERVAL_S)
 
 
-def repeat(once: Callable[[], int], *, watch: bool) -> int:
+def repeat(once: Callable[[], int], *, watch: bool, tell: Callable[[Stop], None]) -> int:
     """Run once, or again and again until Ctrl-C: on a terminal each look replaces the last.
 
-    An answer that cannot be had is shown and asked for again: a watch outlives a restart of the
-    coordinator.
+    An answer that cannot be had is shown with `tell` and asked for again: a watch outlives a
+    restart of the coordinator.
     """
     if not watch:
         return once()
@@ -98,8 +98,10 @@ def repeat(once: Callable[[], int], *, watch: bool) -> int:
             write(_CLEAR_SCREEN)
         try:
             once()
+        except OutputLost:
+            raise
         except Stop as stop:
-            write(f"{stop.format_message()}\n")
+            tell(stop)
         if not sys.stdout.isatty():
             write("\n")
         pause()

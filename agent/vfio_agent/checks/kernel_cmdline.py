@@ -9,7 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vfio_agent.checks import kernel_log as log
-from vfio_agent.checks.boot import Configured, find_configured, missing_configured
+from vfio_agent.checks.boot import (
+    Configured,
+    find_configured,
+    is_undecided,
+    missing_configured,
+    missing_loader,
+)
 from vfio_agent.checks.iommu_active import is_active
 from vfio_contract.codes import Code, make_finding
 from vfio_contract.drift import iommu_parameters
@@ -50,7 +56,7 @@ CMDLINE_PENDING = Code(
 CMDLINE_CONTRADICTS = Code(
     "CMDLINE_CONTRADICTS",
     Verdict.WARN,
-    "One parameter is given twice with opposite values.",
+    "One thing is asked for twice with opposite values.",
     "The last one wins, so it works now; whoever edits the line next may not see that.",
     "Leave one of them in the boot loader's configuration.",
 )
@@ -80,7 +86,7 @@ CMDLINE_UNKNOWN = Code(
     "CMDLINE_UNKNOWN",
     Verdict.UNKNOWN,
     "The running command line, the boot loader's configuration or the processor's vendor could not "
-    "be read.",
+    "be read, or two boot loaders are configured differently.",
     "What the next boot will be told is not known. Unknown is not good.",
     "Get the missing evidence below, then: vfioctl check",
 )
@@ -119,7 +125,8 @@ class _Line:
 def judge(host: Host) -> list[Finding]:
     """Was the kernel told what passthrough needs, and will the next boot be?
 
-    Evidence: /proc/cmdline; GRUB's, systemd-boot's and the loader entries' configuration.
+    Evidence: /proc/cmdline; GRUB's, systemd-boot's and the loader entries' configuration; what
+              tells which of them starts the host.
     Meaning:  A parameter that is written but not booted, or booted but not written, surprises.
     Source:   Linux Documentation/admin-guide/kernel-parameters.txt; field guide step 4.
     """
@@ -148,7 +155,7 @@ def _judge_running(
         where = configured[0].evidence[0].source if configured else ""
         decision = f"Remove {off} in {where}; {_then(configured)}; reboot; vfioctl check"
     elif configured:
-        decision = f"It is removed already: {_then(configured)}; reboot; vfioctl check"
+        decision = f"It is removed already: {configured[0].remaining}reboot; vfioctl check"
     else:
         decision = f"Remove {off} where the boot loader is configured; reboot; vfioctl check"
     meaning = f"{off}: {CMDLINE_SABOTAGE.meaning}"
@@ -174,7 +181,7 @@ def _judge_configured(
 ) -> Finding | None:
     if configured is None:
         return _unknown(missing_configured(host), *running.evidence)
-    found: list[Finding] = []
+    found: list[Finding | None] = []
     for row in configured:
         evidence = (*running.evidence, *row.evidence)
         off = _find_off(host, _line(row))
@@ -188,11 +195,16 @@ def _judge_configured(
             if is_active(host) is None:
                 missing = Missing("whether the IOMMU is active", "ls /sys/class/iommu")
                 return _unknown(missing, *evidence)
-            decision = f"{row.install}, reboot, vfioctl check"
+            decision = f"{row.remaining}reboot, vfioctl check"
             found.append(make_finding(ID, NODE, CMDLINE_PENDING, *evidence, decision=decision))
         elif added or removed:
             found.append(_report_difference(row, evidence, added, removed))
-    return min(found, key=lambda f: f.verdict is not Verdict.FAIL, default=None)
+        else:
+            found.append(None)
+    if is_undecided(configured) and len({f.code if f else "" for f in found}) > 1:
+        return _unknown(missing_loader(), *running.evidence, *_list(configured))
+    told = (f for f in found if f is not None)
+    return min(told, key=lambda f: f.verdict is not Verdict.FAIL, default=None)
 
 
 def _report_difference(
@@ -201,7 +213,9 @@ def _report_difference(
     parts = [f"{' '.join(added)} will come"] if added else []
     parts += [f"{' '.join(removed)} will be gone"] if removed else []
     meaning = f"After a reboot {' and '.join(parts)}. {CMDLINE_DIFFERS.meaning}"
-    decision = f"{CMDLINE_DIFFERS.decision} To install it: {row.install}"
+    decision = CMDLINE_DIFFERS.decision
+    if not row.installed:
+        decision = f"{decision} To install it: {row.install}"
     return make_finding(ID, NODE, CMDLINE_DIFFERS, *evidence, meaning=meaning, decision=decision)
 
 
@@ -210,6 +224,8 @@ def _judge_habits(host: Host, running: _Line) -> Finding | None:
         values = running.values(name)
         if any("on" in v for v in values) and any("off" in v for v in values):
             return make_finding(ID, NODE, CMDLINE_CONTRADICTS, *running.evidence)
+    if _is_passthrough(running) and _is_translated(running):
+        return make_finding(ID, NODE, CMDLINE_CONTRADICTS, *running.evidence)
     vendor = _vendor(host)
     if any(running.values(name) and _is_ours(host, name) is False for name in _VENDOR_OF):
         shown = Evidence("/proc/cpuinfo", f"vendor_id {host.facts.cpu.vendor}")
@@ -228,6 +244,11 @@ def _judge_habits(host: Host, running: _Line) -> Finding | None:
 def _is_passthrough(line: _Line) -> bool:
     words = line.values("iommu") + line.values("iommu.passthrough")
     return any({"pt", "1", "on"} & values for values in words)
+
+
+def _is_translated(line: _Line) -> bool:
+    words = [v for v in line.values("iommu") if "nopt" in v]
+    return bool(words or [v for v in line.values("iommu.passthrough") if {"0", "off"} & v])
 
 
 def _find_off(host: Host, line: _Line) -> str:

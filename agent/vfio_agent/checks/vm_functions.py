@@ -7,6 +7,7 @@ functions complete when a function beside it was not read.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -31,7 +32,7 @@ from vfio_contract.host import Host
 from vfio_contract.intention import is_vfio_bound
 from vfio_contract.model import NO_GROUP, PciFunction
 from vfio_contract.units import companions, reset_domain
-from vfio_contract.vm import PROXMOX, QEMU, VmConfig, VmDevice, covers, overlap
+from vfio_contract.vm import PROXMOX, QEMU, VmConfig, VmDevice, choices, covers, overlap
 
 ID = "vm-functions"
 
@@ -87,6 +88,22 @@ VM_NOT_BOUND = Code(
     "The VM does not start.",
     "Bind it to vfio-pci before the start, or let the hypervisor do it (managed='yes').",
 )
+VM_NOT_BINDABLE = Code(
+    "VM_NOT_BINDABLE",
+    Verdict.FAIL,
+    "An entry names a bridge, or a function that the kernel gave no IOMMU group.",
+    "No vfio driver takes it: the VM does not start.",
+    "Take the entry out; name the device below the bridge instead.",
+)
+VM_VF_TOKEN = Code(
+    "VM_VF_TOKEN",
+    Verdict.FAIL,
+    "A vfio driver has the physical function of a VF that the VM names, and no entry gives a "
+    "vf-token.",
+    "The kernel refuses the VF without the token of whoever holds the physical function.",
+    "Give the physical function back to its host driver, or start QEMU by hand with the token of "
+    "the process that holds it (vfio-pci,vf-token=UUID).",
+)
 VM_DEVICE_SHARED = Code(
     "VM_DEVICE_SHARED",
     Verdict.FAIL,
@@ -122,7 +139,9 @@ CODES = (
     VM_DEVICE_TWICE,
     VM_DEVICE_MISSING,
     MAPPING_STALE,
+    VM_NOT_BINDABLE,
     VM_NOT_BOUND,
+    VM_VF_TOKEN,
     VM_DEVICE_SHARED,
     VM_COMPANION_LEFT,
     VM_COMPANION_APART,
@@ -136,7 +155,9 @@ _WORST_FIRST = (
     VM_DEVICE_TWICE,
     VM_DEVICE_MISSING,
     MAPPING_STALE,
+    VM_NOT_BINDABLE,
     VM_NOT_BOUND,
+    VM_VF_TOKEN,
     VM_DEVICE_SHARED,
     VM_COMPANION_LEFT,
     VM_FUNCTIONS_UNKNOWN,
@@ -184,8 +205,11 @@ def _judge_vm(host: Host, vm: VmConfig, uses: Mapping[Address, Use]) -> Finding:
     for device in vm.devices:
         functions = named_functions(host, device) or []
         for function in functions:
+            if function.is_bridge is None:
+                verdicts.lack(missing_attribute(host, function, "config"))
             _judge_use(vm, device, function, uses, verdicts)
             _judge_binding(host, vm, device, function, verdicts)
+            _judge_token(host, vm, device, function, verdicts)
             if passed is not None:
                 _judge_companions(host, vm, function, passed, verdicts)
     for code in _WORST_FIRST:
@@ -248,23 +272,46 @@ def _find_absent(host: Host, vm: VmConfig, verdicts: _Verdicts) -> None:
             if not any(covers(written, f.address) for f in host.functions):
                 text = f"{device.key}: this host has no function at {written}"
                 verdicts.add(VM_DEVICE_MISSING, at(vm, device.line, text))
+            bridge = host.by_address.get(Address(written))
+            if bridge is not None and bridge.is_bridge and not device.mdev:
+                text = f"{written} is a bridge"
+                verdicts.add(VM_NOT_BINDABLE, at_device(vm, device), at(vm, device.line, text))
 
 
 def _find_shared(
     host: Host, vm: VmConfig, passed: Mapping[Address, PciFunction], verdicts: _Verdicts
 ) -> None:
-    """Other VMs that hold, or will by themselves take, what this one names by address."""
-    mine = {a for d in vm.devices if not d.mapping for a in passed if _names(d, a)}
+    """Other VMs that hold, or will by themselves take, what this one is sure to get.
+
+    Of a mapping with several entries nobody knows which one a VM takes; it is short when the VMs
+    that start by themselves want more of them than there are.
+    """
+    mine = {a for d in vm.devices for a in passed if _is_sure_of(host, d, a)}
+    mapped = Counter(d.mapping for d in vm.devices if d.mapping)
     for other in judged_vms(host):
         if other.name == vm.name or other.autostart is False:
             continue
         for device in other.devices:
-            if device.mapping or not any(_names(device, a) for a in mine):
+            taken = any(_is_sure_of(host, device, a) for a in mine)
+            if device.mapping in mapped:
+                mapped[device.mapping] += 1
+                taken = taken or mapped[device.mapping] > len(_alternatives(host, device))
+            if not taken:
                 continue
             if other.autostart is None and other.kind != QEMU:
                 verdicts.lack(Missing(f"autostart of {other.name}", "virsh list --all --autostart"))
             else:
                 verdicts.add(VM_DEVICE_SHARED, at_device(other, device))
+
+
+def _alternatives(host: Host, device: VmDevice) -> tuple[tuple[str, ...], ...]:
+    return choices(device, host.facts.mappings, host.facts.host) or ()
+
+
+def _is_sure_of(host: Host, device: VmDevice, address: Address) -> bool:
+    """True when this entry can only mean that function."""
+    alternatives = () if device.mdev else _alternatives(host, device)
+    return len(alternatives) == 1 and any(covers(text, address) for text in alternatives[0])
 
 
 def _names(device: VmDevice, address: Address) -> bool:
@@ -292,6 +339,9 @@ def _judge_binding(
     host: Host, vm: VmConfig, device: VmDevice, function: PciFunction, verdicts: _Verdicts
 ) -> None:
     """A device that runs is bound; one that the hypervisor binds may be anywhere at rest."""
+    if vm.kind != QEMU and host.members and group_of(host, function) == NO_GROUP:
+        text = f"{function.address} is in no IOMMU group"
+        verdicts.add(VM_NOT_BINDABLE, at_device(vm, device), at(vm, device.line, text))
     if device.managed or vm.kind == QEMU:
         return
     bound = is_vfio_bound(function)
@@ -300,6 +350,24 @@ def _judge_binding(
     elif not bound:
         text = f"{function.address}: {describe_driver(function)}"
         verdicts.add(VM_NOT_BOUND, at_device(vm, device), at(vm, device.line, text))
+
+
+def _judge_token(
+    host: Host, vm: VmConfig, device: VmDevice, function: PciFunction, verdicts: _Verdicts
+) -> None:
+    """A VF of a physical function that a vfio driver has is refused without its token."""
+    if function.physfn is None:
+        verdicts.lack(missing_attribute(host, function, "physfn"))
+    if not function.physfn or any(name == "vf-token" for name, _ in device.options):
+        return
+    owner = host.by_address.get(function.physfn)
+    bound = None if owner is None else is_vfio_bound(owner)
+    if bound is None:
+        path = f"/sys/bus/pci/devices/{function.physfn}/driver"
+        verdicts.lack(Missing(path, f"lspci -k -s {function.physfn}"))
+    elif bound:
+        text = f"{function.address} is a VF of {function.physfn}, which a vfio driver has"
+        verdicts.add(VM_VF_TOKEN, at_device(vm, device), at(vm, device.line, text))
 
 
 def _judge_companions(

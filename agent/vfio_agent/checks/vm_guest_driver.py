@@ -17,7 +17,7 @@ from vfio_agent.checks.vm_inventory import (
 from vfio_contract.codes import Code
 from vfio_contract.findings import Evidence, Finding, Missing, Verdict
 from vfio_contract.host import Host
-from vfio_contract.vm import QEMU, VmConfig
+from vfio_contract.vm import LIBVIRT, PROXMOX, QEMU, VmConfig
 
 ID = "vm-guest-driver"
 
@@ -45,13 +45,17 @@ VM_CODE_43 = Code(
 VM_GUEST_UNKNOWN = Code(
     "VM_GUEST_UNKNOWN",
     Verdict.UNKNOWN,
-    "Vendor or class of a function that a Windows guest gets could not be read.",
-    "Whether it is an NVIDIA display controller is not known.",
+    "Vendor or class of a function that a Windows guest gets could not be read, or which system "
+    "the guest of an NVIDIA display controller runs.",
+    "Whether the pattern behind Code 43 is there is not known.",
     "Get the missing evidence below, then: vfioctl vm lint",
 )
 CODES = (VM_GUEST_PLAIN, VM_HIDES_KVM, VM_CODE_43, VM_GUEST_UNKNOWN, *VM_CODES)
 
 _NVIDIA = 0x10DE
+_NOT_STATED = frozenset({"", "other"})
+"""Proxmox writes `other` for what it was not told; nothing follows from it."""
+
 _HOST_MODELS = frozenset({"host", "max", "host-passthrough", "host-model", "maximum"})
 _PROXMOX_OWN = frozenset({"kvm=off", "hv-vendor-id=proxmox"})
 """What Proxmox itself writes on the command line of a VM with x-vga=1 (PVE::QemuServer)."""
@@ -76,21 +80,34 @@ def _judge_vm(host: Host, vm: VmConfig) -> Finding:
         return make_vm_finding(ID, vm, VM_HIDES_KVM, *evidence)
     guest = at_setting(vm, "guest: not stated", "ostype")
     lacks = _find_lacks(vm)
-    if not vm.guest.startswith("win") or not lacks:
+    stated = vm.guest not in _NOT_STATED
+    if not lacks or (stated and not vm.guest.startswith("win")):
         return make_vm_finding(ID, vm, VM_GUEST_PLAIN, guest, cpu)
     functions = passed_functions(host, vm)
     if functions is None:
         missing = missing_passed(host, vm)
         return make_vm_finding(ID, vm, VM_GUEST_UNKNOWN, guest, missing=missing)
     cards = [f for f in functions.values() if f.base_class == 0x03 and f.vendor == _NVIDIA]
+    shown = [Evidence(f"{DEVICES}/{f.address}", describe(f, host)) for f in cards]
+    if cards and not stated:
+        missing = (_missing_guest(vm),)
+        return make_vm_finding(ID, vm, VM_GUEST_UNKNOWN, guest, cpu, *shown, missing=missing)
     if cards:
-        shown = [Evidence(f"{DEVICES}/{f.address}", describe(f, host)) for f in cards]
         texts = [at(vm, 0, f"it lacks: {text}") for text in lacks]
         return make_vm_finding(ID, vm, VM_CODE_43, guest, *texts, *shown)
     unread = _find_unread(host, vm)
     if unread:
         return make_vm_finding(ID, vm, VM_GUEST_UNKNOWN, guest, missing=unread)
     return make_vm_finding(ID, vm, VM_GUEST_PLAIN, guest, cpu)
+
+
+def _missing_guest(vm: VmConfig) -> Missing:
+    """The guest's system, where each kind of configuration would state it."""
+    commands = {
+        PROXMOX: f"qm set {vm.name} --ostype win11 (or l26)",
+        LIBVIRT: f"virsh metadata {vm.name} http://libosinfo.org/xmlns/libvirt/domain/1.0",
+    }
+    return Missing(f"operating system of {vm.name}", commands.get(vm.kind, "ask its owner"))
 
 
 def find_tricks(vm: VmConfig) -> list[str]:

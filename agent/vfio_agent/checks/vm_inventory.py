@@ -51,7 +51,7 @@ def judged_vms(host: Host) -> list[VmConfig]:
 def judge_vms(check: str, host: Host, judge: Callable[[VmConfig], Finding]) -> list[Finding]:
     """One finding per judged VM, and one about the node where that is not the whole truth."""
     found = [judge(vm) for vm in judged_vms(host)]
-    missing = _unread(host)
+    missing = unread_vms(host)
     if missing:
         found.append(make_finding(check, NODE, VMS_UNKNOWN, missing=missing))
     elif not found:
@@ -60,7 +60,8 @@ def judge_vms(check: str, host: Host, judge: Callable[[VmConfig], Finding]) -> l
     return found
 
 
-def _unread(host: Host) -> tuple[Missing, ...]:
+def unread_vms(host: Host) -> tuple[Missing, ...]:
+    """What would show the configurations that could not be read; () when all were."""
     gaps = [gap for gap in host.readings.gaps if _SOURCES.fullmatch(gap.path)]
     found = [Missing(gap.path, gap.remedy or f"cat {gap.path}") for gap in gaps]
     if host.facts.vms is None and not found:

@@ -32,7 +32,8 @@ class Manifest:
 
     `errors` maps a path to the errno that reading it gave; `listings` a directory to all its names
     where the capture's files do not show them; `complete` names directories whose files do;
-    `nodes` maps a device node to (`c` or `b`, major, minor).
+    `nodes` maps a device node to (`c` or `b`, major, minor), `modified` a file, as it was
+    asked for, to the time of its last change in seconds since 1970.
     """
 
     LIMIT_BYTES: ClassVar[int] = 64 * 1024 * 1024
@@ -46,6 +47,7 @@ class Manifest:
     empty_dirs: frozenset[str]
     nodes: Mapping[str, tuple[str, int, int]]
     below: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    modified: Mapping[str, int] = field(default_factory=dict)
 
     def lists(self, directory: str) -> bool:
         """True when the recorder saw every name in this directory."""
@@ -70,6 +72,7 @@ class Manifest:
             "complete": sorted(self.complete),
             "empty_dirs": sorted(self.empty_dirs),
             "nodes": {path: list(node) for path, node in self.nodes.items()},
+            "modified": dict(self.modified),
         }
         return (json.dumps(document, sort_keys=True, indent=0) + "\n").encode("ascii")
 
@@ -107,6 +110,8 @@ def _parse(document: dict[str, object]) -> Manifest:
         for path, names in _dict(document["listings"]).items()
     }
     complete = frozenset(map(str, _list(document["complete"])))
+    # older captures have none
+    modified = {str(p): int(t) for p, t in _dict(document.get("modified", {})).items()}
     folders = (node.rpartition("/")[0] for node in nodes)
     return Manifest(
         boot_id=str(document["boot_id"]),
@@ -118,6 +123,7 @@ def _parse(document: dict[str, object]) -> Manifest:
         empty_dirs=empty,
         nodes=nodes,
         below=names_below((*empty, *listings, *complete, *folders)),
+        modified=modified,
     )
 
 

@@ -22,6 +22,9 @@ DRACUT_FOLDERS = ("/etc/dracut.conf.d", "/usr/lib/dracut/dracut.conf.d")
 DRACUT_FILE = "/etc/dracut.conf"
 MKINITCPIO = "/etc/mkinitcpio.conf"
 
+OPTIONS = frozenset({"allow_unsafe_interrupts", "dma_entry_limit", "enable_unsafe_noiommu_mode"})
+"""Parameters that weaken or limit VFIO when modprobe.d sets them; ids are intentions."""
+
 _DRACUT = re.compile(r"""(?:add_drivers|force_drivers)\+?=\s*["']?([^"'#]*)""")
 _MKINITCPIO = re.compile(r"MODULES\+?=\(?([^)#]*)\)?")
 
@@ -66,6 +69,10 @@ def _from_modprobe(path: str, text: str) -> Iterator[ModuleRule]:
             yield ModuleRule(kind, module, "", source)
         elif kind == "install":
             yield ModuleRule(kind, module, " ".join(words[2:]), source)
+        elif kind == "options":
+            kept = [w for w in words[2:] if w.partition("=")[0].replace("-", "_") in OPTIONS]
+            if kept:
+                yield ModuleRule(kind, module, " ".join(kept), source)
 
 
 def _first(path: str, text: str) -> Iterator[tuple[str, str]]:

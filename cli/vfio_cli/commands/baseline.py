@@ -27,8 +27,8 @@ node_argument = click.argument("node", metavar="NODE", shell_complete=complete_n
     cls=Taught,
     examples=("vfioctl baseline show pve07", "vfioctl baseline show pve07 -o json"),
     exits="0 nothing that matters differs, 1 something differs but nothing was lost, 2 isolation "
-    "or function was lost (also: no baseline, no such node), 3 the coordinator cannot be "
-    "reached, 64 wrong usage.",
+    "or function was lost (also: no baseline), 3 the coordinator cannot be reached, 64 no such "
+    "node or wrong usage.",
 )
 @node_argument
 @output_option(*WITHOUT_NAME)
@@ -50,8 +50,8 @@ def show(node: str, form: str, endpoint: str | None, tls: str | None) -> int:
     "accept",
     cls=Taught,
     examples=("vfioctl baseline accept pve07",),
-    exits="0 accepted, 2 no such node or no inventory of this boot, 3 the coordinator cannot be "
-    "reached, 64 wrong usage.",
+    exits="0 accepted, 2 no inventory of this boot, 3 the coordinator cannot be reached, 64 no "
+    "such node or wrong usage.",
 )
 @node_argument
 @output_option(*WITHOUT_NAME)

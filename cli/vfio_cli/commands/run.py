@@ -94,6 +94,7 @@ def up(
 
     Certificates are made on the first start. Ctrl-C stops both; if one ends, so does the other.
     """
+    _check_listen(listen)
     directory, name = _state(state), node_name(node)
     own = directory if state or os.environ.get("VFIOCTL_STATE") else None
     journal = _agent_state(agent_state, beside=own)
@@ -108,6 +109,21 @@ def up(
         terminal.show(_up_screen(directory, endpoint, name, root, is_default=own is None))
 
     return supervise(coordinator, agent, on_ready=on_ready)
+
+
+def _check_listen(listen: str) -> None:
+    """HOST:PORT as it was given; Mistake says what is wrong with it before anything is started."""
+    from vfio_contract.bundle import BundleError, parse_endpoint
+
+    host, _, port = listen.rpartition(":")
+    try:
+        # Port 0 is good here and nowhere else.
+        parse_endpoint(f"{host}:1" if port == "0" else listen)
+    except BundleError:
+        raise Mistake(
+            f"--listen {listen[:80]!r} is not HOST:PORT with a port up to 65535, like "
+            f"{DEFAULT_LISTEN} or [::1]:7443"
+        ) from None
 
 
 def _reachable_here(endpoint: str) -> str:

@@ -6,7 +6,7 @@ import click
 
 from vfio_cli.endpoint import coordinator_options
 from vfio_cli.help import Taught
-from vfio_cli.output import FORMATS, emit, make_document, output_option, report_document
+from vfio_cli.output import FORMATS, emit, make_document, output_option, report_document, tell_stop
 from vfio_cli.screens.status import exit_code, status_screen, summary_line
 from vfio_cli.terminal import repeat
 
@@ -39,7 +39,7 @@ def status(
     def once() -> int:
         return _cluster(form, detail, endpoint, tls) if cluster else _host(form, detail)
 
-    return repeat(once, watch=watch)
+    return repeat(once, watch=watch, tell=tell_stop(form))
 
 
 def _cluster(form: str, detail: bool, endpoint: str | None, tls: str | None) -> int:

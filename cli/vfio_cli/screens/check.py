@@ -25,6 +25,7 @@ from vfio_cli.screens.layout import (
     two_ends,
     wrap,
 )
+from vfio_cli.screens.missing import INDENT, LABEL, missing_lines, unread_lines
 from vfio_cli.survey import Candidate, Intended, Unread
 from vfio_contract.findings import NODE, Evidence, Finding, Report, Verdict
 
@@ -42,13 +43,8 @@ MAX_EVIDENCE = 6
 """Evidence lines shown per block; `-o wide` shows all."""
 
 MAX_SUBJECTS = 4
-MAX_UNREAD = 3
-MAX_PATTERNS = 4
-MAX_REMEDIES = 2
 
 _MIN_SEEN_BY = 8
-_LABEL = "  {:<10}"
-_INDENT = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +85,7 @@ def check_screen(view: CheckView, *, wide: bool = False) -> Lines:
     lines += _named(counted, Verdict.NOT_APPLICABLE, "NOT APPLICABLE", width)
     if view.of_node:
         lines += wrap("PASS  ", "not listed: the coordinator keeps only what is not PASS")
-    lines += _unread(view.unread, wide=wide)
+    lines += unread_lines(view.unread, wide=wide)
     lines += _candidates(view.candidates, wide=wide)
     lines += _stop_digging(counted, width)
     return lines
@@ -180,15 +176,13 @@ def finding_block(rows: Sequence[Finding], *, wide: bool = False) -> Lines:
     word = str(first.verdict)
     lines = _head(f"{word}  ", rows, width=width)
     lines += _evidence(rows if first.subject != NODE else rows[:1], wide=wide)
-    missing = dict.fromkeys(m for row in rows for m in row.missing)
-    for number, item in enumerate(missing):
-        label = _LABEL.format("missing" if number == 0 else "")
-        lines += wrap(label, f"{item.evidence}: {item.command}", width=width, hang=_INDENT + 2)
+    missing = tuple(dict.fromkeys(m for row in rows for m in row.missing))
+    lines += missing_lines(missing, wide=wide)
     if first.verdict is not Verdict.UNKNOWN or not missing:
         meaning, decision = generalise(first) if len(rows) > 1 else (first.meaning, first.decision)
         for label, text in (("meaning", meaning), ("decision", decision)):
             if text:
-                lines += wrap(_LABEL.format(label), text, width=width, hang=_INDENT)
+                lines += wrap(LABEL.format(label), text, width=width, hang=INDENT)
     return lines
 
 
@@ -201,14 +195,14 @@ def _evidence(rows: Sequence[Finding], *, wide: bool) -> Lines:
     for row in rows:
         shown = row.evidence if wide else row.evidence[:MAX_EVIDENCE]
         for item in shown:
-            front = _LABEL.format(label)
+            front = LABEL.format(label)
             text = f"{item.source}: {item.text}" if wide else evidence_text(item)
             width = UNLIMITED if wide else WIDTH
-            lines += wrap(front, text, width=width, hang=_INDENT + 2)
+            lines += wrap(front, text, width=width, hang=INDENT + 2)
             label = ""
         hidden += len(row.evidence) - len(shown)
     if hidden:
-        lines.append(Line(" " * _INDENT + f"and {plural(hidden, 'more line')}: -o wide"))
+        lines.append(Line(" " * INDENT + f"and {plural(hidden, 'more line')}: -o wide"))
     return lines
 
 
@@ -221,11 +215,11 @@ def _evidence_of_many(rows: Sequence[Finding]) -> Lines:
         subject = short_subject(row.subject)
         if not text.startswith(subject):
             text = f"{subject}: {text}" if text else subject
-        lines.append(Line(_LABEL.format(label) + cut(text, WIDTH - _INDENT)))
+        lines.append(Line(LABEL.format(label) + cut(text, WIDTH - INDENT)))
         label = ""
     if len(rows) > MAX_SUBJECTS:
         more = plural(len(rows) - MAX_SUBJECTS, f"more {subject_kind(rows[0].subject)}")
-        lines.append(Line(" " * _INDENT + f"and {more}: -o wide"))
+        lines.append(Line(" " * INDENT + f"and {more}: -o wide"))
     return lines
 
 
@@ -277,28 +271,6 @@ def _tally(checks: Iterable[str]) -> str:
     for check in checks:
         counts[check] = counts.get(check, 0) + 1
     return ", ".join(c if n == 1 else f"{c} ({n})" for c, n in counts.items())
-
-
-def _unread(unread: Sequence[Unread], *, wide: bool) -> Lines:
-    width = UNLIMITED if wide else WIDTH
-    lines: Lines = []
-    first = "NOT READ  "
-    for row in unread if wide else unread[:MAX_UNREAD]:
-        shown = row.patterns if wide else row.patterns[:MAX_PATTERNS]
-        names = [p if n == 1 else f"{p} ({n})" for p, n in shown]
-        rest = row.count - sum(n for _, n in shown)
-        text = f"{row.reason}: {', '.join(names)}"
-        if rest:
-            text += f" and {rest} more"
-        lines += wrap(first, text, width=width, hang=12)
-        first = " " * len(first)
-        remedies = row.remedies if wide else row.remedies[:MAX_REMEDIES]
-        if remedies:
-            lines += wrap(f"{first}-> ", "; ".join(remedies), width=width)
-    if len(unread) > MAX_UNREAD and not wide:
-        hidden = sum(row.count for row in unread[MAX_UNREAD:])
-        lines.append(Line(f"{first}and {plural(hidden, 'more path')}: -o wide"))
-    return lines
 
 
 def _candidates(candidates: Sequence[Candidate], *, wide: bool) -> Lines:

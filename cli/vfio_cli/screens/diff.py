@@ -61,16 +61,19 @@ class DiffView:
     name_of: Naming
     not_compared: tuple[str, ...]
     comparable: bool
+    unmatched: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def diff_screen(view: DiffView, *, wide: bool = False) -> Lines:
     """The whole screen."""
     width = UNLIMITED if wide else WIDTH
-    word, tone = verdict_words(view.changes, comparable=view.comparable)
+    whole = view.comparable and not view.unmatched
+    word, tone = verdict_words(view.changes, comparable=whole)
     sides = f"{_tail(view.before, 36)} -> {_tail(view.after, 36)}"
     lines: Lines = [Line(sides), toned(word, tone, f"   {_summary(view.changes)}")]
     lines += change_blocks(view.changes, view.name_of, wide=wide)
-    if not view.changes and view.comparable:
+    if not view.changes and whole:
         lines += wrap(
             "", "What both sides know is the same: firmware, groups, devices.", width=width
         )
@@ -81,6 +84,13 @@ def diff_screen(view: DiffView, *, wide: bool = False) -> Lines:
         blank(lines)
         text = ", ".join(missing) + " (not known on one side: neither equal nor changed)"
         lines += wrap("NOT COMPARED  ", text, width=width)
+    if view.unmatched:
+        blank(lines)
+        text = f"{plural(view.unmatched, 'device')} not at the same address on both sides: moved, "
+        lines += wrap("NOT COMPARED  ", f"{text}gone or new, nobody can tell", width=width)
+    for note in view.notes:
+        blank(lines)
+        lines += wrap("MATCHED  ", note, width=width)
     return lines
 
 

@@ -21,6 +21,7 @@ from vfio_cli.screens.layout import (
     title,
     wrap,
 )
+from vfio_cli.screens.risk import risk_words
 from vfio_cli.survey import Intended, shorten_name
 from vfio_contract.findings import Evidence, Finding, Report, Verdict, severity, worst
 from vfio_contract.views import FindingView, NodeView, UnitView
@@ -176,6 +177,8 @@ def show_screen(node: NodeView, *, wide: bool = False) -> Lines:
         ("VMs", ", ".join(node.vms) or "none"),
     ):
         lines += wrap(f"  {label:<10}", text, width=width)
+    for risk in node.risks:
+        lines += wrap("  risk      ", f"{risk.code}: {risk_words(risk)}", width=width)
     lines += _units(node, width)
     if node.drift:
         lines += [Line(""), title("DRIFT from the baseline")]

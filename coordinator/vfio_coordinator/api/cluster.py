@@ -16,6 +16,7 @@ from vfio_contract.views import (
     Decision,
     NodeView,
     PlaceRequest,
+    RiskView,
     VmView,
 )
 from vfio_coordinator.api.errors import Context, answering
@@ -28,6 +29,8 @@ from vfio_coordinator.state.events import (
     CordonRequested,
     PlaceRequested,
     ReleaseRequested,
+    RiskAcceptRequested,
+    RiskRevokeRequested,
     UncordonRequested,
 )
 from vfio_coordinator.state.explain import explain
@@ -192,6 +195,50 @@ class ClusterServicer(ClusterServiceServicer):
         self._require(context, Role.VIEWER)
         view = report.baseline_view(self._runtime.state, request.node)
         return wire.GetBaselineResponse(baseline=to_message(view))
+
+    @answering
+    async def AcceptRisk(
+        self, request: wire.AcceptRiskRequest, context: Context
+    ) -> wire.AcceptRiskResponse:
+        """Record who carries a risk of a node, why and until when."""
+        actor = self._require(context, Role.OPERATOR)
+        view = await self._runtime.ask(
+            RiskView,
+            lambda ticket: RiskAcceptRequested(
+                ticket=ticket,
+                node=request.node,
+                code=request.code,
+                reason=request.reason,
+                until=request.until,
+                actor=actor,
+            ),
+        )
+        return wire.AcceptRiskResponse(risk=to_message(view))
+
+    @answering
+    async def RevokeRisk(
+        self, request: wire.RevokeRiskRequest, context: Context
+    ) -> wire.RevokeRiskResponse:
+        """End a risk decision before its day."""
+        actor = self._require(context, Role.OPERATOR)
+        view = await self._runtime.ask(
+            RiskView,
+            lambda ticket: RiskRevokeRequested(
+                ticket=ticket, node=request.node, code=request.code, id=request.id, actor=actor
+            ),
+        )
+        return wire.RevokeRiskResponse(risk=to_message(view))
+
+    @answering
+    async def ListRisks(
+        self, request: wire.ListRisksRequest, context: Context
+    ) -> wire.ListRisksResponse:
+        """The last decision about each risk."""
+        self._require(context, Role.VIEWER)
+        state = self._runtime.state
+        node = report.find_node(state, request.node) if request.node else ""
+        risks = report.risk_views(state, node)
+        return wire.ListRisksResponse(risks=[to_message(risk) for risk in risks])
 
     @answering
     async def ListEvents(

@@ -11,7 +11,8 @@ from dataclasses import replace
 from vfio_contract.errors import ClusterError, ErrorCode
 from vfio_contract.findings import Verdict
 from vfio_contract.views import Decision, GateProof, Placement, VmView
-from vfio_coordinator.scheduler.place import Moment, place, prove
+from vfio_coordinator.scheduler.index import Entry
+from vfio_coordinator.scheduler.place import Moment, place, prove, prove_risks
 from vfio_coordinator.scheduler.standing import Offer
 from vfio_coordinator.state.events import Now
 from vfio_coordinator.state.lookup import unpack_claim
@@ -60,9 +61,9 @@ def _judged_now(state: State, held: ClaimHeld, now: Now) -> Placement:
             )
         elif judgement.stage:
             refused = GateProof(judgement.stage, Verdict.FAIL, "", (judgement.why,), age_s)
-            proof = (refused, *_refusing(offer, age_s))
+            proof = (refused, *_refusing(entry, offer, age_s))
         elif offer.standing.refusing:
-            proof = _refusing(offer, age_s)
+            proof = _refusing(entry, offer, age_s)
         else:
             proof = tuple(
                 replace(row, evidence=(f"claimed by {placement.vm}",))
@@ -74,9 +75,10 @@ def _judged_now(state: State, held: ClaimHeld, now: Now) -> Placement:
     return replace(placement, units=tuple(units))
 
 
-def _refusing(offer: Offer, age_s: float) -> tuple[GateProof, ...]:
-    """A claimed unit that would be refused now: the gates that say so."""
-    return tuple(
+def _refusing(entry: Entry, offer: Offer, age_s: float) -> tuple[GateProof, ...]:
+    """A claimed unit that would be refused now: the gates that say so, and the risks it carries."""
+    gates = (
         GateProof(r.gate, r.verdict, r.code, r.evidence or (r.reason,), age_s)
         for r in offer.standing.refusing
     )
+    return (*gates, *prove_risks(entry, offer, age_s))

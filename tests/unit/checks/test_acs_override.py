@@ -106,9 +106,19 @@ def test_functions_of_one_slot_in_groups_of_their_own() -> None:
     assert [f.subject for f in judge(make_host(*same))] == ["node"]
 
 
-def test_ports_with_odd_registers_are_left_alone() -> None:
-    assert about_ports(port(acs=Acs(0x1F, 0), device=0xA110)) == []
+def test_ports_with_odd_registers_are_judged_only_where_they_were_read_right() -> None:
+    (finding,) = about_ports(port(acs=Acs(0x1F, 0x1D), device=0xA110))
+    assert finding.verdict is Verdict.UNKNOWN
+    assert about_ports(port(acs=Acs(0x1F, 0x1D, wide=True), device=0xA110)) == []
+    (finding,) = about_ports(port(acs=Acs(0x1F, 0x01, wide=True), device=0xA110))
+    assert finding.code == "ACS_CLEARED"
     assert about_ports(port(acs=None, port_type=PCI_BRIDGE)) == []
+
+
+@pytest.mark.parametrize("vendor", [0x177D, 0x10E8, 0x17CB])
+def test_no_vendor_is_believed_without_its_acs(vendor: int) -> None:
+    (finding,) = about_ports(port(acs=Acs(0x1F, 0), vendor=vendor))
+    assert finding.code == "ACS_CLEARED"
 
 
 def test_a_hop_that_could_not_be_read() -> None:

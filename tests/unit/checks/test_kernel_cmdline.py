@@ -9,7 +9,7 @@ from tests.fakes.snapshots import make_facts, make_host, nic, silent_host
 from tests.unit.checks.lookup import commands, find, texts
 from vfio_agent.checks.kernel_cmdline import judge
 from vfio_contract.findings import Finding, Verdict
-from vfio_contract.model import NO_GROUP, BootOptions, Cpu
+from vfio_contract.model import NO_GROUP, BootOptions, BootPath, Cpu
 
 GRUB = "/etc/default/grub:6"
 AMD = Cpu("AuthenticAMD", "EPYC", ("svm",))
@@ -115,6 +115,61 @@ def test_only_the_loader_that_was_used_counts() -> None:
     grub = judged("BOOT_IMAGE=/vmlinuz intel_iommu=on", boot_options=both)
     assert grub.code == "CMDLINE_DIFFERS"
     assert judged("BOOT_IMAGE=/vmlinuz", boot_options=both[1:]).verdict is Verdict.UNKNOWN
+
+
+BOTH = (
+    BootOptions("grub", GRUB, "quiet"),
+    BootOptions("systemd-boot", "/etc/kernel/cmdline:1", "quiet intel_iommu=on"),
+)
+
+
+def test_two_loaders_that_differ_are_unknown_until_something_tells() -> None:
+    finding = judged("quiet intel_iommu=on", boot_options=BOTH)
+    assert finding.verdict is Verdict.UNKNOWN
+    assert commands(finding) == ["sudo efibootmgr -v; bootctl status"]
+    for path, code in (
+        (BootPath(efi=False, loader="", proxmox_boot=False), "CMDLINE_DIFFERS"),
+        (BootPath(efi=True, loader="GRUB 2.12", proxmox_boot=None), "CMDLINE_DIFFERS"),
+        (BootPath(efi=True, loader="systemd-boot 252.5", proxmox_boot=True), "CMDLINE_GOOD"),
+        (BootPath(efi=True, loader="", proxmox_boot=True), "CMDLINE_UNKNOWN"),
+    ):
+        assert judged("quiet intel_iommu=on", boot_options=BOTH, boot_path=path).code == code
+    alike = (BootOptions("grub", GRUB, "intel_iommu=on"), BOTH[1])
+    assert judged("quiet intel_iommu=on", boot_options=alike).code == "CMDLINE_GOOD"
+    assert judged("quiet", boot_options=alike, **OFF).code == "CMDLINE_PENDING"
+
+
+def test_what_update_grub_made_counts_beside_what_was_written() -> None:
+    written = BootOptions("grub", GRUB, "quiet intel_iommu=on")
+    new, old = (
+        BootOptions("grub.cfg", "/boot/grub/grub.cfg:140", f"root=/dev/sda2 ro {words}")
+        for words in ("quiet intel_iommu=on", "quiet")
+    )
+    finding = judged("ro quiet", boot_options=(written, new), **OFF)
+    assert (finding.code, finding.decision) == ("CMDLINE_PENDING", "reboot, vfioctl check")
+    finding = judged("ro quiet", boot_options=(written, old), **OFF)
+    assert finding.decision == "sudo update-grub, reboot, vfioctl check"
+    # it runs and is written, but the next boot would lose it
+    finding = judged("ro quiet intel_iommu=on", boot_options=(written, old))
+    assert finding.code == "CMDLINE_DIFFERS"
+    assert "intel_iommu=on will be gone" in finding.meaning
+    assert "grub.cfg:140" in texts(finding)
+
+
+def test_proxmox_copies_to_partitions_that_nobody_sees() -> None:
+    written = BootOptions("grub", GRUB, "quiet intel_iommu=on")
+    unread = BootOptions("grub.cfg", "/boot/grub/grub.cfg:140", "quiet")
+    path = BootPath(efi=None, loader=None, proxmox_boot=True)
+    rows = (written, unread)
+    finding = judged("ro quiet intel_iommu=on", boot_options=rows, boot_path=path)
+    assert finding.code == "CMDLINE_GOOD"
+    finding = judged("ro quiet", boot_options=rows, boot_path=path, **OFF)
+    assert "proxmox-boot-tool refresh" in finding.decision
+
+
+def test_passthrough_mode_asked_for_and_not() -> None:
+    for line in ("iommu=pt iommu=nopt", "iommu=pt iommu.passthrough=0"):
+        assert judged(f"intel_iommu=on {line}").code == "CMDLINE_CONTRADICTS"
 
 
 def test_grubs_variables_are_one_line() -> None:

@@ -67,7 +67,8 @@ def test_conventional_devices_need_no_pcie_port() -> None:
     old = replace(CARD, config=config_space(port_type=None))
     assert judged(vm_machine.judge, vm, old).verdict is Verdict.PASS
     assert judged(vm_machine.judge, vm, unread(old, "config")).verdict is Verdict.WARN
-    assert judged(vm_machine.judge, vm, functions=None).verdict is Verdict.UNKNOWN
+    silent = judged(vm_machine.judge, vm, functions=None)
+    assert (silent.verdict, silent.code) == (Verdict.UNKNOWN, "VM_MACHINE_UNKNOWN")
 
 
 def test_i440fx_under_libvirt_is_no_error() -> None:
@@ -100,7 +101,8 @@ def test_cpu(cpu: str, accelerated: bool, code: str) -> None:
 
 
 def test_nothing_hidden_passes_and_a_hack_is_named_with_its_line() -> None:
-    assert judged(vm_guest_driver.judge, CARD_VM).verdict is Verdict.PASS
+    plain = judged(vm_guest_driver.judge, CARD_VM)
+    assert (plain.verdict, plain.code) == (Verdict.PASS, "VM_GUEST_PLAIN")
     finding = judged(vm_guest_driver.judge, replace(CARD_VM, disguises=("hidden=1",)))
     assert (finding.verdict, finding.code) == (Verdict.WARN, "VM_HIDES_KVM")
     assert "101.conf:2: hides the hypervisor: hidden=1" in texts(finding)
@@ -129,6 +131,19 @@ def test_the_pattern_of_code_43() -> None:
     silent = unread(card, "vendor")
     assert judged(vm_guest_driver.judge, vm, silent).verdict is Verdict.UNKNOWN
     assert judged(vm_guest_driver.judge, vm, functions=None).verdict is Verdict.UNKNOWN
+
+
+@pytest.mark.parametrize(("guest", "kind"), [("", LIBVIRT), ("", QEMU), ("other", PROXMOX)])
+def test_a_guest_that_is_not_stated_may_be_windows(guest: str, kind: str) -> None:
+    card = replace(gpu("0000:03:00.0", group=3), vendor=0x10DE)
+    vm = make_vm(make_device("0000:03:00"), guest=guest, kind=kind, cpu="")
+    finding = judged(vm_guest_driver.judge, vm, card)
+    assert (finding.verdict, finding.code) == (Verdict.UNKNOWN, "VM_GUEST_UNKNOWN")
+    assert judged(vm_guest_driver.judge, replace(vm, cpu="host"), card).verdict is Verdict.PASS
+    other = replace(card, vendor=0x1002)
+    assert judged(vm_guest_driver.judge, vm, other).verdict is Verdict.PASS
+    linux = replace(vm, guest="other debian.org/debian/12")
+    assert judged(vm_guest_driver.judge, linux, card).verdict is Verdict.PASS
 
 
 # --- vm-memory -----------------------------------------------------------------------------------
@@ -195,7 +210,8 @@ def test_display(boot: bool, changes: dict[str, Any], code: str) -> None:
 def test_display_unknown_and_none() -> None:
     vm = make_vm(make_device("0000:03:00"))
     for field in ("boot_vga", "class_code"):
-        assert judged(vm_display_rom.judge, vm, unread(BOOT, field)).verdict is Verdict.UNKNOWN
+        finding = judged(vm_display_rom.judge, vm, unread(BOOT, field))
+        assert (finding.verdict, finding.code) == (Verdict.UNKNOWN, "VM_DISPLAY_UNKNOWN")
     assert judged(vm_display_rom.judge, vm, functions=None).verdict is Verdict.UNKNOWN
     assert judged(vm_display_rom.judge, CARD_VM).code == "VM_NO_DISPLAY"
 

@@ -15,14 +15,15 @@ from tests.fakes.snapshots import (
     nic,
     nvme,
     unread,
+    virtual_function,
 )
 from tests.fakes.vms import make_device, make_mapping, make_vm
 from tests.unit.checks.lookup import commands, find, texts
 from vfio_agent.checks.vm_functions import judge
 from vfio_contract.address import Address
 from vfio_contract.findings import Finding, Verdict
-from vfio_contract.model import Gap, NetDevice, PciFunction
-from vfio_contract.vm import LIBVIRT, QEMU, VmConfig
+from vfio_contract.model import NO_GROUP, Gap, NetDevice, PciFunction
+from vfio_contract.vm import LIBVIRT, QEMU, MappingEntry, VmConfig
 
 CARD = nic("0000:01:00.0")
 GPU = gpu("0000:03:00.0", group=3)
@@ -190,3 +191,58 @@ def test_what_is_worst_comes_first_and_the_rest_is_named() -> None:
     finding = judged(vm, GPU, SOUND)
     assert finding.code == "VM_DEVICE_MISSING"
     assert "VM_COMPANION_LEFT" in finding.meaning
+
+
+# --- what no vfio driver takes -------------------------------------------------------------------
+
+
+def test_a_bridge_is_never_assigned() -> None:
+    vm = make_vm(make_device("0000:00:02.0"))
+    finding = judged(vm, *behind(bridge("0000:00:02.0", group=9), CARD))
+    assert (finding.verdict, finding.code) == (Verdict.FAIL, "VM_NOT_BINDABLE")
+    assert "0000:00:02.0 is a bridge" in texts(finding)
+    unclear = unread(bridge("0000:00:02.0", group=9), "config")
+    assert judged(vm, *behind(unclear, CARD)).verdict is Verdict.UNKNOWN
+
+
+def test_nor_is_a_function_without_a_group() -> None:
+    vm = make_vm(make_device("0000:01:00.0"))
+    adrift = nic("0000:01:00.0", group=NO_GROUP)
+    finding = judged(vm, adrift, nic("0000:05:00.0", group=5))
+    assert (finding.verdict, finding.code) == (Verdict.FAIL, "VM_NOT_BINDABLE")
+    assert "0000:01:00.0 is in no IOMMU group" in texts(finding)
+
+
+def test_a_vf_of_a_physical_function_on_vfio_needs_its_token() -> None:
+    owner = nic("0000:03:00.0", group=3, sriov_total_vfs=2, sriov_num_vfs=1)
+    vf = virtual_function(owner, "0000:03:10.0", 0, group=20, driver="vfio-pci")
+    vm = make_vm(make_device("0000:03:10.0"))
+    finding = judged(vm, owner, vf)
+    assert (finding.verdict, finding.code) == (Verdict.FAIL, "VM_VF_TOKEN")
+    host_driven = replace(owner, driver="igb", vfio_device=False)
+    assert judged(vm, host_driven, vf).verdict is Verdict.PASS
+    token = (("host", "03:10.0"), ("vf-token", "00112233-4455-6677-8899-aabbccddeeff"))
+    given = make_vm(make_device("0000:03:10.0", options=token))
+    assert judged(given, owner, vf).code != "VM_VF_TOKEN"
+    assert judged(vm, unread(owner, "driver", "vfio_device"), vf).verdict is Verdict.UNKNOWN
+
+
+def test_a_mapping_with_too_few_entries_is_shared() -> None:
+    card, spare = CARD, nic("0000:02:00.0", group=2)
+    first = MappingEntry("pve01", ("0000:01:00.0",), "", "", -1, 2)
+    second = MappingEntry("pve01", ("0000:02:00.0",), "", "", -1, 3)
+    wanted = make_device(mapping="nics")
+    vm = make_vm(wanted)
+    other = make_vm(wanted, name="102", autostart=True)
+    one = make_mapping("nics", "0000:01:00.0")
+    both = replace(one, entries=(first, second))
+    known = {"host": "pve01"}
+    assert judged(vm, card, spare, vms=(other,), mappings=(one,), **known).code == (
+        "VM_DEVICE_SHARED"
+    )
+    assert judged(vm, card, spare, vms=(other,), mappings=(both,), **known).verdict is Verdict.PASS
+    by_address = make_vm(make_device("0000:01:00.0"), name="103", autostart=True)
+    assert judged(vm, card, vms=(by_address,), mappings=(one,), **known).code == "VM_DEVICE_SHARED"
+    assert judged(vm, card, spare, vms=(by_address,), mappings=(both,), **known).code == (
+        "VM_FUNCTIONS_READY"
+    )

@@ -31,7 +31,7 @@ def test_an_artifact_can_be_read_back(tmp_path: Path, capsys: Captured) -> None:
     assert said.out == ""
     assert said.err.startswith(digest_facts(snapshot.facts))
     assert target.stat().st_mode & 0o077 == 0
-    assert os.listdir(tmp_path) == ["host.json"]
+    assert sorted(os.listdir(tmp_path)) == ["host.json", "host.md"]
 
 
 def test_collect_twice_gives_the_same_digest(capsys: Captured) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.cli import check_samples, samples
+from tests.unit.cli import check_samples, risk_samples, samples
 from vfio_agent.checks import CATALOGUE
 from vfio_cli.commands.explain import notes_of
 from vfio_cli.screens import (
@@ -24,6 +24,7 @@ from vfio_cli.screens import (
     events,
     explain,
     nodes,
+    risk,
     status,
     vms,
 )
@@ -145,6 +146,12 @@ SCREENS: dict[str, Callable[[], Lines]] = {
     "baseline": lambda: baseline.baseline_screen(samples.baseline(drifted=True)),
     "baseline-same": lambda: baseline.baseline_screen(samples.baseline(drifted=False)),
     "baseline-accepted": lambda: baseline.accepted_screen(samples.baseline(drifted=False)),
+    "node-show-risk": lambda: nodes.show_screen(risk_samples.node(*risk_samples.risks()[:2])),
+    "placed-on-risk": lambda: decision.decision_screen(risk_samples.placement()),
+    "risk-accepted": lambda: risk.accepted_screen(risk_samples.risk(seen="no", vms=())),
+    "risk-list": lambda: risk.list_screen(risk_samples.risks()),
+    "risk-list-none": lambda: risk.list_screen((), node="pve03"),
+    "risk-revoked": lambda: risk.revoked_screen(risk_samples.risks()[0]),
     "explain-code": lambda: explain.code_screen(GROUP_WIDENED, ()),
 }
 
@@ -236,5 +243,7 @@ def test_every_cluster_code_has_a_word_or_is_no_change() -> None:
         "NODE_CLONED",
         "NODE_CORDONED",
         "REVALIDATING",
+        "RISK_EXPIRED",
+        "RISK_REVOKED",
         "STORE_REWOUND",
     }

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes.snapshots import function
-from vfio_cli.selectors import RISKS, parse_device, parse_devices
+from vfio_cli.screens.risk import WORDS
+from vfio_cli.selectors import RISK_CODES, RISKS, parse_device, parse_devices
 from vfio_contract.units import KINDS, kind_of
 from vfio_contract.views import DeviceRequest
 from vfio_coordinator.scheduler.gates import ALLOWS
@@ -83,3 +84,5 @@ def test_every_kind_that_a_host_can_have_may_be_asked_for(class_code: int) -> No
 
 def test_the_coordinator_knows_the_same_risks() -> None:
     assert set(ALLOWS.values()) == set(RISKS)
+    assert set(ALLOWS) == set(RISK_CODES)
+    assert ALLOWS == WORDS

@@ -148,6 +148,16 @@ def test_a_coordinator_that_never_listens_is_reported() -> None:
         )
 
 
+def test_wrong_usage_of_a_child_is_wrong_usage() -> None:
+    refuses = "import sys; print('--name is none', file=sys.stderr); sys.exit(64)"
+    for coordinator, agent in ((refuses, RUNS), (LISTENS, refuses)):
+        with supervised(coordinator, agent) as process:
+            _, errors = process.communicate(timeout=DEADLINE_S)
+            assert process.returncode == 64
+            assert errors.startswith("--name is none\n")
+            assert "ended with status 64" in errors
+
+
 def test_a_stop_while_the_coordinator_starts_is_no_failure() -> None:
     slow = "import sys, time\nprint('slow', file=sys.stderr, flush=True)\nsys.stdin.close()\n"
     slow += "import signal; signal.pause()"

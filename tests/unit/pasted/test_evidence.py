@@ -154,6 +154,8 @@ def test_a_damaged_artifact_is_refused(tmp_path: Path) -> None:
         inspect_evidence([str(path)])
 
 
-def test_an_archive_on_standard_input_is_refused() -> None:
-    with pytest.raises(EvidenceError, match="name the file"):
-        judge_stdin((HOSTS / "gpubox-f10.tar.gz").read_bytes())
+def test_an_archive_on_standard_input_is_a_host() -> None:
+    path = HOSTS / "gpubox-f10.tar.gz"
+    seen = judge_stdin(path.read_bytes())
+    assert seen.given[0].kinds == ("captured root",)
+    assert seen.report == inspect_evidence([str(path)]).report

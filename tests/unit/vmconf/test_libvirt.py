@@ -2,8 +2,9 @@
 
 import pytest
 
-from vfio_agent.vmconf.libvirt import MAX_DEPTH, parse_libvirt
-from vfio_contract.vm import VmConfig
+from vfio_agent.vmconf.libvirt import MAX_DEPTH, guest_of, parse_libvirt
+from vfio_agent.vmconf.secrets import redact_xml
+from vfio_contract.vm import VmConfig, VmDisk
 
 DOMAIN = b"""<domain type='kvm'>
   <name>web-1</name>
@@ -120,3 +121,72 @@ def test_an_address_that_is_none(attributes: str) -> None:
     vm = parse(text.encode())
     assert vm.devices[0].addresses == ()
     assert vm.faults == ((1, "hostdev 0: its source is no PCI address"),)
+
+
+# --- what the guest is, disks, and what goes past libvirt ----------------------------------------
+
+MORE = b"""<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+  <name>win</name>
+  <metadata>
+    <libosinfo:libosinfo xmlns:libosinfo="http://libosinfo.org/xmlns/libvirt/domain/1.0">
+      <libosinfo:os id="http://microsoft.com/win/11"/>
+    </libosinfo:libosinfo>
+    <secret:x xmlns:secret="y">hunter2</secret:x>
+  </metadata>
+  <memory unit='GiB'>8</memory>
+  <os><type machine='pc-q35-9.0'>hvm</type></os>
+  <cpu mode='host-passthrough'><feature policy='disable' name='hypervisor'/></cpu>
+  <devices>
+    <disk type='block' device='disk'>
+      <source dev='/dev/disk/by-id/ata-BIG'/>
+    </disk>
+    <disk type='file'><source file='/var/lib/a.qcow2'/></disk>
+  </devices>
+  <qemu:commandline>
+    <qemu:arg value='-device'/>
+    <qemu:arg value='vfio-pci,host=41:00.0,id=extra'/>
+    <qemu:arg value='-cpu'/>
+    <qemu:arg value='host,kvm=off'/>
+    <qemu:arg value='-drive'/>
+    <qemu:arg value='file=/dev/sdz,format=raw'/>
+  </qemu:commandline>
+</domain>
+"""
+
+
+def test_the_guest_by_libosinfo_also_after_redaction() -> None:
+    for data in (MORE, redact_xml(MORE)):
+        vm = parse(data)
+        assert vm.guest == "win11"
+        assert vm.line_of("ostype") == 5 or data is not MORE
+    assert b"hunter2" not in redact_xml(MORE)
+    assert redact_xml(MORE).count(b"\n") == MORE.count(b"\n")
+
+
+@pytest.mark.parametrize(
+    ("identifier", "guest"),
+    [
+        ("http://microsoft.com/win/10", "win10"),
+        ("http://microsoft.com/win/2k22", "win2k22"),
+        ("http://debian.org/debian/12", "other debian.org/debian/12"),
+        ("", ""),
+        ("nonsense", ""),
+    ],
+)
+def test_names_of_systems(identifier: str, guest: str) -> None:
+    assert guest_of(identifier) == guest
+
+
+def test_disks_of_the_host() -> None:
+    assert parse(MORE).raw_disks == (
+        VmDisk(14, "/dev/disk/by-id/ata-BIG"),
+        VmDisk(24, "/dev/sdz"),
+    )
+    assert parse(DOMAIN).raw_disks == ()
+
+
+def test_what_goes_past_libvirt_counts() -> None:
+    vm = parse(MORE)
+    (device,) = vm.devices
+    assert (device.addresses, device.line, device.managed) == (("0000:41:00.0",), 20, False)
+    assert vm.disguises == ("cpu feature hypervisor disabled", "kvm=off")

@@ -1,84 +1,24 @@
-"""`vfioctl collect` and `vfioctl diff`: evidence as one file, and two of them compared."""
+"""`vfioctl diff`: two hosts' evidence compared, or one host's before and after."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import click
 
 from vfio_agent.inspect import judge_snapshot
-from vfio_cli import terminal
-from vfio_cli.exits import FAILURE, OK, UNKNOWN, WARNING, Mistake, Stop
+from vfio_cli.comparison import compare_evidence
+from vfio_cli.exits import FAILURE, OK, UNKNOWN, WARNING, Mistake
 from vfio_cli.help import Taught
 from vfio_cli.look import look, look_at_evidence
 from vfio_cli.output import WITHOUT_NAME, emit, make_document, output_option
 from vfio_cli.screens.diff import DiffView, diff_screen
-from vfio_cli.screens.layout import plural
 from vfio_cli.survey import name_of
-from vfio_contract.artifact import (
-    MAX_BYTES,
-    ArtifactError,
-    decode_artifact,
-    digest_facts,
-    encode_artifact,
-)
-from vfio_contract.drift import Change, compare, firmware_tuple
+from vfio_contract.artifact import MAX_BYTES, ArtifactError, decode_artifact, digest_facts
+from vfio_contract.drift import Change, firmware_tuple
 from vfio_contract.findings import Verdict
 from vfio_contract.host import Host
 from vfio_contract.views import ChangeView
-
-
-@click.command(
-    "collect",
-    cls=Taught,
-    examples=(
-        "sudo vfioctl collect -o host.json",
-        "vfioctl collect --root host.tar.gz | jq .digest",
-        "vfioctl diff before.json after.json",
-    ),
-    exits="0 written (also when parts could not be read: the file says which), 2 the file cannot "
-    "be written, 64 wrong usage.",
-)
-@click.option("-o", "--output", "target", metavar="FILE", help="File to write; default stdout.")
-@click.option("--root", metavar="PATH", help="A captured host: a directory or a tar of its root.")
-def collect(target: str | None, root: str | None) -> int:
-    """Write this host's evidence to one canonical file (JSON, sorted, with its digest).
-
-    The same host twice gives the same digest: what moves by itself is kept apart from it.
-    """
-    snapshot = look(root).snapshot
-    data = encode_artifact(snapshot)
-    if target is None or target == "-":
-        terminal.write(data.decode("ascii"))
-    else:
-        _write_atomically(Path(target), data)
-    functions = snapshot.facts.functions
-    devices = "functions not known" if functions is None else plural(len(functions), "function")
-    gaps = len(snapshot.readings.gaps)
-    text = f"{digest_facts(snapshot.facts)}  {devices}, {plural(gaps, 'gap')}"
-    if gaps and not snapshot.readings.privileged and snapshot.readings.live:
-        text += " (root reads more: sudo vfioctl collect)"
-    terminal.note(text)
-    return OK
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    """All of it or what was there before; readable by its owner, as evidence names machines."""
-    try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
-    except OSError as error:
-        raise Stop(f"{path} cannot be written: {error.strerror}", status=FAILURE) from error
 
 
 @click.command(
@@ -86,6 +26,7 @@ def _write_atomically(path: Path, data: bytes) -> None:
     cls=Taught,
     examples=(
         "vfioctl diff before.json after.json",
+        "vfioctl diff before.json lspci.txt  what somebody pasted",
         "vfioctl diff before.json /          this host against its file",
         "vfioctl diff f10.tar.gz f11.tar.gz  two captured roots",
     ),
@@ -99,20 +40,23 @@ def diff(before: str, after: str, form: str) -> int:
     """What changed between two hosts' evidence, and does it matter?
 
     Each side is a file of `collect`, a captured root (directory or tar), pasted output (lspci with
-    groups, dmesg, ...), or / for this host.
+    groups, dmesg, ...; - is stdin), or / for this host.
     Devices are compared by identity: moved, widened (merged or with a foreign member), split,
-    narrowed, renumbered, vanished, appeared; and the firmware tuple part by part.
+    narrowed, renumbered, vanished, appeared; and the firmware tuple part by part. Where one side
+    knows less (a paste, a redacted file), the screen says how devices were matched.
     """
     old, now = _load("BEFORE", before), _load("AFTER", after)
-    changes = compare(old, now)
+    found = compare_evidence(old, now)
     comparable = old.facts.functions is not None and now.facts.functions is not None
     view = DiffView(
         before=before,
         after=after,
-        changes=changes,
+        changes=found.changes,
         name_of=lambda change: _device_name(change, old, now),
         not_compared=_unknown_parts(old, now),
         comparable=comparable,
+        unmatched=found.unmatched,
+        notes=found.notes,
     )
     emit(
         form,
@@ -123,7 +67,9 @@ def diff(before: str, after: str, form: str) -> int:
             after=digest_facts(now.facts),
             comparable=comparable,
             not_compared=view.not_compared,
-            changes=changes,
+            unmatched=found.unmatched,
+            notes=found.notes,
+            changes=found.changes,
         ),
     )
     return exit_code(view)
@@ -135,7 +81,7 @@ def exit_code(view: DiffView) -> int:
 
     if any(change.harms for change in view.changes):
         return FAILURE
-    if not view.comparable:
+    if not view.comparable or view.unmatched:
         return UNKNOWN
     if any(CODES[c.code].verdict is not Verdict.PASS for c in view.changes):
         return WARNING
@@ -145,8 +91,10 @@ def exit_code(view: DiffView) -> int:
 def _load(side: str, text: str) -> Host:
     path = Path(text)
     try:
+        if text == "-":
+            return _load_pasted(side, text)
         if not path.is_file():
-            return look(text).host
+            return look(text, named=side).host
         if not _looks_like_json(path):
             return _load_pasted(side, text)
         with path.open("rb") as file:
@@ -162,7 +110,7 @@ def _load(side: str, text: str) -> Host:
 
 
 def _load_pasted(side: str, text: str) -> Host:
-    seen = look_at_evidence((text,))
+    seen = look_at_evidence((text,), named=side)
     if not any(given.kinds for given in seen.given):
         raise Mistake(
             f"{side} {text}: {seen.given[0].text}. Make an artifact: vfioctl collect -o FILE"
