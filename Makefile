@@ -24,7 +24,7 @@ demo: setup
 	$(BIN)/python tools/demo.py
 
 test: check
-	@tools/setup.sh --browser
+	@tools/setup.sh --tests
 	$(BIN)/pytest
 
 check: setup

@@ -7,6 +7,7 @@ test of a format. Every step is drawn, so that a failure shrinks to few steps.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
 
@@ -37,20 +38,30 @@ TOKENS = (
 )
 MAX_BYTES = 64 << 10
 
-_Steps = Sequence[tuple[str, int, int, int]]
+Steps = Sequence[tuple[str, int, int, int]]
 _KINDS = ("cut", "head", "tail", "double", "swap", "drop", "flip", "insert", "splice")
 
 
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """Broken evidence, shown as what was done to which seed."""
+
+    seed: int
+    steps: Steps
+    data: bytes = field(repr=False)
+
+
 @st.composite
-def mutations(draw: st.DrawFn, seeds: Sequence[bytes]) -> bytes:
+def mutations(draw: st.DrawFn, seeds: Sequence[bytes]) -> Broken:
     """A seed after up to eight steps."""
     place = st.integers(0, 1 << 16)
     step = st.tuples(st.sampled_from(_KINDS), place, place, place)
     number = draw(st.integers(0, len(seeds) - 1))
-    return _apply(seeds, number, draw(st.lists(step, max_size=8)))
+    steps = draw(st.lists(step, max_size=8))
+    return Broken(number, steps, _apply(seeds, number, steps))
 
 
-def _apply(seeds: Sequence[bytes], number: int, steps: _Steps) -> bytes:
+def _apply(seeds: Sequence[bytes], number: int, steps: Steps) -> bytes:
     data = seeds[number][:MAX_BYTES]
     for kind, one, other, third in steps:
         data = _mutate(data, kind, one, other, third, seeds)[: 2 * MAX_BYTES]

@@ -13,7 +13,7 @@ import time
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
 
-from tests.fuzz.mutation import mutations
+from tests.fuzz.mutation import Broken, mutations
 from tests.fuzz.targets import TARGETS
 
 BUDGET_S = float(os.environ.get("VFIOCTL_FUZZ_SECONDS", "0"))
@@ -35,16 +35,18 @@ def test_broken_evidence(name: str, request: pytest.FixtureRequest) -> None:
         @seed(first + number)
         @settings(max_examples=examples, suppress_health_check=list(HealthCheck))
         @given(inputs)
-        def check(data: bytes) -> None:
+        def check(broken: Broken) -> None:
             nonlocal count
             count += 1
             # processor time: a busy machine is no hang, and a sleep ends by the test's timeout
             began = time.process_time()
-            target.run(data)
+            target.run(broken.data)
             spent = time.process_time() - began
             if BUDGET_S:
-                slowest[:] = max(slowest, [spent, len(data)])
-                assert spent < 1 + len(data) / 1e6, f"{spent:.1f} s for {len(data)} bytes"
+                slowest[:] = max(slowest, [spent, len(broken.data)])
+                assert spent < 1 + len(broken.data) / 1e6, (
+                    f"{spent:.1f} s for {len(broken.data)} bytes"
+                )
 
         check()
 

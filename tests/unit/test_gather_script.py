@@ -158,6 +158,11 @@ def spread(capture: Path, top: Path) -> Path:
     """A capture as a tree of files that can be read like a running host."""
     with tarfile.open(capture) as tar:
         tar.extractall(top)  # our own capture; Debian 12's Python has no filters yet
+        links = [top / member.name for member in tar if member.issym()]
+    for link in links:
+        if (target := os.readlink(link)).startswith("/"):
+            link.unlink()
+            link.symlink_to(os.path.relpath(f"{top}{target}", link.parent))
     manifest = json.loads((top / "manifest.json").read_text())
     (top / "manifest.json").unlink()
     for node in manifest["nodes"]:

@@ -95,7 +95,7 @@ def read_manifest(data: bytes) -> Manifest | None:
         raise BadCapture(f"{MANIFEST} has schema {schema!r}, this version reads {SCHEMA!r}")
     try:
         return _parse(document)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BadCapture(f"{MANIFEST} is damaged: {type(error).__name__}: {error}") from error
 
 
@@ -127,10 +127,16 @@ def _parse(document: dict[str, object]) -> Manifest:
     )
 
 
+_PATH_CHARS = 4096
+"""PATH_MAX of Linux; each step up a path costs its length."""
+
+
 def names_below(directories: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """By directory the names in it that lead to any of these, which are directories themselves."""
     found: dict[str, set[str]] = {}
     for path in directories:
+        if len(path) > _PATH_CHARS:
+            raise ValueError(f"a path of {len(path)} characters")
         while path:
             path, _, name = path.rpartition("/")
             found.setdefault(path, set()).add(name)

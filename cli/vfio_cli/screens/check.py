@@ -44,7 +44,8 @@ MAX_EVIDENCE = 6
 
 MAX_SUBJECTS = 4
 
-_MIN_SEEN_BY = 8
+_MIN_SEEN_BY = 16
+"""Fewer letters of a long right end say nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ def heading(
     host = cut(report.host, 28) or "(no name)"
     left = f"{host}  {words}   {count_words(_counts(counted))}"
     room = width - len(left) - 2
-    text = two_ends(left, cut(seen_by, room), width=width) if room >= _MIN_SEEN_BY else left
+    text = two_ends(left, cut(seen_by, room), width=width) if room >= min(len(seen_by), _MIN_SEEN_BY) else left
     start = len(host) + 2
     return Line(text, tone, start, start + len(words))
 
