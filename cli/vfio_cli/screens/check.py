@@ -100,7 +100,8 @@ def heading(
     host = cut(report.host, 28) or "(no name)"
     left = f"{host}  {words}   {count_words(_counts(counted))}"
     room = width - len(left) - 2
-    text = two_ends(left, cut(seen_by, room), width=width) if room >= min(len(seen_by), _MIN_SEEN_BY) else left
+    fits = room >= min(len(seen_by), _MIN_SEEN_BY)
+    text = two_ends(left, cut(seen_by, room), width=width) if fits else left
     start = len(host) + 2
     return Line(text, tone, start, start + len(words))
 
