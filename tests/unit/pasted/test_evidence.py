@@ -122,7 +122,7 @@ def test_tar_directory_and_artifact_give_the_same_report(tmp_path: Path) -> None
     artifact.write_bytes(encode_artifact(snapshot))
     folder = tmp_path / "root"
     with tarfile.open(packed) as tar:
-        tar.extractall(folder, filter="fully_trusted")
+        tar.extractall(folder)  # our own capture; Debian 12's Python has no filters yet
     reports = [inspect_evidence([str(path)]).report for path in (packed, artifact, folder)]
     codes = [[(f.check, f.subject, f.code) for f in report.findings] for report in reports]
     assert codes[0] == codes[1] == codes[2]
