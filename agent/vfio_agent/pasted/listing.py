@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from vfio_agent.pasted.group_listing import Place, TableRow, parse_group_line, parse_table_row
 from vfio_agent.pasted.lspci import Form, Header, Listed, describe, form_of, parse_header
 from vfio_agent.pasted.prompt import PROMPT
+from vfio_agent.pasted.pvesh import NOT_WHOLE, PveshTable
 from vfio_agent.pasted.recognise import Text
 from vfio_contract.model import NO_GROUP
 
@@ -67,6 +68,7 @@ class _Reader:
         self.places: list[Place] = []
         self.table: list[TableRow] = []
         self.paths: list[tuple[int, str]] = []
+        self.pvesh = PveshTable()
         self.doubts: list[str] = []
         self.ended = False
         self._open: _Block | None = None
@@ -90,6 +92,8 @@ class _Reader:
         if row is not None:
             self.table.append(row)
             self.ended = False
+            return
+        if self.pvesh.take(line):
             return
         header = parse_header(line) if "." in line else None
         if header is not None:
@@ -177,15 +181,17 @@ def parse_listing(text: Text) -> Listing:
             found = replace(found, group=block.group)
         functions.append(found)
     functions = _settle_groups(functions)
-    functions += [_from_table(row) for row in reader.table]
-    members = [*reader.members, *((row.group, str(row.address)) for row in reader.table)]
+    table = [*reader.table, *reader.pvesh.rows]
+    functions += [_from_table(row) for row in table]
+    members = [*reader.members]
+    members += [(row.group, str(row.address)) for row in table if row.group != NO_GROUP]
     return Listing(
         functions=tuple(functions),
         members=tuple(dict.fromkeys(members)),
         places=tuple(dict.fromkeys(reader.places)),
         paths=tuple(dict.fromkeys(reader.paths)),
         ended=reader.ended and not text.cut,
-        doubts=tuple(dict.fromkeys(reader.doubts)),
+        doubts=tuple(dict.fromkeys([*reader.doubts, *([NOT_WHOLE] if reader.pvesh.rows else [])])),
     )
 
 

@@ -143,6 +143,7 @@ _SIGNS: tuple[tuple[Kind, str, re.Pattern[str]], ...] = (
             re.IGNORECASE,
         ),
     ),
+    (Kind.GROUPS, "iommugroup", re.compile(r"\s*[│|].{0,400}\biommugroup\b.{0,400}[│|]\s*$")),
     (Kind.CMDLINE, "=", re.compile(r"(?:BOOT_IMAGE=|initrd=\\|root=\S+ )\S*")),
     (Kind.LSMOD, "Module", re.compile(r"Module\s+Size\s+Used by")),
     (Kind.LSCPU, ":", re.compile(r"(?:Architecture|CPU op-mode\(s\)):\s")),
