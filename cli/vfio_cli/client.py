@@ -29,6 +29,7 @@ from vfio_contract.views import (
     Decision,
     Event,
     NodeView,
+    Placement,
     PlaceRequest,
     RiskView,
     VmView,
@@ -108,11 +109,12 @@ class Coordinator:
         answer = self._call(self._stub.ListVms, wire.ListVmsRequest())
         return tuple(from_message(VmView, vm) for vm in answer.vms)
 
-    def explain(self, vm: str) -> tuple[Decision, VmView | None]:
-        """Why a VM is where it is, or why nothing fits."""
+    def explain(self, vm: str) -> tuple[Decision, VmView | None, Placement | None]:
+        """Why a VM is where it is, or why nothing fits; and what was proved when it was placed."""
         answer = self._call(self._stub.ExplainVm, wire.ExplainVmRequest(vm=vm))
         view = from_message(VmView, answer.vm) if answer.HasField("vm") else None
-        return _decision(answer.decision), view
+        placed = from_message(Placement, answer.placed) if answer.HasField("placed") else None
+        return _decision(answer.decision), view, placed
 
     def accept_baseline(self, node: str) -> BaselineView:
         """Accept a node's present facts as known-good."""
@@ -187,7 +189,8 @@ def _require_socket(where: Endpoint) -> None:
     except FileNotFoundError:
         raise Stop(
             f"no coordinator here: {path} does not exist. Start one: vfioctl up; or name one: "
-            "--endpoint unix:/path/api.sock or HOST:PORT",
+            "--endpoint unix:/path/api.sock or HOST:PORT, or VFIOCTL_STATE=DIR for one that was "
+            "started with --state DIR",
             status=UNKNOWN,
         ) from None
     except OSError as error:

@@ -6,7 +6,17 @@ import os
 import tempfile
 from pathlib import Path
 
-from vfio_cli.exits import FAILURE, Stop
+from vfio_cli.exits import FAILURE, Mistake, Stop
+from vfio_cli.output import FORMATS
+
+
+def check_target(target: str | None) -> None:
+    """Mistake when `-o` of a command that writes a file was given a form (`json`) instead."""
+    if target in FORMATS:
+        raise Mistake(
+            f"-o {target}: here -o takes a file, and this is the name of a form: "
+            f"-o ./{target} writes a file of that name"
+        )
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,17 +35,18 @@ def look(
     """
     path = "/" if root is None else root
     if not path:
-        raise Mistake(f"{named} '': it is empty: give a directory, a tar, or leave the option out")
+        way_out = ", or leave the option out" if named.startswith("--") else ", a file, or / here"
+        raise Mistake(f"{named} '': it is empty: give a directory or a tar{way_out}")
     try:
         os.stat(path)
         opened = open_host(path)
         is_host = holds_host(opened)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise Mistake(
-            f"{named} {path}: {reason}: give a directory that mirrors a host's root, "
-            "or a tar of one"
-        ) from error
+        hint = "give a directory that mirrors a host's root, or a tar of one"
+        if os.path.isfile(path):
+            hint += f". An artifact, or pasted output? vfioctl check --from {shlex.quote(path)}"
+        raise Mistake(f"{named} {path}: {reason}: {hint}") from error
     if not is_host:
         raise Mistake(
             f"{named} {path}: it holds none of a host's files (no sys, proc, etc or dmesg): "
@@ -71,19 +73,37 @@ def from_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return option(click.argument("more", nargs=-1, metavar="")(command))
 
 
+def source_words(root: str | None, paths: Sequence[str]) -> str:
+    """` --root PATH` or ` --from PATH...` for a shell, as it was typed; "" for this host."""
+    if paths:
+        return f" --from {shlex.join(paths)}"
+    return "" if root is None else f" --root {shlex.quote(root)}"
+
+
 def look_at_evidence(paths: Sequence[str], *, named: str = "--from") -> Inspection:
     """Judge what these PATHs tell of one host; Mistake for a PATH that cannot be used.
 
+    Also where none of them tells anything: a verdict about no host would be taken for this one's.
     `named` is the option or argument that gave them.
     """
+    if "" in paths:
+        raise Mistake(f"{named} '': it is empty: give a file, a directory, or - for stdin")
     try:
         with progress(f"reading {', '.join(paths)}"):
-            return inspect_evidence(paths)
+            seen = inspect_evidence(paths)
     except OSError as error:
         path = error.filename or paths[0]
         raise Mistake(f"{named} {path}: {error.strerror or error}") from error
     except ValueError as error:
         raise Mistake(f"{named} {error}") from error
+    if any(row.kinds for row in seen.given):
+        return seen
+    told = "; ".join(f"{row.path}: {row.text}" for row in seen.given)
+    raise Mistake(
+        f"{named} {told}. Give output of dmesg, lspci -nnk and the like, or make an artifact: "
+        "vfioctl collect -o FILE",
+        code="NO_HOST",
+    )
 
 
 def check_view(seen: Inspection, root: str | None) -> CheckView:
@@ -96,6 +116,7 @@ def check_view(seen: Inspection, root: str | None) -> CheckView:
         seen_by=_seen_by(seen, root),
         devices_known=seen.snapshot.facts.functions is not None,
         given=seen.given,
+        elsewhere=bool(seen.given) or not seen.snapshot.readings.live,
     )
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from io import StringIO
 
 import click
 
+from vfio_cli import terminal
 from vfio_cli.exits import (
     BROKEN_PIPE,
     FAILURE,
@@ -105,9 +107,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _end(error: click.ClickException, given: Sequence[str]) -> int:
     """Say why: one line for people, and the document that `-o json` or `-o yaml` asked for."""
     if isinstance(error, Stop):
-        click.echo(f"vfioctl: {error.format_message()}", err=True)
+        terminal.note(f"vfioctl: {error.format_message()}")
     else:
-        error.show()
+        said = StringIO()
+        error.show(said)
+        terminal.note(said.getvalue().rstrip("\n"))
     status = FAILURE
     if isinstance(error, click.UsageError):
         status = USAGE
@@ -121,7 +125,7 @@ def _end(error: click.ClickException, given: Sequence[str]) -> int:
     try:
         write_error(find_form(given), code=code, message=error.format_message(), status=status)
     except OutputLost as lost:
-        click.echo(f"vfioctl: {lost.format_message()}", err=True)
+        terminal.note(f"vfioctl: {lost.format_message()}")
     except PipeClosed:
         _silence_stdout()
         return BROKEN_PIPE

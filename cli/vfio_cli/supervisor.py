@@ -118,6 +118,11 @@ def supervise(
     return OK
 
 
+def child_environment() -> dict[str, str]:
+    """Ours, with gRPC's own log off unless somebody asked for it: the children say what fails."""
+    return {"GRPC_VERBOSITY": "NONE", **os.environ}
+
+
 def _start(name: str, argv: Sequence[str], *, stdout: int | None) -> Child:
     libc = ctypes.CDLL(None, use_errno=True)
     parent = os.getpid()
@@ -128,13 +133,17 @@ def _start(name: str, argv: Sequence[str], *, stdout: int | None) -> Child:
         if os.getppid() != parent:  # it died before the prctl
             os._exit(FAILURE)
 
-    process = subprocess.Popen(
-        argv,
-        stdin=subprocess.DEVNULL,
-        stdout=stdout,
-        process_group=0,  # so that Ctrl-C reaches the supervisor alone, which keeps the order
-        preexec_fn=die_with_parent,
-    )
+    try:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            process_group=0,  # so that Ctrl-C reaches the supervisor alone, which keeps the order
+            preexec_fn=die_with_parent,
+            env=child_environment(),
+        )
+    except OSError as error:
+        raise Stop(f"the {name} cannot be started: {argv[0]}: {error.strerror}") from error
     return Child(name, process)
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from vfio_cli.exits import OutputLost, PipeClosed, Stop
-from vfio_cli.screens.layout import Lines, painted, plain
+from vfio_cli.screens.layout import WIDTH, Lines, clean, painted, plain
 
 WATCH_INTERVAL_S = 2.0
 """Between two looks of `--watch`."""
@@ -48,9 +49,28 @@ def write(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """One line on stderr, for people."""
+    """Lines on stderr, for people: folded on a terminal, whole for whoever reads them from a pipe.
+
+    Words are never broken, so that a path can be copied; nothing in them moves the cursor.
+    """
+    if sys.stderr.isatty():
+        text = "\n".join(fold(line) for line in text.split("\n"))
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
+
+
+def fold(line: str) -> str:
+    """The line within the width of a screen, later lines indented."""
+    line = clean(line)
+    if len(line) <= WIDTH:
+        return line
+    return textwrap.fill(
+        line,
+        WIDTH,
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 @contextmanager

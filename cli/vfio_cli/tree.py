@@ -15,13 +15,14 @@ from typing import Any
 from zipimport import zipimporter
 
 import click
+from click.exceptions import NoSuchCommand
 
 from vfio_cli.exits import USAGE, Stop
 
 Rows = Mapping[str, tuple[str, str]]
 """Command -> (module:attribute below `vfio_cli.commands`, purpose)."""
 
-NEEDS_INSTALL = "needs the installed vfioctl: pip install vfioctl"
+NEEDS_INSTALL = "needs vfioctl installed on this host: pip install . in its checkout"
 
 _OURS = frozenset({"vfio_cli", "vfio_agent", "vfio_contract", "vfio_coordinator", "vfioctl"})
 
@@ -50,6 +51,16 @@ class LazyGroup(click.Group):
                     raise TypeError(f"{rows[cmd_name][0]} is no command")
                 return command
         return None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command to call; what does not exist names those that are spelled like it."""
+        try:
+            return super().resolve_command(ctx, args)
+        except NoSuchCommand as error:
+            names = self.list_commands(ctx)
+            raise NoSuchCommand(error.command_name, possibilities=names, ctx=ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The sections, without importing any command."""

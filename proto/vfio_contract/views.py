@@ -313,7 +313,11 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class BaselineView:
-    """An accepted baseline."""
+    """An accepted baseline.
+
+    `drift` is of now only where `compared` is True; else it is as last heard, and `why` says what
+    is missing.
+    """
 
     node: str
     digest: str
@@ -322,3 +326,5 @@ class BaselineView:
     firmware: tuple[str, ...]
     intended_units: tuple[UnitView, ...]
     drift: tuple[ChangeView, ...]
+    compared: bool = False
+    why: str = ""

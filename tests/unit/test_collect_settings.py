@@ -107,7 +107,8 @@ def test_rules_about_vfio(tree: SysfsTree) -> None:
     tree.write(
         "/etc/modprobe.d/vfio.conf",
         "options vfio-pci ids=10de:2204\nsoftdep nouveau pre: vfio-pci post: x\n"
-        "softdep snd pre: y\nblacklist vfio-pci\ninstall vfio /bin/false\nblacklist nouveau\n",
+        "softdep snd pre: y\nblacklist vfio-pci\ninstall vfio /bin/false\nblacklist nouveau\n"
+        "blacklist iTCO_wdt\nblacklist nvidiafb\ninstall snd /sbin/modprobe -i snd\n",
     )
     tree.write("/etc/modules", "# at boot\nvfio_pci ids=1\nloop\n")
     tree.write("/etc/modules-load.d/x.conf", "vfio\n")
@@ -115,6 +116,7 @@ def test_rules_about_vfio(tree: SysfsTree) -> None:
     tree.write("/etc/dracut.conf.d/v.conf", 'force_drivers+=" vfio_pci vfio "\n')
     tree.write("/etc/mkinitcpio.conf", "MODULES=(vfio_pci ext4)\n")
     assert collect_module_rules(live(tree)) == (
+        ModuleRule("blacklist", "nouveau", "", "/etc/modprobe.d/vfio.conf:6"),
         ModuleRule("blacklist", "vfio_pci", "", "/etc/modprobe.d/vfio.conf:4"),
         ModuleRule("initramfs", "vfio", "", "/etc/dracut.conf.d/v.conf:1"),
         ModuleRule("initramfs", "vfio_pci", "", "/etc/dracut.conf.d/v.conf:1"),

@@ -35,7 +35,7 @@ HOSTS = ROOT / "tests" / "data" / "hosts"
 CAPTURES = sorted(path.name for path in HOSTS.glob("*.tar.gz"))
 F10, F11 = str(HOSTS / "gpubox-f10.tar.gz"), str(HOSTS / "gpubox-f11.tar.gz")
 
-NEEDS_INSTALL = "needs the installed vfioctl: pip install vfioctl"
+NEEDS_INSTALL = "needs vfioctl installed on this host: pip install . in its checkout"
 HERE = {"check", "device", "collect", "diagnose", "diff", "explain", "report", "status", "vm"}
 """At least these commands are in the file; of `vm` only lint."""
 
@@ -155,6 +155,12 @@ def test_only_what_works_is_offered_and_the_rest_says_what_it_needs(pyz: Path) -
         assert done.returncode == 64, words
         assert done.stdout == ""
         assert done.stderr == f"vfioctl: this {NEEDS_INSTALL}\n"
+    for name, absent_option in (("check", "--node"), ("status", "--cluster")):
+        text = call(pyz, name, "--help").stdout
+        assert f"\n  {absent_option}" not in text
+        assert f"vfioctl {name} {absent_option}" not in text
+        assert "--endpoint" not in text
+        assert f"vfioctl {name}\n" in text
     document = json.loads(call(pyz, "node", "list", "-o", "json").stdout)
     assert (document["code"], document["exit_code"]) == ("NOT_IN_THIS_BUILD", 64)
 

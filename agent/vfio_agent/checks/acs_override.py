@@ -129,11 +129,13 @@ def _has_ungrouped(host: Host) -> bool:
 def _judge_hops(host: Host) -> Iterator[Finding]:
     """One finding for each hop that a group relies on and that does not isolate, or may not."""
     relied: dict[Address, bool] = {}
+    found: dict[Address, Finding] = {}
     for function in _grouped(host):
         chain = host.ancestors(function)
         top = chain[-1] if chain else function
         if top.parent is None or (top.parent and top.parent not in host.by_address):
-            yield _report_unread(host, function, "its way to the root is not known")
+            why = "its way to the root is not known"
+            found[function.address] = _report_unread(host, function, why)
         if _relies_on_itself(host, function):
             relied[function.address] = True
         if not chain or group_of(host, chain[0]) == group_of(host, function):
@@ -143,8 +145,11 @@ def _judge_hops(host: Host) -> Iterator[Finding]:
             relied[hop.address] = relied.get(hop.address, False) or sure
     for address in sorted(relied, key=address_key):
         finding = _judge_hop(host, host.by_address[address], sure=relied[address])
-        if finding is not None:
-            yield finding
+        other = found.get(address)
+        # of a bridge whose header was not read both may be known: that it is one, and what it lacks
+        if finding is not None and (other is None or finding.verdict is not Verdict.UNKNOWN):
+            found[address] = finding
+    yield from found.values()
 
 
 def _relies_on_itself(host: Host, function: PciFunction) -> bool:

@@ -4,6 +4,9 @@ Judged per assignable function. It must never blame an I/O BAR or a ROM without 
 no VM needs, nor say that no framebuffer is in the way when address ranges were hidden from it.
 """
 
+import re
+
+from vfio_agent.checks import kernel_log as log
 from vfio_agent.checks.inventory import (
     DEVICES,
     assignable,
@@ -48,6 +51,16 @@ FRAMEBUFFER_HOLDS_BAR = Code(
     "initcall_blacklist=sysfb_init (older kernels: video=efifb:off) to the kernel command line; "
     "reboot; vfioctl check",
 )
+BAR_TAKEN = Code(
+    "BAR_TAKEN",
+    Verdict.WARN,
+    "The kernel log of this boot says that a BAR of this function could not be reserved.",
+    "Something else held the device's memory when a driver wanted it, mostly the boot screen's "
+    "framebuffer (BOOTFB, efifb, simplefb): a VM then starts black or not at all.",
+    "See who holds the range now: sudo cat /proc/iomem; for a framebuffer add "
+    "initcall_blacklist=sysfb_init (older kernels: video=efifb:off) to the kernel command line; "
+    "reboot; vfioctl check",
+)
 BOOT_DISPLAY = Code(
     "BOOT_DISPLAY",
     Verdict.WARN,
@@ -78,6 +91,7 @@ CODES = (
     BARS_READY,
     BAR_UNASSIGNED,
     FRAMEBUFFER_HOLDS_BAR,
+    BAR_TAKEN,
     BOOT_DISPLAY,
     IOMMU_NARROW,
     BARS_UNKNOWN,
@@ -112,12 +126,15 @@ def _judge_function(host: Host, function: PciFunction) -> Finding:
     lost = [b for b in function.bars or () if _is_unassigned(b)]
     holders = _find_holders(host, function)
     missing = _list_missing(host, function)
+    taken = _find_taken(host, function)
     if lost:
         code = BAR_UNASSIGNED
     elif holders:
         code = FRAMEBUFFER_HOLDS_BAR
     elif missing:
         code = BARS_UNKNOWN
+    elif taken:
+        code = BAR_TAKEN
     elif _is_boot_display(function):
         code = BOOT_DISPLAY
     else:
@@ -131,7 +148,9 @@ def _judge_function(host: Host, function: PciFunction) -> Finding:
         *(attribute(function, "resource", _describe(b)) for b in rows),
         *(attribute(function, "config", text) for text in _describe_resizable(function)),
         *(Evidence(IOMEM, f"{row.source} {row.text}") for row in holders),
+        *taken,
         *_describe_widths(host, function),
+        meaning=f"{BAR_TAKEN.meaning} {code.meaning}" if taken and code is BARS_UNKNOWN else "",
         intended=is_intended(host, [function.address]),
         decision=code.decision.replace("BITS", str(_iommu_bits(host) or "")),
         missing=missing if code is BARS_UNKNOWN else (),
@@ -161,6 +180,13 @@ def _find_holders(host: Host, function: PciFunction) -> list[ConfigLine]:
                 found.append(row)
                 break
     return found if function.driver == "" or is_vfio_bound(function) else []
+
+
+def _find_taken(host: Host, function: PciFunction) -> tuple[Evidence, ...]:
+    """The last refusal of each BAR in the log."""
+    pattern = re.compile(rf"\b{function.address}: BAR (\d)\b.{{0,120}}can't reserve")
+    found = {m[1]: m.string for m in log.find_lines(host, pattern)}
+    return tuple(Evidence(log.SOURCE, found[bar]) for bar in sorted(found))
 
 
 def _is_wide(function: PciFunction) -> bool:

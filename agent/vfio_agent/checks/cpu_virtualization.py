@@ -7,6 +7,7 @@ KVM was asked for a VM, and flags that promise what KVM refuses are no proof eit
 
 from vfio_agent.checks import kernel_log as log
 from vfio_agent.checks.architecture import UNKNOWN, X86, family_of
+from vfio_agent.checks.hypervisor import find_hypervisor
 from vfio_agent.checks.inventory import find_remedy
 from vfio_contract.codes import Code, make_finding
 from vfio_contract.findings import NODE, Evidence, Finding, Missing, Verdict
@@ -76,11 +77,6 @@ CODES = (
 _WITHOUT_FLAGS = frozenset({"kvm_pvm"})
 _VENDOR_MODULES = frozenset({"kvm_intel", "kvm_amd"}) | _WITHOUT_FLAGS
 
-_NEST = (
-    "This is a VM without nested virtualization. Give it the host's processor (QEMU: -cpu host; "
-    "Proxmox: qm set VMID -cpu host), or run the check on the host itself."
-)
-
 _NO_HELP = (
     "KVM runs VMs without the processor's help, as in some nested clouds. Slow, and rarely tested "
     "with passthrough.",
@@ -123,7 +119,7 @@ def _judge_x86(host: Host) -> Finding:
     if not {"vmx", "svm"} & set(flags):
         if said == "" or (said is None and device and _WITHOUT_FLAGS & set(modules or ())):
             return _disagree(_NO_HELP, evidence)
-        decision = _NEST if nested else ""
+        decision = find_hypervisor(host).nesting if nested else ""
         return make_finding(ID, NODE, CPU_VIRT_OFF, *evidence, decision=decision)
     if device is False or (device and modules == ()):
         return make_finding(ID, NODE, KVM_MISSING, *evidence)

@@ -67,6 +67,15 @@ NOT_BOUND = Code(
     "Nobody uses it, but plain QEMU does not start with it before vfio-pci has it.",
     "sudo driverctl set-override ADDRESS vfio-pci; vfioctl check",
 )
+BINDING_STUB = Code(
+    "BINDING_STUB",
+    Verdict.FAIL,
+    "pci-stub has the function: it keeps other drivers away and does nothing else.",
+    "VMs with its group mates start: for them it is no obstacle. A VM that names it does not, "
+    "unless its hypervisor binds it.",
+    "If a VM is to get it: sudo driverctl set-override ADDRESS vfio-pci; vfioctl check. Else leave "
+    "it as it is.",
+)
 BINDING_UNKNOWN = Code(
     "BINDING_UNKNOWN",
     Verdict.UNKNOWN,
@@ -80,9 +89,13 @@ CODES = (
     BINDING_HOST_DRIVER,
     BINDING_DEFERRED,
     NOT_BOUND,
+    BINDING_STUB,
     PF_HAS_VFS,
     BINDING_UNKNOWN,
 )
+
+_UNBOUND = {"": NOT_BOUND, "pci-stub": BINDING_STUB}
+"""Drivers under which nobody uses the function."""
 
 
 def judge(host: Host) -> list[Finding]:
@@ -113,18 +126,19 @@ def _judge_function(host: Host, function: PciFunction, use: Use, same_ids: int) 
     elif bound:
         code = _judge_bound(host, function)
         evidence += [Evidence(i.source, f"{i.kind} {i.value}") for i in _written(host, function)]
-        evidence += _bound_at_start(host, function)
+        evidence += bound_at_start(host, function)
         if code is BINDING_UNKNOWN:
             missing = (missing_attribute(host, function, "sriov_numvfs"),)
-    elif not use.needs and not use.doubts and (deferred := _bound_at_start(host, function)):
+    elif not use.needs and not use.doubts and (deferred := bound_at_start(host, function)):
         code, missing = _judge_deferred(host, function)
         evidence += deferred
     else:
-        code = BINDING_HOST_DRIVER if function.driver else NOT_BOUND
+        code = _UNBOUND.get(function.driver or "", BINDING_HOST_DRIVER)
         evidence += [
             Evidence("intended", reason) for reason in host.intentions.get(function.address, ())
         ]
-        decision = _advise(host, function, use, same_ids)
+        if code is not BINDING_STUB or use.needs or use.doubts:
+            decision = _advise(host, function, use, same_ids)
     return make_finding(
         ID,
         subject_of(function),
@@ -142,7 +156,7 @@ def _judge_bound(host: Host, function: PciFunction) -> Code:
         return PF_HAS_VFS
     if has_vfs is None:
         return BINDING_UNKNOWN
-    lasting = _written(host, function) or _bound_at_start(host, function)
+    lasting = _written(host, function) or bound_at_start(host, function)
     return BINDING_READY if lasting else BINDING_NOT_PERSISTENT
 
 
@@ -155,7 +169,7 @@ def _judge_deferred(host: Host, function: PciFunction) -> tuple[Code, tuple[Miss
     return BINDING_DEFERRED, ()
 
 
-def _bound_at_start(host: Host, function: PciFunction) -> list[Evidence]:
+def bound_at_start(host: Host, function: PciFunction) -> list[Evidence]:
     """Entries of VMs whose hypervisor binds this function at each start."""
     facts = host.facts
     return [

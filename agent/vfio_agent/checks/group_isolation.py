@@ -7,6 +7,8 @@ group clean whose membership, classes, header types or drivers were not all read
 
 from collections.abc import Sequence
 
+from vfio_agent.checks.driver_binding import bound_at_start
+from vfio_agent.checks.host_use import find_uses
 from vfio_agent.checks.inventory import (
     DEVICES,
     GROUPS,
@@ -297,15 +299,35 @@ def _unbind(viability: Viability) -> str:
 
 
 def _bind(host: Host, viability: Viability) -> str:
+    """How to make it viable; never a command for what `driver-binding` says not to bind."""
+    uses = find_uses(host)
+    kept = [(e, uses[e.address]) for e in viability.endpoints if e.address in uses]
+    needed = [f"{e.address} ({use.needs[0]})" for e, use in kept if use.needs]
+    if needed:
+        return (
+            f"Do not bind the rest of the group: the host needs {', '.join(needed)}. Give what is "
+            "on vfio-pci back to its host driver, or move it to a slot with a group of its own."
+        )
     commands = "; ".join(
         f"echo {e.address} | sudo tee /sys/bus/pci/drivers/{e.driver}/unbind"
         if is_platform(e, host)
         else f"sudo driverctl set-override {e.address} vfio-pci"
         for e in viability.endpoints
     )
+    doubted = [e.address for e, use in kept if use.doubts]
+    if doubted:
+        return (
+            f"First find out whether the host needs {', '.join(doubted)} (see host-critical). If "
+            f"not: {commands}; else give the device back to its host driver."
+        )
+    if all(bound_at_start(host, e) for e in viability.endpoints):
+        return (
+            "The hypervisor takes the rest of the group off the host when its VM starts: no "
+            f"action, if that VM does start. To make it viable now: {commands}"
+        )
     return (
-        f"Take the rest of the group off the host, if it can spare it (see host-critical): "
-        f"{commands}; or give the device back to its host driver."
+        f"Take the rest of the group off the host, which does not need it: {commands} (to make it "
+        "last see driver-binding); or give the device back to its host driver."
     )
 
 

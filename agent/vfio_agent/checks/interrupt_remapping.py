@@ -7,7 +7,8 @@ hosts print both ways, nor from DMA remapping: the two are switched apart.
 import re
 
 from vfio_agent.checks import kernel_log as log
-from vfio_agent.checks.architecture import ARM, OTHER, family_of
+from vfio_agent.checks.architecture import ARM, OTHER, describe_machine, family_of
+from vfio_agent.checks.hypervisor import find_hypervisor
 from vfio_agent.checks.inventory import find_remedy
 from vfio_contract.codes import Code, make_finding
 from vfio_contract.findings import NODE, Evidence, Finding, Missing, Verdict
@@ -87,12 +88,6 @@ _UNSAFE_BUT_ON = (
     "could forge interrupts for the host."
 )
 
-_GUEST = (
-    "This is a virtual machine: give its vIOMMU interrupt remapping (QEMU: -machine "
-    "q35,kernel-irqchip=split -device intel-iommu,intremap=on), or run the check on the host "
-    "itself."
-)
-
 
 def judge(host: Host) -> list[Finding]:
     """Are interrupts of devices remapped?
@@ -105,12 +100,8 @@ def judge(host: Host) -> list[Finding]:
     if family == ARM:
         return [_judge_arm(host)]
     if family == OTHER:
-        return [make_finding(ID, NODE, IRQ_REMAP_NOT_APPLICABLE, _machine(host))]
+        return [make_finding(ID, NODE, IRQ_REMAP_NOT_APPLICABLE, describe_machine(host))]
     return [_judge_x86(host)]
-
-
-def _machine(host: Host) -> Evidence:
-    return Evidence("uname -m", host.facts.kernel.machine or "not read")
 
 
 # --- x86 -----------------------------------------------------------------------------------------
@@ -127,7 +118,9 @@ def _judge_x86(host: Host) -> Finding:
         meaning = _UNSAFE_BUT_ON if remapped else ""
         return make_finding(ID, NODE, UNSAFE_INTERRUPTS, unsafe, *evidence, meaning=meaning)
     if not remapped:
-        decision = _GUEST if "hypervisor" in (host.facts.cpu.flags or ()) else ""
+        guest = "hypervisor" in (host.facts.cpu.flags or ())
+        maker = find_hypervisor(host)
+        decision = f"This is a virtual machine. {maker.viommu}" if guest else ""
         return make_finding(ID, NODE, IRQ_REMAP_OFF, *evidence, decision=decision)
     weak = log.find_parameter(host, "intremap")
     if weak is not None and "nosid" in weak[1].split(","):
@@ -247,7 +240,7 @@ def _judge_arm(host: Host) -> Finding:
         )
     if log.is_complete(host):
         reach = log.describe_log(host)
-        evidence = reach if reach is not None else _machine(host)
+        evidence = reach if reach is not None else describe_machine(host)
         return make_finding(ID, NODE, IRQ_REMAP_NOT_APPLICABLE, evidence)
     missing = _list_missing(host)
-    return make_finding(ID, NODE, IRQ_REMAP_UNKNOWN, _machine(host), missing=missing)
+    return make_finding(ID, NODE, IRQ_REMAP_UNKNOWN, describe_machine(host), missing=missing)

@@ -22,7 +22,8 @@ ID = "iommu-faults"
 NO_FAULTS = Code(
     "NO_FAULTS",
     Verdict.PASS,
-    "A complete kernel log without IOMMU faults, uncorrected PCIe errors or hardware errors.",
+    "A complete kernel log without IOMMU faults, uncorrected PCIe errors, lost interrupts or "
+    "hardware errors.",
     "No device was caught at DMA that it may not do.",
     "No action.",
 )
@@ -58,6 +59,15 @@ HARDWARE_ERRORS = Code(
     "The host itself has trouble; what looks like a passthrough problem may be this.",
     "Read them: sudo dmesg | grep -i -e 'hardware error' -e DMAR; look into the BMC's event log.",
 )
+IRQ_IGNORED = Code(
+    "IRQ_IGNORED",
+    Verdict.WARN,
+    'The kernel switched an interrupt off because no driver handled it ("nobody cared").',
+    "Every device that shares this interrupt stands still or is polled. With passthrough it is "
+    "often a device without MSI, or one that was given to a VM while it still interrupted.",
+    "See who shares it: cat /proc/interrupts; prefer MSI in the guest's driver, move the "
+    "card to another slot, or load vfio-pci with nointxmask=1; reboot; vfioctl check",
+)
 IOMMU_STUCK = Code(
     "IOMMU_STUCK",
     Verdict.FAIL,
@@ -78,6 +88,7 @@ CODES = (
     PCIE_ERRORS,
     PCIE_CORRECTED,
     HARDWARE_ERRORS,
+    IRQ_IGNORED,
     IOMMU_STUCK,
     FAULTS_UNKNOWN,
 )
@@ -122,6 +133,7 @@ _FAULTS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (rf"AER: .*{_UNCORRECTED} .*error (?:message )?received", "non-fatal"),
         (rf"{_ADDRESS}: DPC: containment event", "fatal"),
         (r"\[Hardware Error\]: (?:event severity|CPU \d+: Machine Check)", "hardware"),
+        (r"\birq \d+: nobody cared", "irq"),
     )
 )
 """The first that fits counts a line. Strings: drivers/iommu/intel/dmar.c, amd/iommu.c,
@@ -212,7 +224,9 @@ def _code_of(faults: Sequence[_Fault]) -> Code:
         return HARDWARE_ERRORS
     if kinds & {"fatal", "non-fatal"}:
         return PCIE_ERRORS
-    return DMA_FAULTS if "dma" in kinds else PCIE_CORRECTED
+    if "dma" in kinds:
+        return DMA_FAULTS
+    return IRQ_IGNORED if "irq" in kinds else PCIE_CORRECTED
 
 
 def _matter(faults: Sequence[_Fault]) -> bool:

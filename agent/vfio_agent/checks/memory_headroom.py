@@ -219,7 +219,8 @@ def _decide(host: Host) -> Code:
 
 def _is_low(host: Host, holder: Holder) -> bool:
     locked, limit = holder.locked_bytes, holder.memlock_bytes
-    if limit is None or limit < 0:
+    # whoever has locked more than the limit is not bound by it (CAP_IPC_LOCK: a root's QEMU)
+    if limit is None or limit < 0 or (locked or 0) > limit:
         return False
     return (locked or 0) > limit * _NEARLY or (charge_of(host, holder) or 0) > limit
 

@@ -97,6 +97,16 @@ CODES = (
     VFIO_UNKNOWN,
 )
 
+_BLACKLISTS = ("modprobe.blacklist", "module_blacklist")
+_DISPLAY = 0x03
+_CLASS_DRIVERS = {0x0403: frozenset({"snd_hda_intel"}), 0x0108: frozenset({"nvme"})}
+_GPU_DRIVERS = {
+    0x10DE: frozenset({"nouveau", "nvidia"}),
+    0x1002: frozenset({"amdgpu", "radeon"}),
+    0x8086: frozenset({"i915", "xe"}),
+}
+"""By vendor: every one of them must be kept out before none can be first."""
+
 _NOIOMMU = "enable_unsafe_noiommu_mode"
 _ON = ("", "Y", "y", "1")
 """Values of a module parameter that is on; none at all means on, too."""
@@ -148,7 +158,10 @@ def _judge_node(host: Host) -> Finding:
         return make_finding(ID, NODE, VFIO_NOIOMMU, unsafe, shown)
     deaf = [f for f in intended if _is_deaf(host, f)]
     late = deaf or [f for f in intended if _may_be_late(host, f, rules)]
-    early = [Evidence(r.source, _describe(r)) for r in rules if not _forbids(r)]
+    rivals = frozenset().union(*map(_rivals, intended))
+    early = [
+        Evidence(r.source, _describe(r)) for r in rules if not _forbids(r) or r.module in rivals
+    ]
     by_id = [i for i in dict.fromkeys(_ids_of(host, f) for f in late or intended) if i is not None]
     if late:
         rows = [Evidence(i.source, f"{i.kind} {i.value}") for i in by_id]
@@ -216,7 +229,7 @@ def _list_forbidden(rules: tuple[ModuleRule, ...]) -> list[Evidence]:
 
 def _forbidden_at_boot(host: Host) -> list[Evidence]:
     """`modprobe.blacklist=` (kmod) and `module_blacklist=` (kernel) of this boot."""
-    found = (log.find_parameter(host, n) for n in ("modprobe.blacklist", "module_blacklist"))
+    found = (log.find_parameter(host, n) for n in _BLACKLISTS)
     return [
         row[0]
         for row in found
@@ -256,6 +269,9 @@ def _may_be_late(host: Host, function: PciFunction, rules: tuple[ModuleRule, ...
     named = {r.kind for r in rules if r.module.endswith("vfio_pci")}
     if "initramfs" in named or any(m.name == "vfio_pci" and m.builtin for m in _modules(host)):
         return False
+    rivals = _rivals(function)
+    if rivals and all(_is_kept_out(host, name, rules) for name in rivals):
+        return False
     before = {r.module for r in rules if r.kind == "softdep" and "vfio_pci" in r.value.split()}
     if is_vfio_bound(function) is False and function.driver:
         # this driver was faster just now, so loading vfio-pci at boot is not early enough
@@ -265,6 +281,32 @@ def _may_be_late(host: Host, function: PciFunction, rules: tuple[ModuleRule, ...
     early = ("rd.driver.pre", "modules_load", "rd.modules_load")
     words = [log.find_parameter(host, name) for name in early]
     return not any(w is not None and "vfio" in w[1] for w in words)
+
+
+def _rivals(function: PciFunction) -> frozenset[str]:
+    """The modules that may take it before vfio-pci: its driver, or what its class is known for.
+
+    Empty where that is not known.
+    """
+    if function.driver and is_vfio_bound(function) is False:
+        return frozenset({function.driver.replace("-", "_")})
+    if function.sub_class in _CLASS_DRIVERS:
+        return _CLASS_DRIVERS[function.sub_class]
+    return _GPU_DRIVERS.get(function.vendor or 0, frozenset()) if _is_gpu(function) else frozenset()
+
+
+def _is_gpu(function: PciFunction) -> bool:
+    return function.base_class == _DISPLAY
+
+
+def _is_kept_out(host: Host, name: str, rules: tuple[ModuleRule, ...]) -> bool:
+    """True when nothing loads this module by itself; what is built in heeds no such line."""
+    if any(m.name == name and m.builtin for m in _modules(host)):
+        return False
+    if any(r.module == name and _forbids(r) for r in rules):
+        return True
+    words = (log.find_parameter(host, n) for n in _BLACKLISTS)
+    return any(w is not None and name in w[1].replace("-", "_").split(",") for w in words)
 
 
 def _ids_of(host: Host, function: PciFunction) -> Intent | None:

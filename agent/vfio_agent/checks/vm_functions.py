@@ -7,6 +7,7 @@ functions complete when a function beside it was not read.
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from vfio_agent.checks.host_use import Use, find_uses
 from vfio_agent.checks.inventory import describe_driver, group_of, missing_attribute
 from vfio_agent.checks.mapping_entries import judge_mapping
+from vfio_agent.checks.vm_companions import judge_companions
 from vfio_agent.checks.vm_inventory import CODES as VM_CODES
 from vfio_agent.checks.vm_inventory import (
     at,
@@ -25,14 +27,14 @@ from vfio_agent.checks.vm_inventory import (
     named_functions,
     passed_functions,
 )
+from vfio_agent.checks.vm_mediated import VM_MDEV_PARENT, advise_parent, judge_mediated
 from vfio_contract.address import Address, slot_of
 from vfio_contract.codes import Code
 from vfio_contract.findings import Evidence, Finding, Missing, Verdict
 from vfio_contract.host import Host
 from vfio_contract.intention import is_vfio_bound
 from vfio_contract.model import NO_GROUP, PciFunction
-from vfio_contract.units import companions, reset_domain
-from vfio_contract.vm import PROXMOX, QEMU, VmConfig, VmDevice, choices, covers, overlap
+from vfio_contract.vm import LIBVIRT, PROXMOX, QEMU, VmConfig, VmDevice, choices, covers, overlap
 
 ID = "vm-functions"
 
@@ -141,6 +143,7 @@ CODES = (
     MAPPING_STALE,
     VM_NOT_BINDABLE,
     VM_NOT_BOUND,
+    VM_MDEV_PARENT,
     VM_VF_TOKEN,
     VM_DEVICE_SHARED,
     VM_COMPANION_LEFT,
@@ -157,6 +160,7 @@ _WORST_FIRST = (
     MAPPING_STALE,
     VM_NOT_BINDABLE,
     VM_NOT_BOUND,
+    VM_MDEV_PARENT,
     VM_VF_TOKEN,
     VM_DEVICE_SHARED,
     VM_COMPANION_LEFT,
@@ -167,10 +171,11 @@ _WORST_FIRST = (
 
 @dataclass(slots=True)
 class _Verdicts:
-    """What was found about one VM: evidence by code, and what is missing."""
+    """What was found about one VM: evidence by code, what is missing, sharper decisions."""
 
     found: dict[Code, dict[Evidence, None]] = field(default_factory=dict)
     missing: dict[Missing, None] = field(default_factory=dict)
+    decisions: dict[Code, str] = field(default_factory=dict)
 
     def add(self, code: Code, *evidence: Evidence) -> None:
         self.found.setdefault(code, {}).update(dict.fromkeys(evidence))
@@ -202,7 +207,15 @@ def _judge_vm(host: Host, vm: VmConfig, uses: Mapping[Address, Use]) -> Finding:
     if passed is not None:
         _find_absent(host, vm, verdicts)
         _find_shared(host, vm, passed, verdicts)
+    left: dict[Address, None] = {}
     for device in vm.devices:
+        mediated = judge_mediated(host, vm, device)
+        for evidence in mediated.broken.values():
+            verdicts.add(VM_MDEV_PARENT, *evidence)
+            verdicts.decisions.setdefault(VM_MDEV_PARENT, advise_parent(mediated.broken))
+        if mediated.missing:
+            verdicts.add(VM_FUNCTIONS_UNKNOWN, at_device(vm, device))
+            verdicts.lack(*mediated.missing)
         functions = named_functions(host, device) or []
         for function in functions:
             if function.is_bridge is None:
@@ -211,7 +224,16 @@ def _judge_vm(host: Host, vm: VmConfig, uses: Mapping[Address, Use]) -> Finding:
             _judge_binding(host, vm, device, function, verdicts)
             _judge_token(host, vm, device, function, verdicts)
             if passed is not None:
-                _judge_companions(host, vm, function, passed, verdicts)
+                beside = judge_companions(host, vm, function, passed)
+                left.update(dict.fromkeys((*beside.left, *beside.apart)))
+                verdicts.lack(*beside.missing)
+                if beside.left:
+                    verdicts.add(VM_COMPANION_LEFT, *beside.left.values())
+                if beside.apart:
+                    verdicts.add(VM_COMPANION_APART, *beside.apart.values())
+    if left:
+        decision = _advise_companions(vm, list(left))
+        verdicts.decisions |= dict.fromkeys((VM_COMPANION_LEFT, VM_COMPANION_APART), decision)
     for code in _WORST_FIRST:
         if code in verdicts.found:
             return _report(vm, code, verdicts)
@@ -225,7 +247,17 @@ def _report(vm: VmConfig, code: Code, verdicts: _Verdicts) -> Finding:
     missing = tuple(verdicts.missing) if code is VM_FUNCTIONS_UNKNOWN else ()
     others = [c.name for c in order[1:] if c in verdicts.found and c is not VM_FUNCTIONS_UNKNOWN]
     meaning = f"{code.meaning} Also: {', '.join(others)}." if others else ""
-    return make_vm_finding(ID, vm, code, *evidence, meaning=meaning, missing=missing)
+    decision = verdicts.decisions.get(code, "")
+    return make_vm_finding(
+        ID, vm, code, *evidence, meaning=meaning, decision=decision, missing=missing
+    )
+
+
+def _advise_companions(vm: VmConfig, left: list[Address]) -> str:
+    names = ", ".join(left)
+    if vm.kind == LIBVIRT:
+        return f"virsh edit {shlex.quote(vm.name)}: one hostdev more for each of {names}"
+    return f"Pass {names} too (Proxmox: the address without its function number)."
 
 
 # --- the configuration by itself -----------------------------------------------------------------
@@ -314,10 +346,6 @@ def _is_sure_of(host: Host, device: VmDevice, address: Address) -> bool:
     return len(alternatives) == 1 and any(covers(text, address) for text in alternatives[0])
 
 
-def _names(device: VmDevice, address: Address) -> bool:
-    return not device.mdev and any(covers(written, address) for written in device.addresses)
-
-
 def _judge_use(
     vm: VmConfig,
     device: VmDevice,
@@ -368,32 +396,3 @@ def _judge_token(
     elif bound:
         text = f"{function.address} is a VF of {function.physfn}, which a vfio driver has"
         verdicts.add(VM_VF_TOKEN, at_device(vm, device), at(vm, device.line, text))
-
-
-def _judge_companions(
-    host: Host,
-    vm: VmConfig,
-    function: PciFunction,
-    passed: Mapping[Address, PciFunction],
-    verdicts: _Verdicts,
-) -> None:
-    slot = [f for f in host.functions if slot_of(f.address) == slot_of(function.address)]
-    verdicts.lack(
-        *(missing_attribute(host, f, "class") for f in slot if f.class_code is None),
-        *(Missing(f"place of {f.address}", "lspci -t") for f in slot if f.parent is None),
-    )
-    for address in companions(function, host.by_address):
-        if address in passed:
-            continue
-        companion = host.by_address[address]
-        groups = group_of(host, function), group_of(host, companion)
-        text = f"{address} is not passed ({describe_driver(companion)})"
-        line = next((d.line for d in vm.devices if _names(d, function.address)), 0)
-        together = groups[0] == groups[1] != NO_GROUP
-        if None in groups:
-            gone = function if groups[0] is None else companion
-            verdicts.lack(missing_attribute(host, gone, "iommu_group"))
-        elif together or address in reset_domain(function, host.by_address):
-            verdicts.add(VM_COMPANION_LEFT, at(vm, line, text))
-        else:
-            verdicts.add(VM_COMPANION_APART, at(vm, line, text))

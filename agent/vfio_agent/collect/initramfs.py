@@ -14,6 +14,7 @@ from vfio_agent.collect.module_rules import (
     DRACUT_FILE,
     INITRAMFS_TOOLS,
     MKINITCPIO,
+    names_vfio,
 )
 from vfio_agent.collect.reader import Reader
 from vfio_contract.model import Initramfs, Intent, ModuleRule
@@ -73,7 +74,7 @@ def _names(release: str) -> tuple[str, ...]:
 
 def _sources(rules: Iterable[ModuleRule], intents: Iterable[Intent]) -> list[str]:
     """Files with lines that an image copies, by name."""
-    found = {rule.source.rpartition(":")[0] for rule in rules}
+    found = {rule.source.rpartition(":")[0] for rule in rules if names_vfio(rule)}
     for intent in intents:
         path = intent.source.rpartition(":")[0]
         found.add(path if path.startswith("/") else f"/etc/{path}")

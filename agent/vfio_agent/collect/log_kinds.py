@@ -116,8 +116,8 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind(
         "error",
-        ("aer:", "pcie bus error", "hardware error", "dpc:"),
-        "PCIe errors that the hardware reported",
+        ("aer:", "pcie bus error", "hardware error", "dpc:", "nobody cared", "can't reserve"),
+        "PCIe errors that the hardware reported, interrupts and BARs that went wrong",
     ),
     Kind(
         "acs",

@@ -9,12 +9,26 @@ from __future__ import annotations
 
 from vfio_agent.diagnosis.catalogue import MESSAGES, find_message
 from vfio_agent.diagnosis.digging import Look, Walk, walk
-from vfio_agent.diagnosis.message import Cause, Kind, Message
+from vfio_agent.diagnosis.message import ANY, Cause, Kind, Message
 from vfio_agent.diagnosis.recognition import Reading, Seen, Sighting, recognise
-from vfio_agent.diagnosis.subjects import subjects_of_device, subjects_of_vm
-from vfio_agent.diagnosis.symptoms import SYMPTOMS, Step, Symptom, find_symptom, symptom_for
+from vfio_agent.diagnosis.subjects import (
+    DISPLAY,
+    subjects_of_device,
+    subjects_of_displays,
+    subjects_of_vm,
+)
+from vfio_agent.diagnosis.symptoms import (
+    SYMPTOMS,
+    Step,
+    Symptom,
+    find_symptom,
+    symptom_for,
+    symptom_of,
+)
 
 __all__ = [
+    "ANY",
+    "DISPLAY",
     "MESSAGES",
     "SYMPTOMS",
     "Cause",
@@ -31,7 +45,9 @@ __all__ = [
     "find_symptom",
     "recognise",
     "subjects_of_device",
+    "subjects_of_displays",
     "subjects_of_vm",
     "symptom_for",
+    "symptom_of",
     "walk",
 ]

@@ -14,6 +14,7 @@ from vfio_agent.diagnosis import (
     libvirt,
     proxmox,
     qemu,
+    start_failures,
     writes,
 )
 from vfio_agent.diagnosis.message import Message
@@ -25,6 +26,7 @@ MESSAGES: tuple[Message, ...] = (
     *kernel_faults.MESSAGES,
     *writes.MESSAGES,
     *qemu.MESSAGES,
+    *start_failures.MESSAGES,
     *libvirt.MESSAGES,
     *proxmox.MESSAGES,
 )

@@ -1,6 +1,7 @@
 """The walk from a symptom to its root cause over a report, in the field guide's order.
 
-It stops at the first check that explains the symptom. What could not be decided on the way is named
+It stops at the first check that explains the symptom; a failure that contradicts it is named and
+passed. What could not be decided on the way is named
 as not excluded, and a check that had nothing to judge is no PASS: "nothing found" means that every
 check of the way was looked at and passed. This module must never judge; verdicts are the report's.
 """
@@ -43,7 +44,8 @@ class Walk:
     `found` are the findings that explain the symptom, all of one check; () when nothing does.
     `because` say why, or that it cannot be told. `doubts` could not be decided and are not
     excluded; `notes` are warnings that do not explain it by themselves; `left` are the checks
-    behind the root cause.
+    behind the root cause. `other` are failures of another kind: the host is not well, but this
+    symptom does not come from them.
     """
 
     symptom: Symptom
@@ -53,6 +55,7 @@ class Walk:
     doubts: tuple[Finding, ...]
     notes: tuple[Finding, ...]
     left: tuple[str, ...]
+    other: tuple[Finding, ...] = ()
 
     @property
     def unjudged(self) -> tuple[str, ...]:
@@ -63,13 +66,14 @@ class Walk:
     def verdict(self) -> Verdict:
         """FAIL or WARN for what was found; UNKNOWN while something is not excluded."""
         verdicts = [f.verdict for f in (*self.found, *self.doubts, *self.notes)]
+        verdicts += [Verdict.WARN] * bool(self.other)
         if self.unjudged:
             verdicts.append(Verdict.UNKNOWN)
         return worst(verdicts or (Verdict.PASS,))
 
     @property
     def exit_code(self) -> int:
-        """0 nothing found and nothing open, 1 warning, 2 root cause, 3 not known."""
+        """0 nothing found and nothing open, 1 not well but no cause, 2 root cause, 3 not known."""
         return EXIT_CODES[self.verdict]
 
 
@@ -82,6 +86,7 @@ def walk(report: Report, symptom: Symptom, subjects: Container[str] | None = Non
     looks: list[Look] = []
     doubts: list[Finding] = []
     notes: list[Finding] = []
+    other: list[Finding] = []
     silent = _may_be_silent(report, subjects)
     for number, step in enumerate(symptom.steps):
         rows = _concerning(report, step.check, subjects)
@@ -89,6 +94,7 @@ def walk(report: Report, symptom: Symptom, subjects: Container[str] | None = Non
         found = _explaining(look, step)
         looks.append(look)
         doubts += [f for f in look.findings if f.verdict is Verdict.UNKNOWN]
+        other += [f for f in look.findings if _is_other(f, step)]
         blocked = [f for f in look.findings if f.verdict is Verdict.BLOCKED]
         if blocked and not found:
             found = _blockers(report, blocked)
@@ -103,9 +109,10 @@ def walk(report: Report, symptom: Symptom, subjects: Container[str] | None = Non
                 doubts=tuple(doubts),
                 notes=tuple(notes),
                 left=tuple(s.check for s in symptom.steps[number + 1 :]),
+                other=tuple(other),
             )
         notes += [f for f in look.findings if f.verdict is Verdict.WARN]
-    return Walk(symptom, tuple(looks), (), (), tuple(doubts), tuple(notes), ())
+    return Walk(symptom, tuple(looks), (), (), tuple(doubts), tuple(notes), (), tuple(other))
 
 
 def _concerning(report: Report, check: str, subjects: Container[str] | None) -> tuple[Finding, ...]:
@@ -133,10 +140,14 @@ def _may_be_silent(report: Report, subjects: Container[str] | None) -> frozenset
 
 def _explaining(look: Look, step: Step) -> list[Finding]:
     """FAIL before the warnings that explain it too."""
-    failed = [f for f in look.findings if f.verdict is Verdict.FAIL]
+    failed = [f for f in look.findings if f.verdict is Verdict.FAIL and not _is_other(f, step)]
     return failed or [
         f for f in look.findings if f.verdict is Verdict.WARN and f.code in step.causes
     ]
+
+
+def _is_other(finding: Finding, step: Step) -> bool:
+    return finding.verdict is Verdict.FAIL and finding.code in step.other
 
 
 def _blockers(report: Report, blocked: Iterable[Finding]) -> list[Finding]:

@@ -183,7 +183,7 @@ MESSAGES: tuple[Message, ...] = (
     message(
         Kind.FAULT,
         "pve-no-migration",
-        r"can.t migrate (?:running )?VM which uses local (?:devices|resources)"
+        r"can(?:.t|not) migrate (?:running )?VM (?:which uses|with) local (?:devices|resources)"
         r"|can.t migrate VM which uses local",
         Cause(
             "A VM with a passed device cannot move while it runs: the device's state stays here.",

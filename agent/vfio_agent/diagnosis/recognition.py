@@ -8,13 +8,14 @@ This module must never pass over what it does not know: it is counted and shown.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from vfio_agent.collect.log_line import parse_line
 from vfio_agent.diagnosis.catalogue import MESSAGES
 from vfio_agent.diagnosis.message import ANY, Kind, Message
+from vfio_agent.diagnosis.prefilter import SHAPE_BYTES, Prefilter, shape_of
 
 PIECE_CHARS = 4096
 """Longer lines are looked at in pieces of this size; the longest wording has 400 characters."""
@@ -109,21 +110,19 @@ _STAMP = re.compile(
 
 
 _ROOTS = ("vfio", "iommu", "dmar", "amd-vi", "remap", "x2apic", "reset", "sriov", "errno")
-"""Parts that many stems share: a block is searched once for each, and not once for each stem."""
+"""Parts that many stems share: one word to search for instead of many."""
 
 
-def _index(messages: Sequence[Message]) -> dict[bytes, list[tuple[int, str]]]:
-    """For each word to search for the (rank, stem) pairs that hold it."""
-    pairs = [(rank, stem) for rank, m in enumerate(messages) for stem in m.stems]
-    words = {*_ROOTS, *_HINTS, *(stem for _, stem in pairs)}
-    shortest = {w: min((o for o in words if o in w), key=lambda o: (len(o), o)) for w in words}
-    found: dict[bytes, list[tuple[int, str]]] = {w.encode(): [] for w in shortest.values()}
-    for rank, stem in pairs:
-        found[shortest[stem].encode()].append((rank, stem))
-    return found
+def _shortest(words: Iterable[str]) -> tuple[str, ...]:
+    """Those of which every other one holds one."""
+    known = set(words)
+    return tuple(w for w in sorted(known) if not any(o != w and o in w for o in known))
 
 
-_BY_WORD: Mapping[bytes, list[tuple[int, str]]] = _index(MESSAGES)
+_STEM_SHAPES = tuple(
+    ((rank, stem), shape_of(stem.encode())) for rank, m in enumerate(MESSAGES) for stem in m.stems
+)
+_WORDS = _shortest((*_ROOTS, *_HINTS, *(stem for (_, stem), _ in _STEM_SHAPES)))
 
 
 @dataclass(slots=True)
@@ -141,9 +140,14 @@ class _Tally:
         if len(self.seen) < MAX_SEEN:
             self.seen.append(Seen(number, _show(row, place)))
         text = row[max(place - PIECE_CHARS // 2, 0) : place + PIECE_CHARS].decode("latin-1")
-        _keep(self.addresses, (m[0].lower() for m in _ADDRESS.finditer(text)))
-        _keep(self.groups, (m[1] for m in _GROUP.finditer(text)))
-        _keep(self.vms, (m[1] or m[2] for m in _VM.finditer(text)))
+        if len(self.addresses) < MAX_NAMED:
+            _keep(self.addresses, (m[0].lower() for m in _ADDRESS.finditer(text)))
+        lowered = text.lower()
+        # a look for a word is much cheaper than for a pattern
+        if "group" in lowered or "/vfio/" in lowered:
+            _keep(self.groups, (m[1] for m in _GROUP.finditer(text)))
+        if "vmid" in lowered or "domain" in lowered:
+            _keep(self.vms, (m[1] or m[2] for m in _VM.finditer(text)))
 
 
 def _keep(kept: dict[str, None], found: Iterable[str]) -> None:
@@ -183,6 +187,8 @@ class _Reader:
         self._loose: list[tuple[int, bytes]] = []
         self._cache: dict[bytes, tuple[int, ...]] = {}
         self._short = True
+        self._prefilter = Prefilter(_WORDS)
+        self._stems: dict[bytes, Sequence[tuple[int, str]]] = {}
 
     def take(self, block: bytes, *, ended: bool) -> None:
         """A block of whole lines; `ended` is False for a part of a line that goes on."""
@@ -193,20 +199,15 @@ class _Reader:
         if b"\r" in block:
             block = block.replace(b"\r", b" ")
         self._short = self._short and len(block) <= UNWRAP_BYTES and not self._lines
-        marked = _find_marked(block)
-        number, counted = self._lines + 1, 0
-        for start in sorted(marked):
-            number += block.count(b"\n", counted, start)
-            counted = start
-            end = block.find(b"\n", start)
-            self._take_line(number, block[start : end if end >= 0 else len(block)], marked[start])
+        for place, row, shape in self._prefilter.find(block):
+            self._take_line(self._lines + 1 + place, row, shape)
         if self._short:
             self._keep_loose(block)
         else:
             self._filled += block.count(b"\n") - block.count(b"\n\n")
         self._lines += block.count(b"\n") + int(ended and block[-1:] not in (b"", b"\n"))
 
-    def _take_line(self, number: int, row: bytes, pairs: Sequence[tuple[int, str]]) -> None:
+    def _take_line(self, number: int, row: bytes, shape: bytes) -> None:
         body = _body_of(row)
         hits = self._cache.get(body)
         if hits is not None:
@@ -214,7 +215,7 @@ class _Reader:
                 self._tallies[rank].count += 1
             self._known += bool(hits)
             return
-        found = self._look(number, row, pairs)
+        found = self._look(number, row, self._stems_of(shape))
         self._known += bool(found)
         if not found and len(self._unknown) < MAX_SEEN and _is_about_passthrough(row):
             self._unknown.append(Seen(number, _show(row, 0)))
@@ -222,6 +223,17 @@ class _Reader:
             if len(self._cache) >= MAX_CACHED:
                 self._cache.clear()
             self._cache[body] = tuple(found)
+
+    def _stems_of(self, shape: bytes) -> Sequence[tuple[int, str]]:
+        """(rank, stem) of the stems that a line of this shape may hold."""
+        found = self._stems.get(shape)
+        if found is None:
+            found = tuple(pair for pair, stem in _STEM_SHAPES if stem in shape)
+            if len(shape) <= SHAPE_BYTES:
+                if len(self._stems) >= MAX_CACHED:
+                    self._stems.clear()
+                self._stems[shape] = found
+        return found
 
     def _look(self, number: int, row: bytes, pairs: Sequence[tuple[int, str]]) -> list[int]:
         """Ranks of what this line says, each as often as it does."""
@@ -273,25 +285,12 @@ class _Reader:
                 continue
             tail = second.lstrip(b" \t>")
             for row in (first.rstrip() + b" " + tail, first + tail):
-                pairs = [p for rows in _find_marked(row).values() for p in rows]
-                if len(row) <= PIECE_CHARS and self._look(number, row, pairs):
+                stems = self._stems_of(shape_of(row))
+                if len(row) <= PIECE_CHARS and self._look(number, row, stems):
                     joined |= {number, following}
                     self._known += 2
                     break
         self._unknown = [s for s in self._unknown if s.line not in joined]
-
-
-def _find_marked(block: bytes) -> dict[int, list[tuple[int, str]]]:
-    """Where the lines begin that may say something, and what each may be."""
-    lowered = block.lower()
-    marked: dict[int, list[tuple[int, str]]] = {}
-    for word, pairs in _BY_WORD.items():
-        place = lowered.find(word)
-        while place >= 0:
-            marked.setdefault(lowered.rfind(b"\n", 0, place) + 1, []).extend(pairs)
-            end = lowered.find(b"\n", place)
-            place = -1 if end < 0 else lowered.find(word, end)
-    return marked
 
 
 def _body_of(row: bytes) -> bytes:

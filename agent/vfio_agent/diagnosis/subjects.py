@@ -15,6 +15,9 @@ from vfio_contract.host import Host
 from vfio_contract.model import NO_GROUP
 from vfio_contract.vm import VmConfig
 
+DISPLAY = 0x03
+"""The PCI base class of display controllers."""
+
 
 def subjects_of_device(host: Host, address: Address) -> frozenset[str]:
     """Subjects about a function that the host has, its unit and group, and VMs that name it."""
@@ -30,6 +33,21 @@ def subjects_of_vm(host: Host, vm: VmConfig) -> frozenset[str]:
     """Subjects about the VM and about every function that it may get."""
     named = passed_functions(host, vm) or {}
     return frozenset({f"vm:{vm.name}", *_of_functions(host, named)})
+
+
+def subjects_of_displays(host: Host) -> frozenset[str] | None:
+    """Subjects about the displays (class 03xx) meant for passthrough; None where there is none.
+
+    A function whose class is not known may be one.
+    """
+    displays = [
+        f.address
+        for f in host.functions
+        if f.address in host.intentions and f.base_class in (DISPLAY, None)
+    ]
+    if not displays:
+        return None
+    return frozenset(s for address in displays for s in subjects_of_device(host, address))
 
 
 def _of_functions(host: Host, addresses: Iterable[Address]) -> Iterable[str]:

@@ -1,7 +1,9 @@
 """The seven symptoms of the field guide, each as the order in which to look for its root cause.
 
 Data only. A step names a check; its FAIL explains the symptom, and so do the WARN codes that the
-step lists. `because` names the checks that tell why that check failed.
+step lists. A FAIL that means something else than what was seen (the VM runs, and the code says that
+it cannot start) is wrong all the same, but no cause of this symptom: the step lists it as `other`.
+`because` names the checks that tell why that check failed.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ class Step:
     """One check to look at. `causes` are WARN codes of it that explain the symptom by themselves.
 
     `because` are checks that say why this one failed; they are shown with it and never block.
+    `other` are FAIL codes of it that contradict the symptom or have nothing to do with it.
     """
 
     check: str
     causes: tuple[str, ...] = ()
     because: tuple[str, ...] = ()
+    other: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,7 @@ class Symptom:
     """What a person sees, where the guide speaks of it, the order, and what no host check sees.
 
     `beyond` are things to look at outside the host's evidence, each one sentence with its command.
+    `displays` is True where only display functions (class 03xx) can show the symptom.
     """
 
     name: str
@@ -33,10 +38,31 @@ class Symptom:
     source: str
     steps: tuple[Step, ...]
     beyond: tuple[str, ...]
+    displays: bool = False
 
 
 _CMDLINE = ("kernel-cmdline",)
 _MODULES = ("vfio-modules",)
+
+_GROUP_NO_START = ("GROUP_NOT_VIABLE", "GROUP_BRIDGE_SPOILS")
+_BINDING_NO_START = ("BINDING_HOST_DRIVER", "NOT_BOUND")
+_VM_NO_START = (
+    "VM_ENTRY_BROKEN",
+    "VM_DEVICE_TWICE",
+    "VM_DEVICE_MISSING",
+    "MAPPING_STALE",
+    "VM_NOT_BINDABLE",
+    "VM_NOT_BOUND",
+    "VM_VF_TOKEN",
+    "VM_DEVICE_SHARED",
+    "VM_MDEV_PARENT",
+)
+"""Codes that say that a VM with the device does not start: it runs, so they are not about it."""
+
+_HOST_LOSES = ("VM_HOST_CRITICAL",)
+_PCIE_NO_START = ("VM_PCIE_ON_I440FX",)
+_LATER = ("MEMLOCK_LOW", "MEMORY_OVERCOMMITTED")
+"""The next start or mapping fails; what runs is not touched."""
 
 SYMPTOMS: tuple[Symptom, ...] = (
     Symptom(
@@ -60,7 +86,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
             Step("vm-machine"),
             Step("memory-headroom", causes=("MEMORY_TIGHT", "HUGEPAGES_TAKEN", "DMA_ENTRIES_LOW")),
             Step("vm-memory", causes=("VM_HUGEPAGES_ON_DEMAND",)),
-            Step("vm-cpu"),
+            Step("vm-cpu", other=("VM_NOT_ACCELERATED",)),
         ),
         (
             "The message itself: start the VM by hand (qm start ID, virsh start NAME) and give "
@@ -75,13 +101,17 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "The VM starts, but the device does not show up in the guest, or with errors.",
         "mistake 2",
         (
-            Step("vm-functions", causes=("VM_COMPANION_APART",)),
+            Step(
+                "vm-functions",
+                causes=("VM_COMPANION_APART",),
+                other=(*_VM_NO_START, *_HOST_LOSES),
+            ),
             Step("device-functions", causes=("UNIT_HALF_BOUND",)),
-            Step("driver-binding", because=_MODULES),
+            Step("driver-binding", because=_MODULES, other=_BINDING_NO_START),
             Step("sriov", causes=("SRIOV_MISSING", "SRIOV_VF_TOKEN")),
             Step("device-health", causes=("DEVICE_COLD",)),
             Step("bar-and-rom"),
-            Step("vm-machine", causes=("VM_NOT_PCIE",)),
+            Step("vm-machine", causes=("VM_NOT_PCIE",), other=_PCIE_NO_START),
             Step("vm-guest-driver", causes=("VM_CODE_43", "VM_HIDES_KVM")),
         ),
         (
@@ -99,11 +129,11 @@ SYMPTOMS: tuple[Symptom, ...] = (
             Step("reset-capability", causes=("RESET_WEAK", "RESET_QUIRK")),
             Step("reset-history", causes=("RESET_PROBATION",)),
             Step("device-health", causes=("DEVICE_COLD",)),
-            Step("device-functions", causes=("UNIT_HALF_BOUND",)),
+            Step("device-functions", causes=("UNIT_HALF_BOUND",), other=("PF_HAS_VFS",)),
             Step("device-holders", causes=("HOLDER_STALE",)),
-            Step("driver-binding", causes=("BINDING_NOT_PERSISTENT",)),
+            Step("driver-binding", causes=("BINDING_NOT_PERSISTENT",), other=("PF_HAS_VFS",)),
             Step("iommu-faults", causes=("DMA_FAULTS", "PCIE_ERRORS")),
-            Step("bar-and-rom"),
+            Step("bar-and-rom", other=("BAR_UNASSIGNED", "FRAMEBUFFER_HOLDS_BAR")),
         ),
         (
             "The test that decides: start the VM, stop it, start it again without rebooting the "
@@ -129,7 +159,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
             Step("device-health", causes=("AER_NONFATAL",)),
             Step("reset-history", causes=("RESET_PROBATION",)),
             Step("acs-override", causes=("ACS_OVERRIDE",)),
-            Step("memory-headroom", causes=("MEMORY_TIGHT", "HUGEPAGES_TAKEN")),
+            Step("memory-headroom", causes=("MEMORY_TIGHT", "HUGEPAGES_TAKEN"), other=_LATER),
             Step("reserved-regions"),
         ),
         (
@@ -149,11 +179,19 @@ SYMPTOMS: tuple[Symptom, ...] = (
             Step("host-contention", causes=("HOST_CONTENDED",)),
             Step("vm-cpu", causes=("VM_CPU_GENERIC",)),
             Step("interrupt-distribution", causes=("INTERRUPTS_ON_ONE_CPU",)),
-            Step("device-health", causes=("LINK_NARROW", "AER_CORRECTABLE", "AER_NONFATAL")),
+            Step(
+                "device-health",
+                causes=("LINK_NARROW", "AER_CORRECTABLE", "AER_NONFATAL"),
+                other=("DEVICE_DEAD",),
+            ),
             Step("iommu-faults", causes=("DMA_FAULTS", "PCIE_ERRORS", "HARDWARE_ERRORS")),
-            Step("memory-headroom", causes=("MEMORY_TIGHT", "HUGEPAGES_TAKEN")),
-            Step("vm-memory", causes=("VM_BALLOON", "VM_HUGEPAGES_ON_DEMAND")),
-            Step("vm-machine", causes=("VM_NOT_PCIE",)),
+            Step("memory-headroom", causes=("MEMORY_TIGHT", "HUGEPAGES_TAKEN"), other=_LATER),
+            Step(
+                "vm-memory",
+                causes=("VM_BALLOON", "VM_HUGEPAGES_ON_DEMAND"),
+                other=("VM_HUGEPAGES_SHORT",),
+            ),
+            Step("vm-machine", causes=("VM_NOT_PCIE",), other=_PCIE_NO_START),
         ),
         (
             "The storage under the guest while it is slow: iostat -x 1, pveperf, zpool iostat -v 1",
@@ -171,8 +209,8 @@ SYMPTOMS: tuple[Symptom, ...] = (
             Step("iommu-active", because=_CMDLINE),
             Step("group-isolation", causes=("ACS_OVERRIDE",)),
             Step("acs-override", causes=("ACS_OVERRIDE", "ACS_OVERRIDE_PENDING")),
-            Step("host-critical"),
-            Step("device-functions"),
+            Step("host-critical", other=("HOST_CRITICAL",)),
+            Step("device-functions", other=("PF_HAS_VFS",)),
         ),
         (
             "The board's manual: which slots hang on the processor and which on the chipset",
@@ -186,10 +224,14 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "The VM runs, but its passed GPU shows no picture.",
         "FAQ 9",
         (
-            Step("group-isolation", causes=("ACS_OVERRIDE",)),
-            Step("driver-binding", because=_MODULES),
-            Step("vm-functions", causes=("VM_COMPANION_APART",)),
-            Step("vm-machine", causes=("VM_SEABIOS", "VM_NOT_PCIE")),
+            Step("group-isolation", causes=("ACS_OVERRIDE",), other=_GROUP_NO_START),
+            Step("driver-binding", because=_MODULES, other=(*_BINDING_NO_START, "PF_HAS_VFS")),
+            Step(
+                "vm-functions",
+                causes=("VM_COMPANION_APART",),
+                other=(*_VM_NO_START, *_HOST_LOSES),
+            ),
+            Step("vm-machine", causes=("VM_SEABIOS", "VM_NOT_PCIE"), other=_PCIE_NO_START),
             Step("reset-capability", causes=("RESET_QUIRK",)),
             Step("reset-history", causes=("RESET_PROBATION",)),
             Step("device-health", causes=("DEVICE_COLD",)),
@@ -203,6 +245,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
             "Only now a clean ROM file for the card (romfile=), and a cold start of the host "
             "between two tries",
         ),
+        displays=True,
     ),
 )
 """In the order of CHECKS.md. Source: the field guide's mistakes 1 to 6 and FAQ 9."""
@@ -228,3 +271,16 @@ def symptom_for(check: str) -> Symptom | None:
     if check in _HOMES:
         return find_symptom(_HOMES[check])
     return next((s for s in SYMPTOMS if any(step.check == check for step in s.steps)), None)
+
+
+def symptom_of(check: str, code: str) -> Symptom | None:
+    """The first symptom that this failure of that check explains."""
+    return next(
+        (
+            symptom
+            for symptom in SYMPTOMS
+            for step in symptom.steps
+            if step.check == check and code not in step.other
+        ),
+        None,
+    )

@@ -9,7 +9,6 @@ contradict each other count for nothing, and the account says so.
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from collections.abc import Sequence
 from contextlib import closing
@@ -17,13 +16,22 @@ from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 from vfio_agent.collect.host import UNKNOWN_HOST, collect_host
-from vfio_agent.collect.log_extract import LogExtract
 from vfio_agent.collect.manifest import BadCapture
 from vfio_agent.collect.root import open_root
+from vfio_agent.pasted.answers import Answers, read_answers
 from vfio_agent.pasted.config_text import ConfigText, parse_config_text
 from vfio_agent.pasted.host_text import HostText, parse_host_text
 from vfio_agent.pasted.inventory import Inventory, build_inventory
 from vfio_agent.pasted.listing import Listing, parse_listing
+from vfio_agent.pasted.log_choice import (
+    choose_log,
+    describe_log,
+    find_moved,
+    forget_other_boot,
+    read_log,
+    render_log,
+)
+from vfio_agent.pasted.log_gaps import find_excerpt
 from vfio_agent.pasted.machine_lspci import rewrite_rows
 from vfio_agent.pasted.memory_root import MemoryRoot
 from vfio_agent.pasted.merge import fill
@@ -47,8 +55,6 @@ from vfio_agent.pasted.vm_text import VmText, parse_vm_text
 from vfio_contract.artifact import ArtifactError, decode_artifact
 from vfio_contract.model import Facts, Gap, KernelLog, Snapshot, SyncTimes
 from vfio_contract.vm import PciMapping, VmConfig
-
-_BANNER = re.compile(r"Linux version \S+ \(")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,7 @@ class _Heap:
     texts: list[tuple[str, HostText]] = field(default_factory=list)
     configs: list[ConfigText] = field(default_factory=list)
     vms: list[VmText] = field(default_factory=list)
+    answers: list[Answers] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
 
 
@@ -86,8 +93,14 @@ def gather(
     that is not recognised is no error: it says nothing, and its account says that.
     """
     heap = _Heap()
-    given = tuple(_take(path, heap, stdin) for path in paths)
-    return _assemble(heap), given
+    given = [_take(path, heap, stdin) for path in paths]
+    snapshot = _assemble(heap)
+    for path, log in heap.logs:
+        if log is not choose_log(heap.logs) and log.lines:
+            place = next(n for n, row in enumerate(given) if row.path == path)
+            told = f"{given[place].text}; kernel log not used: another one counts"
+            given[place] = replace(given[place], text=told)
+    return snapshot, tuple(given)
 
 
 def _take(path: str, heap: _Heap, stdin: BinaryIO | None) -> Given:
@@ -147,7 +160,7 @@ def _set_ground(path: str, kind: Kind, snapshot: Snapshot, heap: _Heap) -> Given
         )
     heap.ground = (path, snapshot)
     functions = snapshot.facts.functions
-    count = "functions not known" if functions is None else f"{len(functions)} functions"
+    count = "functions not known" if functions is None else _count(len(functions), "function")
     return Given(path, (str(kind),), f"{snapshot.facts.host}, {count}", recorded=True)
 
 
@@ -158,16 +171,26 @@ def _take_text(source: Source, heap: _Heap) -> Given:
     path = source.path
     head = b"".join(decode_pieces(iter([source.head])))
     text = rewrite_rows(clean(head, more=len(source.head) > SCAN_BYTES))
-    kinds = recognise_text(text)
+    answers = read_answers(text)
+    heap.answers.append(answers)
+    recognised = recognise_text(text)
+    kinds = tuple(kind for kind in Kind if kind in recognised or kind in answers.kinds)
     told: list[str] = []
     if Kind.KERNEL_LOG in kinds:
         log, boots = read_log(source)
+        excerpt = find_excerpt(log, text)
+        if excerpt:
+            log = replace(log, from_boot=False)
         heap.logs.append((path, log))
-        told.append(_describe_log(log, boots))
+        told.append(describe_log(log, boots, excerpt))
         if source.cut:
             reason = f"{path} is larger than {LIMIT_BYTES >> 20} MiB; the rest was not read"
             heap.gaps.append(Gap(LOG, 0, reason, "sudo journalctl -k -b 0"))
-    if Kind.LSPCI in kinds or Kind.GROUPS in kinds:
+    if answers.no_units:
+        told.append("no IOMMU unit")
+    if answers.no_groups:
+        told.append("no IOMMU group")
+    if Kind.LSPCI in recognised or Kind.GROUPS in recognised:
         listing = parse_listing(text)
         heap.listings.append(listing)
         told += _describe_listing(listing)
@@ -175,7 +198,7 @@ def _take_text(source: Source, heap: _Heap) -> Given:
     found = parse_host_text(text, kinds)
     config = parse_config_text(text, kinds, source=shown)
     vms = parse_vm_text(text, kinds, source=shown)
-    for name, data in config.files:
+    for name, data in (*config.files, *answers.files):
         found.files.setdefault(name, data)
     heap.texts.append((path, found))
     heap.configs.append(config)
@@ -190,25 +213,6 @@ def _take_text(source: Source, heap: _Heap) -> Given:
     if not kinds:
         told.append("not recognised: it says nothing about a host" if head.strip() else "empty")
     return Given(path, tuple(str(kind) for kind in kinds), "; ".join(told))
-
-
-def read_log(source: Source) -> tuple[KernelLog, int]:
-    """(extract of the last boot, how many boots begin in the text)."""
-    extract = LogExtract()
-    for piece in source.text():
-        extract.feed(piece)
-    return extract.finish(source.path), extract.boots
-
-
-def _describe_log(log: KernelLog, boots: int) -> str:
-    if log.complete:
-        reach = "whole boot"
-    elif log.from_boot:
-        reach = "cut: it ends before userspace, or lost lines"
-    else:
-        reach = "cut: its beginning is lost"
-    which = f", the last of {boots} boots" if boots > 1 else ""
-    return f"{log.total_lines} lines, {reach}{which}"
 
 
 def _count(number: int, noun: str) -> str:
@@ -233,6 +237,8 @@ def _describe_listing(listing: Listing) -> list[str]:
     if listing.members:
         groups = {number for number, _ in listing.members}
         told.append(f"{_count(len(groups), 'group')} with {_count(len(listing.members), 'member')}")
+    silent = [f.address for f in listing.functions if f.header.revision == 0xFF]
+    told += [f"{a} shows (rev ff): gone, or asleep in D3cold" for a in silent[:3]]
     return [*told, *listing.doubts[:3]]
 
 
@@ -243,13 +249,18 @@ def _assemble(heap: _Heap) -> Snapshot:
     if heap.ground is not None and not (heap.logs or heap.listings or heap.texts):
         return heap.ground[1]
     conflicts: list[str] = []
-    log = _choose_log(heap.logs)
+    log = choose_log(heap.logs)
     files = _join_files(heap.texts, conflicts)
     if log is not None:
-        files["/dmesg"] = _render(log)
-        _forget_other_boot(files, log, conflicts)
+        files["/dmesg"] = render_log(log)
+        forget_other_boot(files, log, conflicts)
     snapshot = collect_host(MemoryRoot(files))
     inventory = build_inventory(heap.listings)
+    moved = "" if log is None else find_moved(log, inventory)
+    if moved:
+        log = None
+        heap.gaps.append(Gap(LOG, 0, f"contradiction, so the log does not count: {moved}", ""))
+        snapshot = collect_host(MemoryRoot({p: d for p, d in files.items() if p != "/dmesg"}))
     conflicts += inventory.conflicts
     snapshot = _put(snapshot, heap, inventory, log)
     gaps = settle_gaps(snapshot, inventory)
@@ -258,14 +269,6 @@ def _assemble(heap: _Heap) -> Snapshot:
     if heap.ground is None:
         return snapshot
     return fill(heap.ground[1], snapshot)
-
-
-def _choose_log(logs: Sequence[tuple[str, KernelLog]]) -> KernelLog | None:
-    """The last whole one, else the last one that has any line."""
-    whole = [log for _, log in logs if log.complete]
-    some = [log for _, log in logs if log.lines]
-    rest = [log for _, log in logs]
-    return next((group[-1] for group in (whole, some, rest) if group), None)
 
 
 def _join_files(texts: Sequence[tuple[str, HostText]], conflicts: list[str]) -> dict[str, bytes]:
@@ -295,42 +298,19 @@ def _put_parameters(files: dict[str, bytes]) -> None:
             files[path] = (value or "Y").encode("utf-8", "replace")
 
 
-def _forget_other_boot(files: dict[str, bytes], log: KernelLog, conflicts: list[str]) -> None:
-    """A command line that is not the one in the log is of another boot, or another host."""
-    given = files.get("/proc/cmdline")
-    said = [
-        line.text.partition("ommand line: ")[2]
-        for line in log.lines
-        if line.text.startswith(("Command line: ", "Kernel command line: "))
-        and len(line.text) < 900
-    ]
-    if given is not None and said and given.decode("utf-8", "replace").split() != said[0].split():
-        conflicts.append("/proc/cmdline is not the command line in the kernel log")
-        del files["/proc/cmdline"]
-    release = files.get("/proc/sys/kernel/osrelease")
-    banner = [line.text.split()[2] for line in log.lines if _BANNER.match(line.text)]
-    if release is not None and banner and release.decode("utf-8", "replace").strip() != banner[-1]:
-        conflicts.append("uname's release is not the one in the kernel log")
-        del files["/proc/sys/kernel/osrelease"]
-
-
-def _render(log: KernelLog) -> bytes:
-    """The kept lines as a log, for the collectors that look a fact up in it."""
-    rows = (f"<6>[{line.seconds or 0.0:12.6f}] {line.text}" for line in log.lines)
-    return ("\n".join(rows) + "\n").encode("utf-8", "replace")
-
-
 def _put(snapshot: Snapshot, heap: _Heap, inventory: Inventory, log: KernelLog | None) -> Snapshot:
     texts = [text for _, text in heap.texts]
     units = {unit for text in texts for unit in text.units or ()}
     kvm = {text.kvm for text in texts if text.kvm is not None}
     holders = {holder for text in texts for holder in text.holders or ()}
     fsyncs = [text.fsyncs for text in texts if text.fsyncs]
+    silent = any(answer.no_units for answer in heap.answers)
+    empty = any(answer.no_groups for answer in heap.answers)
     facts = replace(
         snapshot.facts,
         functions=inventory.functions,
-        groups=inventory.groups,
-        iommu_units=tuple(sorted(units)) or None,
+        groups=() if empty and inventory.groups is None else inventory.groups,
+        iommu_units=tuple(sorted(units)) or (() if silent else None),
         kvm_device=kvm.pop() if len(kvm) == 1 else None,
     )
     facts = _put_configs(facts, heap)

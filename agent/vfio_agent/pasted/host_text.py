@@ -27,7 +27,7 @@ _USER = re.compile(r"(/dev/vfio/[^\s:]{1,80}):\s+\S{1,32}\s+(\d{1,10})\s+\S{1,8}
 _FSYNCS = re.compile(r"FSYNCS/SECOND:\s+(\d{1,9}(?:\.\d{1,9})?)$")
 _UNIT = re.compile(r"(?:dmar|ivhd)\d+|(?:arm-)?smmu[\w.:-]*")
 _INTERRUPT = re.compile(r"\s*[\w-]{1,12}:\s")
-_MACHINES = frozenset(
+MACHINES = frozenset(
     {"x86_64", "i686", "i586", "aarch64", "armv7l", "ppc64le", "ppc64", "riscv64", "s390x"}
 )
 
@@ -114,6 +114,9 @@ def _read_modules(text: Text, found: HostText) -> None:
     start = next((n for n, line in enumerate(text.lines) if line.startswith("Module ")), -1)
     if start < 0:
         return
+    if start and "|" in command_of(text.lines[start - 1]):
+        found.left_out.append((Kind.LSMOD, "it was filtered: what it lacks may be loaded"))
+        return
     rows: list[str] = []
     for line, last in _section(text, start + 1):
         if _MODULE.match(line) is None:
@@ -146,7 +149,7 @@ def _read_lscpu(text: Text, found: HostText) -> None:
             found.left_out.append((Kind.LSCPU, "its flags have no end: they may be cut"))
             return
     machine = fields.get("Architecture", "").strip()
-    if machine in _MACHINES:
+    if machine in MACHINES:
         found.put("/proc/sys/kernel/arch", machine)
     if machine not in ("x86_64", "i686"):
         return
@@ -227,7 +230,7 @@ def _read_uname(text: Text, found: HostText) -> None:
             found.put("/proc/sys/kernel/osrelease", match[2])
             found.put("/proc/sys/kernel/version", match[3])
             machine = (match[4] or "").split()
-            if machine and machine[0] in _MACHINES:
+            if machine and machine[0] in MACHINES:
                 found.put("/proc/sys/kernel/arch", machine[0])
             return
 

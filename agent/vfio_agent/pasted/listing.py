@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from vfio_agent.pasted.group_listing import Place, TableRow, parse_group_line, parse_table_row
 from vfio_agent.pasted.lspci import Form, Header, Listed, describe, form_of, parse_header
-from vfio_agent.pasted.prompt import PROMPT
+from vfio_agent.pasted.prompt import PROMPT, command_of
 from vfio_agent.pasted.pvesh import NOT_WHOLE, PveshTable
 from vfio_agent.pasted.recognise import Text
 from vfio_contract.model import NO_GROUP
@@ -21,6 +21,11 @@ from vfio_contract.model import NO_GROUP
 _IN_GROUP = re.compile(r"\s*IOMMU group: \d+\s*$")
 _ENDED = re.compile(r"[\])]$")
 _GAP_MARK = re.compile(r"\s*(?:\[?(?:\.{3,}|…|snip|cut|truncated|skipped)\]?|<snip>)\s*$", re.I)
+
+_FILTERED = re.compile(
+    r".*(?:lspci|iommu_groups).*\|\s*(?:sudo\s+)?(?:[ef]?grep|rg|head|tail|sed\s+-n)\b"
+)
+"""A prompt whose command shows only a part of the list."""
 
 _HALF = re.compile(r"\s*[0-9a-fA-F]{1,8}(?::[0-9a-fA-F:.]{0,12})?(?:\s+[A-Z\[].{0,80})?\s*$")
 """A line that may be the beginning of a header line."""
@@ -106,6 +111,8 @@ class _Reader:
         if PROMPT.match(line):
             self._open, self._group, self._indent = None, -1, -1
             self.ended = True
+            if _FILTERED.match(line):
+                self.doubts.append(f"it was filtered: {command_of(line)[:60]}")
         elif self._open is not None and len(self._open.rows) < MAX_ROWS:
             self._open.rows.append(line)
         else:

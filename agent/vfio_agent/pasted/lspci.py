@@ -240,8 +240,8 @@ def _complete(header: Header, dump: bytes) -> Header:
 def _config(
     header: Header, rows: Sequence[str], dump: bytes, *, form: Form, whole: bool
 ) -> ConfigSpace | None:
-    if any(_DEAD in row for row in rows):
-        return parse_config(b"\xff" * 64)
+    if any(_DEAD in row for row in rows) and len(dump) < 64:
+        return None  # gone, or asleep in D3cold: the text does not tell which
     if len(dump) >= 64:
         config = parse_config(dump)
         if len(dump) >= 256 or config.dead or form < Form.VV or not whole:

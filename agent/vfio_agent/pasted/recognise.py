@@ -137,7 +137,9 @@ _SIGNS: tuple[tuple[Kind, str, re.Pattern[str]], ...] = (
         Kind.GROUPS,
         "roup",
         re.compile(
-            r".{0,200}/iommu_groups/\d+/devices/\S|.{0,200}/iommu_group -> \S*/iommu_groups/\d"
+            r".{0,200}/iommu_groups/\d+/devices/\S|\s*\S{0,80}/iommu_groups/\d+/devices/?:\s*$"
+            rf"|\s*\S{{0,60}}?\b{ADDRESS}:?(?: ->)?\s+(?:\.\./|/)\S{{0,80}}/iommu_groups/\d+\s*$"
+            r"|.{0,200}/iommu_group -> \S*/iommu_groups/\d"
             r"|(?!\s+IOMMU group: \d+\s*$)\W{0,16}(?:IOMMU )?Group:?\s{0,8}\d{1,6}\b(?!\s*with\b)"
             r"|group\tbdf\tids\tclass",
             re.IGNORECASE,

@@ -141,6 +141,10 @@ def _open(path: str, stdin: BinaryIO | None) -> BinaryIO:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
+        # it is called a regular file, but has no end, and what is read from it is gone
+        if os.path.realpath(path) == "/proc/kmsg":
+            os.close(descriptor)
+            raise EvidenceError(f"{path} never ends: save the log and name that: sudo dmesg > FILE")
         return open(descriptor, "rb")
     if stat.S_ISFIFO(mode) or os.isatty(descriptor):
         return cast(BinaryIO, io.BufferedReader(_Pipe(descriptor, path)))

@@ -59,6 +59,9 @@ _METADATA = "domain/metadata/"
 _ARGUMENT = "domain/qemu:commandline/qemu:arg"
 _HOSTDEV = "domain/devices/hostdev"
 _INTERFACE = "domain/devices/interface"
+_ALSO_HOSTDEVS = frozenset({(_INTERFACE, "hostdev"), ("domain/devices/disk", "nvme")})
+"""A disk of type nvme is QEMU's own NVMe driver on VFIO: it takes the whole controller."""
+
 _RANGES = {"domain": 0xFFFFFFFF, "bus": 0xFF, "slot": 0xFF, "function": 0xF}
 
 Attributes = Mapping[str, str]
@@ -70,7 +73,7 @@ class _Refused(Exception):
 
 @dataclass(slots=True)
 class _Entry:
-    """A hostdev (or hostdev interface) while it is read; paths are relative to it."""
+    """A hostdev (or interface or disk that is one) while it is read; paths are relative to it."""
 
     line: int
     path: str
@@ -134,7 +137,7 @@ class _DomainReader:
         if path in _SETTINGS and path not in self._settings:
             self._settings[path] = (self.line, attributes)
         self._note(path, name, attributes)
-        if path == _HOSTDEV or (path == _INTERFACE and attributes.get("type") == "hostdev"):
+        if path == _HOSTDEV or (path, attributes.get("type")) in _ALSO_HOSTDEVS:
             self._open = _Entry(self.line, path, attributes)
             self._entries.append(self._open)
         elif self._open is not None:
@@ -170,7 +173,7 @@ class _DomainReader:
         devices = [
             _make_device(entry, number, faults)
             for number, entry in enumerate(self._entries)
-            if entry.attributes.get("type") in ("pci", "mdev", "hostdev")
+            if entry.attributes.get("type") in ("pci", "mdev", "hostdev", "nvme")
         ]
         name = self._texts.get("domain/name", "").strip()
         if not name:
@@ -274,6 +277,11 @@ class _DomainReader:
             text = self._texts.get(path, "").strip()
             key = path.removeprefix("domain/")
             found.append(VmSetting(key, " ".join([*words, *([text] if text else [])]), line))
+        words = ["qemu", *(value for _, value in self._arguments)]
+        for place, option, value in read_options(words):
+            if option == "-cpu":
+                line = self._arguments[place - 1][0]
+                found.append(VmSetting("qemu:commandline -cpu", redact_value(option, value), line))
         if self._system is not None:
             found.append(VmSetting("ostype", redact_value("id", self._system[1]), self._system[0]))
         return tuple(found)
@@ -304,6 +312,7 @@ def _make_device(entry: _Entry, number: int, faults: list[tuple[int, str]]) -> V
         if not address:
             faults.append((entry.line, f"{key}: its source is no PCI address"))
     rom = entry.inside.get("rom", {})
+    disk = entry.inside.get("source", {}) if kind == "nvme" else {}
     return VmDevice(
         key=key,
         line=entry.line,
@@ -311,7 +320,7 @@ def _make_device(entry: _Entry, number: int, faults: list[tuple[int, str]]) -> V
         mapping="",
         mdev=mediated,
         pcie=None,
-        managed=entry.attributes.get("managed") == "yes",
+        managed="yes" in (entry.attributes.get("managed"), disk.get("managed")),
         primary_display=False,
         rom_file=rom.get("file", ""),
         rom_bar=parse_switch(rom.get("bar", "")),

@@ -22,6 +22,7 @@ from vfio_agent.vmconf.qemu_cmdline import (
     find_disguises,
     find_raw_disks,
     read_options,
+    split_arguments,
 )
 from vfio_agent.vmconf.secrets import redact_value
 from vfio_contract.vm import (
@@ -48,7 +49,7 @@ def parse_proxmox(text: str, *, name: str, source: str) -> VmConfig:
     lines = list(_read_lines(text, faults))
     written = {key: value for _, key, value in lines}  # of a repeated key the last counts
     cpu = split_properties(written.get("cpu", ""), first="cputype")
-    arguments = written.get("args", "").split()
+    arguments = split_arguments(written.get("args", ""))
     added = list(read_options(["kvm", *arguments]))
     added_cpu = split_properties(
         next((v for _, option, v in reversed(added) if option == "-cpu"), ""), first="model"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 
 from vfio_agent.vmconf.properties import (
@@ -92,6 +93,14 @@ def parse_qemu(words: Sequence[str], *, source: str, fallback_name: str) -> VmCo
         faults=tuple(_find_faults(options)),
         raw_disks=find_raw_disks(options),
     )
+
+
+def split_arguments(text: str) -> list[str]:
+    """Words of a line of arguments, quotes as a shell takes them; an open quote is a character."""
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return text.split()
 
 
 def read_options(words: Sequence[str]) -> Iterator[Word]:

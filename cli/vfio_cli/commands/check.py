@@ -12,6 +12,7 @@ from vfio_cli.look import check_view, from_options, look, look_at_evidence
 from vfio_cli.output import WITHOUT_NAME, emit, output_option, report_document, tell_stop
 from vfio_cli.screens.check import CheckView, check_screen
 from vfio_cli.terminal import repeat
+from vfio_cli.tree import is_one_file
 
 
 @click.command(
@@ -32,7 +33,12 @@ from vfio_cli.terminal import repeat
 )
 @click.option("--root", metavar="PATH", help="A captured host: a directory or a tar of its root.")
 @from_options
-@click.option("--node", metavar="NODE", help="Ask the coordinator about this node instead.")
+@click.option(
+    "--node",
+    metavar="NODE",
+    hidden=is_one_file(),
+    help="Ask the coordinator about this node instead.",
+)
 @click.option(
     "--active",
     is_flag=True,
@@ -41,9 +47,7 @@ from vfio_cli.terminal import repeat
 @click.option(
     "--active-dir",
     metavar="DIR",
-    default=SYNC_DIRECTORY,
-    show_default=True,
-    help="Where --active writes: a directory on the VMs' storage.",
+    help=f"Where --active writes: a directory on the VMs' storage.  [default: {SYNC_DIRECTORY}]",
 )
 @click.option("--watch", is_flag=True, help="Look again every 2 seconds until Ctrl-C.")
 @output_option(*WITHOUT_NAME)
@@ -54,7 +58,7 @@ def check(
     more: tuple[str, ...],
     node: str | None,
     active: bool,
-    active_dir: str,
+    active_dir: str | None,
     watch: bool,
     form: str,
     endpoint: str | None,
@@ -72,14 +76,20 @@ def check(
         raise Mistake("--root, --from and --node: give one of them; captured evidence is no node")
     if active and (root is not None or node is not None or paths or watch):
         raise Mistake("--active measures this host once: not with --root, --from, --node, --watch")
+    if active_dir is not None and not active:
+        raise Mistake("--active-dir says where --active measures: add --active")
+    if active_dir == "":
+        raise Mistake("--active-dir '': it is empty: give a directory, or leave the option out")
     if paths and watch:
         raise Mistake("--watch: given evidence does not change")
+
+    directory = (active_dir or SYNC_DIRECTORY) if active else None
 
     def once() -> int:
         if node is not None:
             view = _ask(node, endpoint, tls)
         else:
-            view = check_view(_look(paths, root, active_dir if active else None), root)
+            view = check_view(_look(paths, root, directory), root)
         emit(
             form,
             screen=lambda wide: check_screen(view, wide=wide),

@@ -16,7 +16,7 @@ from vfio_cli.help import Taught
 from vfio_cli.output import FORMATS, emit, make_document, output_option, tell_stop
 from vfio_cli.screens.decision import CLAIMED, DRY_RUN, PLACED, decision_screen
 from vfio_cli.screens.vms import explain_screen, list_screen, released_screen
-from vfio_cli.selectors import RISKS, parse_devices
+from vfio_cli.selectors import RISKS, RiskChoice, parse_devices
 from vfio_cli.terminal import repeat
 from vfio_contract.address import check_name
 from vfio_contract.views import Decision, PlaceRequest
@@ -48,7 +48,7 @@ def place_options(command: Command) -> Command:
         click.option(
             "--allow",
             multiple=True,
-            type=click.Choice(RISKS),
+            type=RiskChoice(RISKS),
             help="Accept this risk for this VM. Repeatable.",
         ),
         click.option("--same-numa", is_flag=True, help="All devices on one NUMA node."),
@@ -205,14 +205,15 @@ def list_(watch: bool, form: str, endpoint: str | None, tls: str | None) -> int:
 def explain(name: str, form: str, endpoint: str | None, tls: str | None) -> int:
     """Why a VM is where it is, or why nothing fits it.
 
-    Judged now, on the evidence of now; -o wide names every node.
+    Judged now, on the evidence of now; what was proved when it was placed stands apart, with its
+    time. -o wide names every node.
     """
     with connect(endpoint, tls) as coordinator:
-        decision, found = coordinator.explain(name)
+        decision, found, placed = coordinator.explain(name)
     emit(
         form,
-        screen=lambda wide: explain_screen(decision, found, wide=wide),
-        document=lambda: make_document("explanation", vm=found, decision=decision),
+        screen=lambda wide: explain_screen(decision, found, placed=placed, wide=wide),
+        document=lambda: make_document("explanation", vm=found, decision=decision, placed=placed),
         names=lambda: [] if decision.placement is None else [decision.placement.node],
     )
     return OK if found is not None else exit_code(decision)

@@ -14,7 +14,7 @@ from vfio_agent.redaction import redact_snapshot
 from vfio_agent.script import load_script
 from vfio_cli import terminal
 from vfio_cli.exits import FAILURE, OK, Mistake, Stop
-from vfio_cli.files import write_atomically
+from vfio_cli.files import check_target, write_atomically
 from vfio_cli.help import Taught
 from vfio_cli.look import look
 from vfio_cli.markdown import MARK, is_page, render_page
@@ -75,6 +75,7 @@ def collect(
 
     The same host twice gives the same digest: what moves by itself is kept apart from it.
     """
+    check_target(target)
     if script:
         if root is not None or redact or key_file is not None:
             raise Mistake("--script prints a script: it goes with no other option but -o")

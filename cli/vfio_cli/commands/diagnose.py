@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from vfio_agent.diagnosis import (
+    DISPLAY,
     SYMPTOMS,
     Kind,
     Reading,
@@ -18,20 +21,26 @@ from vfio_agent.diagnosis import (
     find_symptom,
     recognise,
     subjects_of_device,
+    subjects_of_displays,
     subjects_of_vm,
     walk,
 )
 from vfio_agent.inspect import Inspection
 from vfio_cli.exits import FAILURE, OK, UNKNOWN, WARNING, Mistake
 from vfio_cli.help import Taught
-from vfio_cli.look import check_view, from_options, look, look_at_evidence
+from vfio_cli.look import check_view, from_options, look, look_at_evidence, source_words
 from vfio_cli.output import WITHOUT_NAME, emit, make_document, output_option
-from vfio_cli.screens.diagnose import SymptomView, error_screen, symptom_screen
+from vfio_cli.screens.diagnose import SymptomView, symptom_screen
+from vfio_cli.screens.layout import plural
+from vfio_cli.screens.messages import error_screen
 from vfio_cli.terminal import note, progress
-from vfio_contract.address import parse_address
+from vfio_contract.address import Address, parse_address
+from vfio_contract.findings import NODE
+from vfio_contract.vm import VmConfig
 
 _NAMES = [symptom.name for symptom in SYMPTOMS]
 _BLOCK_BYTES = 1 << 20
+_MAX_MEMBERS = 24
 
 
 @click.command(
@@ -44,8 +53,8 @@ _BLOCK_BYTES = 1 << 20
         'vfioctl diagnose --error "vfio 0000:01:00.0: group 1 is not viable"',
         "sudo journalctl -k -b -1 | vfioctl diagnose --error -",
     ),
-    exits="0 nothing found, 1 a warning may explain it, 2 a cause was found, 3 not known (evidence "
-    "is missing, or no message was recognised), 64 wrong usage.",
+    exits="0 nothing found, 1 a warning may explain it or the host has another failure, 2 a cause "
+    "was found, 3 not known (evidence is missing, or no message was recognised), 64 wrong usage.",
 )
 @click.option(
     "--symptom",
@@ -59,7 +68,7 @@ _BLOCK_BYTES = 1 << 20
     help="A message, or many lines of a log; - reads stdin.",
 )
 @click.option("--device", metavar="ADDRESS", help="Only what concerns this function.")
-@click.option("--vm", metavar="VM", help="Only what concerns this VM and its devices.")
+@click.option("--vm", metavar="VM", help="Only what concerns this VM (its id or name).")
 @click.option("--root", metavar="PATH", help="A captured host: a directory or a tar of its root.")
 @from_options
 @output_option(*WITHOUT_NAME)
@@ -103,7 +112,8 @@ def diagnose(
     if device is not None and vm is not None:
         raise Mistake("--device and --vm: give one of them")
     seen = look_at_evidence(paths) if paths else look(root)
-    return _walk_symptom(chosen, seen, device=device, vm=vm, root=root, form=form)
+    source = source_words(root, paths)
+    return _walk_symptom(chosen, seen, device=device, vm=vm, root=root, source=source, form=form)
 
 
 def _walk_symptom(
@@ -113,16 +123,22 @@ def _walk_symptom(
     device: str | None,
     vm: str | None,
     root: str | None,
+    source: str,
     form: str,
 ) -> int:
-    about, subjects = _narrow(seen, device=device, vm=vm)
-    went = walk(seen.report, symptom, subjects)
+    question = _narrow(seen, symptom, device=device, vm=vm, source=source)
+    went = walk(seen.report, symptom, question.subjects)
+    shown = check_view(seen, root)
     view = SymptomView(
         walk=went,
         host=seen.report.host,
-        seen_by=check_view(seen, root).seen_by,
-        about=about,
+        seen_by=shown.seen_by,
+        about=question.about,
         given=seen.given,
+        note=question.note,
+        source=source,
+        option=question.option,
+        elsewhere=shown.elsewhere,
     )
     emit(
         form,
@@ -132,31 +148,85 @@ def _walk_symptom(
     return went.exit_code
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What was asked for: its name for the screen, its subjects (None: the whole host).
+
+    `note` is one sentence about what the question can rest on, `option` how it was asked.
+    """
+
+    about: str = ""
+    subjects: frozenset[str] | None = None
+    note: str = ""
+    option: str = ""
+
+
 def _narrow(
-    seen: Inspection, *, device: str | None, vm: str | None
-) -> tuple[str, frozenset[str] | None]:
-    """(name for the screen, subjects) of what was asked for; None for the whole host."""
+    seen: Inspection, symptom: Symptom, *, device: str | None, vm: str | None, source: str
+) -> _Question:
     if device is not None:
         try:
             address = parse_address(device)
         except ValueError as error:
             raise Mistake(f"--device {error}") from None
-        if address not in seen.host.by_address:
-            known = seen.snapshot.facts.functions is not None
-            why = (
-                "no such function here: vfioctl device list"
-                if known
-                else ("the functions are not known: lspci -nnk")
-            )
-            raise Mistake(f"--device {address}: {why}")
-        return address, subjects_of_device(seen.host, address)
+        return _about_device(seen, address, source)
     if vm is not None:
-        known_vms = {row.name: row for row in seen.snapshot.facts.vms or ()}
-        if vm not in known_vms:
-            there = ", ".join(known_vms) or "none that could be read (vfioctl vm lint)"
-            raise Mistake(f"--vm {vm!r}: no such VM here; there are: {there}")
-        return f"VM {vm}", subjects_of_vm(seen.host, known_vms[vm])
-    return "", None
+        found = _find_vm(seen, vm)
+        about = f"VM {found.name}" + (f" ({vm})" if vm != found.name else "")
+        subjects = subjects_of_vm(seen.host, found)
+        return _Question(about, subjects, option=f" --vm {shlex.quote(vm)}")
+    if symptom.displays:
+        displays = subjects_of_displays(seen.host)
+        if displays is None:
+            return _Question(subjects=frozenset({NODE}), note=_no_display(seen))
+        return _Question(subjects=displays)
+    return _Question()
+
+
+def _about_device(seen: Inspection, address: Address, source: str) -> _Question:
+    option = f" --device {address}"
+    if address in seen.host.by_address:
+        return _Question(address, subjects_of_device(seen.host, address), option=option)
+    if seen.snapshot.facts.functions is not None:
+        raise Mistake(f"--device {address}: no such function here: vfioctl device list{source}")
+    for group in seen.host.groups.values():
+        if address in group.members:
+            about = frozenset({NODE, f"function:{address}", f"group:{group.number}"})
+            others = [member for member in group.members if member != address]
+            shown = ", ".join(others[:_MAX_MEMBERS])
+            rest = len(others) - _MAX_MEMBERS
+            shown += f" and {rest} more" if rest > 0 else ""
+            with_it = f"{plural(len(others), 'other')}: {shown}" if others else "nothing else"
+            note = f"Group {group.number}, as it was given, holds {address} and {with_it}."
+            return _Question(address, about, note=note, option=option)
+    raise Mistake(f"--device {address}: the functions are not known: lspci -nnk")
+
+
+def _find_vm(seen: Inspection, vm: str) -> VmConfig:
+    """The VM of that id, else the only one of that name."""
+    rows = seen.snapshot.facts.vms or ()
+    found = [row for row in rows if row.name == vm] or [row for row in rows if row.title == vm]
+    if not vm or not found:
+        there = ", ".join(
+            f"{row.name} ({row.title})" if row.title not in ("", row.name) else row.name
+            for row in rows
+        )
+        there = there or "none that could be read (vfioctl vm lint)"
+        raise Mistake(f"--vm {vm!r}: no such VM here; there are: {there}")
+    if len(found) > 1:
+        ids = ", ".join(row.name for row in found)
+        raise Mistake(f"--vm {vm!r}: several VMs have that name: give one of {ids}")
+    return found[0]
+
+
+def _no_display(seen: Inspection) -> str:
+    if seen.snapshot.facts.functions is None:
+        return "Which functions are displays (class 03xx) is not known: lspci -nnk"
+    there = [f.address for f in seen.host.functions if f.base_class == DISPLAY]
+    if not there:
+        return "No display (class 03xx) was found on this host, so none can be passed."
+    names = ", ".join(there)
+    return f"No display (class 03xx) here is known to be meant for passthrough; there are: {names}."
 
 
 def _walk_document(view: SymptomView) -> dict[str, Any]:
@@ -184,9 +254,11 @@ def _walk_document(view: SymptomView) -> dict[str, Any]:
         because=went.because,
         not_excluded=went.doubts,
         warnings=went.notes,
+        not_this_symptom=went.other,
         not_judged=went.unjudged,
         not_looked_at=went.left,
         beyond_this_host=() if went.found else went.symptom.beyond,
+        **({"note": view.note} if view.note else {}),
         **({"given": view.given} if view.given else {}),
     )
 
@@ -202,6 +274,12 @@ def _explain_error(text: str, form: str) -> int:
         reading = recognise([text.encode("utf-8", "surrogateescape")])
         if not reading.sightings and os.path.isfile(text):
             raise Mistake(f"--error {text}: that is a file: vfioctl diagnose --error - < {text}")
+    if not reading.sightings and not reading.unknown_lines:
+        raise Mistake(
+            "--error -: stdin was empty: sudo dmesg | vfioctl diagnose --error -"
+            if text == "-"
+            else "--error: the text is empty: give the message, or - for stdin"
+        )
     emit(
         form,
         screen=lambda wide: error_screen(reading, wide=wide),

@@ -10,7 +10,7 @@ import click
 
 from vfio_cli import terminal
 from vfio_cli.exits import OK, Mistake
-from vfio_cli.files import write_atomically
+from vfio_cli.files import check_target, write_atomically
 from vfio_cli.help import Taught
 from vfio_cli.look import check_view, from_options, look, look_at_evidence
 
@@ -45,6 +45,7 @@ def report(
         raise Mistake(f"{more[0]}: to draw a file's evidence: vfioctl report --from {more[0]}")
     if root is not None and paths:
         raise Mistake("--root and --from: give one of them")
+    check_target(target)
     if target is None and sys.stdout.isatty():
         raise Mistake("the page is for a browser, not a terminal: vfioctl report -o host.html")
     seen = look_at_evidence(paths) if paths else look(root)
@@ -68,5 +69,5 @@ def report(
         terminal.write(page)
         return OK
     write_atomically(Path(target), page.encode("ascii"))
-    terminal.note(f"{target} written: {seen.report.host} {seen.report.verdict}")
+    terminal.note(f"wrote {target}: {seen.report.host} {seen.report.verdict}")
     return OK

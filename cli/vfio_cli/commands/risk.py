@@ -15,7 +15,7 @@ from vfio_cli.exits import OK, Mistake
 from vfio_cli.help import Taught
 from vfio_cli.output import emit, make_document, output_option
 from vfio_cli.screens.risk import accepted_screen, list_screen, revoked_screen
-from vfio_cli.selectors import RISK_CODES
+from vfio_cli.selectors import RISK_CODES, RiskChoice
 
 _CHANGE_EXITS = (
     "0 done, 2 not allowed, 3 the coordinator cannot be reached, 64 no such node or decision, or "
@@ -47,7 +47,7 @@ def risk() -> None:
     "--node", required=True, metavar="NODE", shell_complete=complete_node, help="The node."
 )
 @click.option(
-    "--code", required=True, type=click.Choice(RISK_CODES), help="The finding that is accepted."
+    "--code", required=True, type=RiskChoice(RISK_CODES), help="The finding that is accepted."
 )
 @click.option("--reason", required=True, metavar="TEXT", help="Why, for whoever comes next.")
 @click.option(
@@ -109,7 +109,7 @@ def list_(node: str, form: str, endpoint: str | None, tls: str | None) -> int:
 )
 @click.argument("risk_id", metavar="[ID]", required=False, shell_complete=complete_risk)
 @click.option("--node", default="", metavar="NODE", shell_complete=complete_node, help="The node.")
-@click.option("--code", type=click.Choice(RISK_CODES), help="The finding that was accepted.")
+@click.option("--code", type=RiskChoice(RISK_CODES), help="The finding that was accepted.")
 @output_option()
 @coordinator_options
 def revoke(

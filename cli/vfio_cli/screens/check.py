@@ -44,6 +44,11 @@ MAX_EVIDENCE = 6
 
 MAX_SUBJECTS = 4
 
+_MAX_HOST = 28
+"""Letters of a host's name in the first line; fewer where the counts need the room."""
+
+_MIN_HOST = 8
+
 _MIN_SEEN_BY = 16
 """Fewer letters of a long right end say nothing."""
 
@@ -54,7 +59,9 @@ class CheckView:
 
     `devices_known` is False where the functions could not be listed at all. `of_node` is True for
     what a coordinator keeps of a node: findings that are not PASS. `given` accounts for the
-    evidence of `--from`.
+    evidence of `--from`. `elsewhere` is True for evidence that was captured or given: what is
+    missing of it must be got on the host that it is of. `silent` says why what is kept of a node
+    is not of now, "" when it is.
     """
 
     report: Report
@@ -65,6 +72,8 @@ class CheckView:
     devices_known: bool = True
     of_node: bool = False
     given: tuple[GivenEvidence, ...] = ()
+    elsewhere: bool = False
+    silent: str = ""
 
 
 def check_screen(view: CheckView, *, wide: bool = False) -> Lines:
@@ -85,10 +94,11 @@ def check_screen(view: CheckView, *, wide: bool = False) -> Lines:
     lines += _named(counted, Verdict.PASS, "PASS", width)
     lines += _named(counted, Verdict.NOT_APPLICABLE, "NOT APPLICABLE", width)
     if view.of_node:
-        lines += wrap("PASS  ", "not listed: the coordinator keeps only what is not PASS")
+        lines += _not_listed(view)
     lines += unread_lines(view.unread, wide=wide)
     lines += _candidates(view.candidates, wide=wide)
     lines += _stop_digging(counted, width)
+    lines += _where_to_run(view, counted, width)
     return lines
 
 
@@ -97,8 +107,11 @@ def heading(
 ) -> Line:
     """`pve07  NOT READY   2 fail  1 unknown  3 blocked  5 pass     uid 1000`."""
     words, tone = HEADINGS[report.verdict]
-    host = cut(report.host, 28) or "(no name)"
-    left = f"{host}  {words}   {count_words(_counts(counted))}"
+    counts = f"  {words}   {count_words(_counts(counted))}"
+    if len(counts) + _MIN_HOST > width:
+        counts = counts.replace(" not applicable", " n/a")
+    host = cut(report.host, min(_MAX_HOST, max(_MIN_HOST, width - len(counts)))) or "(no name)"
+    left = f"{host}{counts}"
     room = width - len(left) - 2
     fits = room >= min(len(seen_by), _MIN_SEEN_BY)
     text = two_ends(left, cut(seen_by, room), width=width) if fits else left
@@ -117,6 +130,14 @@ def _counts(findings: Iterable[Finding]) -> list[tuple[int, str]]:
         (Verdict.NOT_APPLICABLE, "not applicable"),
     )
     return [(kept.count(verdict), word) for verdict, word in order]
+
+
+def _not_listed(view: CheckView) -> Lines:
+    """What the coordinator does not keep; of a silent node nothing is known to pass."""
+    if not view.silent:
+        return wrap("PASS  ", "not listed: the coordinator keeps only what is not PASS")
+    made = wrap("UNKNOWN  ", f"{view.silent}: nothing of it is known to pass now")
+    return [Line(made[0].text, VERDICT_TONES["UNKNOWN"], 0, len("UNKNOWN")), *made[1:]]
 
 
 def _intended(view: CheckView, width: int) -> Lines:
@@ -310,6 +331,14 @@ def _stop_digging(findings: Sequence[Finding], width: int) -> Lines:
     if not any(f.check == "iommu-active" and f.verdict is Verdict.FAIL for f in findings):
         return []
     text = "Stop digging: leave VM arguments alone until iommu-active passes."
+    return [Line(""), *wrap("", text, width=width)]
+
+
+def _where_to_run(view: CheckView, findings: Sequence[Finding], width: int) -> Lines:
+    asked = any(f.missing for f in findings) or any(row.remedies for row in view.unread)
+    if not view.elsewhere or not asked:
+        return []
+    text = "Get what is missing on the host that this evidence is of, not on this one."
     return [Line(""), *wrap("", text, width=width)]
 
 

@@ -1,4 +1,4 @@
-"""The screens of `vfioctl diagnose`: a symptom's walk to its root cause, and what a message means.
+"""The screen of `vfioctl diagnose --symptom`: a symptom's walk to its root cause.
 
 What was looked at stands in the order of looking, one line each; the cause is shown whole; what
 could not be decided is named with the command that decides it. "Nothing found" is never said while
@@ -10,8 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from vfio_agent.diagnosis import Kind, Look, Reading, Sighting, Walk, symptom_for
-from vfio_cli.screens.check import finding_block, group_alike, short_subject
+from vfio_agent.diagnosis import (
+    Look,
+    Walk,
+    symptom_of,
+)
+from vfio_cli.screens.check import evidence_text, finding_block, group_alike, short_subject
 from vfio_cli.screens.given import GivenEvidence, given_lines
 from vfio_cli.screens.layout import (
     UNLIMITED,
@@ -25,20 +29,12 @@ from vfio_cli.screens.layout import (
     two_ends,
     wrap,
 )
-from vfio_contract.findings import NODE, Finding, Verdict
-
-KIND_WORDS = {
-    Kind.FAULT: ("FAILURE", "bad"),
-    Kind.RISK: ("RISK", "warn"),
-    Kind.NO_PROOF: ("PROVES NOTHING", "unsure"),
-    Kind.HARMLESS: ("HARMLESS", "faint"),
-    Kind.PROOF: ("PROOF", "good"),
-}
-"""Kind -> its word on the screen and its tone."""
+from vfio_cli.screens.missing import LABEL, missing_lines
+from vfio_contract.findings import NODE, Finding, Missing, Verdict
 
 MAX_SUBJECTS = 3
-MAX_ADDRESSES = 6
-_LABEL = "  {:<10}"
+MAX_MEMBERS = 12
+_ABOUT_GROUPS = "group-with-everything"
 _HANG = 12
 _WORDS = 8
 _MIN_SEEN_BY = 7
@@ -46,13 +42,21 @@ _MIN_SEEN_BY = 7
 
 @dataclass(frozen=True, slots=True)
 class SymptomView:
-    """A walk and what it rests on. `about` names the device or VM asked for, "" for the host."""
+    """A walk and what it rests on. `about` names the device or VM asked for, "" for the host.
+
+    `note` is a sentence about what the question can rest on. `source` and `option` are the words
+    with which the same is asked again. `elsewhere` is True for evidence that is not this host's.
+    """
 
     walk: Walk
     host: str
     seen_by: str
     about: str = ""
     given: tuple[GivenEvidence, ...] = ()
+    note: str = ""
+    source: str = ""
+    option: str = ""
+    elsewhere: bool = False
 
 
 def symptom_screen(view: SymptomView, *, wide: bool = False) -> Lines:
@@ -63,12 +67,15 @@ def symptom_screen(view: SymptomView, *, wide: bool = False) -> Lines:
     title = f"{walk.symptom.title} (field guide, {walk.symptom.source})"
     lines += wrap("", title, width=width)
     lines += given_lines(view.given, width)
+    if view.note:
+        lines += wrap("", view.note, width=width, hang=2)
     lines += [Line(""), Line("Looked at, in the field guide's order:")]
     lines += [line for look in walk.looks for line in _look(look, width)]
     lines += _blocks(walk.found, wide=wide)
     if walk.because:
         lines += _because(walk, wide=wide)
-    lines += _doubts(walk, width)
+    lines += _other(walk, wide=wide)
+    lines += _doubts(view, wide=wide)
     lines += _end(view, width, wide=wide)
     return lines
 
@@ -82,6 +89,8 @@ def _heading(view: SymptomView, width: int) -> Line:
         tone, rest = ("bad" if fails else "warn"), f": {worst.check}"
     elif walk.verdict is Verdict.UNKNOWN:
         words, tone, rest = "NOT KNOWN", "unsure", ": evidence is missing"
+    elif walk.other:
+        words, tone, rest = "NO CAUSE FOUND", "warn", ", but failures of another kind"
     else:
         words, tone, rest = "NOTHING FOUND", "good", " on this host"
     name = cut(view.host, 28) or "(no name)"
@@ -145,23 +154,61 @@ def _because(walk: Walk, *, wide: bool) -> Lines:
     return lines
 
 
-def _doubts(walk: Walk, width: int) -> Lines:
-    """Each check that could not be decided, and what decides it."""
+def _other(walk: Walk, *, wide: bool) -> Lines:
+    """Failures that are none of this symptom, and the symptom that is theirs."""
     lines: Lines = []
-    for rows in group_alike(walk.doubts):
+    for rows in group_alike(walk.other):
+        first = rows[0]
+        symptom = symptom_of(first.check, first.code)
+        theirs = f" (that is {symptom.name})" if symptom is not None else ""
+        words = "NOT THIS SYMPTOM"
+        text = f"{words}, but wrong all the same{theirs}:"
+        lines += [Line(""), Line(text, "warn", 0, len(words)), *finding_block(rows, wide=wide)]
+    return lines
+
+
+def _doubts(view: SymptomView, *, wide: bool) -> Lines:
+    """Each check that could not be decided, and what decides it; the same is asked for once."""
+    width = UNLIMITED if wide else WIDTH
+    walk = view.walk
+    blocks = group_alike(walk.doubts)
+    if walk.symptom.name == _ABOUT_GROUPS:
+        blocks.sort(key=lambda rows: not rows[0].subject.startswith("group:"))
+    lines: Lines = []
+    told: set[Missing] = set()
+    for rows in blocks:
         checks = ", ".join(dict.fromkeys(f.check for f in rows))
         blank(lines)
         first = "NOT EXCLUDED  "
         text = f"{checks}{_whom(rows)}: not known"
         made = wrap(first, text, width=width, hang=_HANG)
         lines += [Line(made[0].text, "unsure", 0, len(first.rstrip())), *made[1:]]
+        if rows[0].subject.startswith("group:"):
+            lines += _members(rows, wide=wide)
         missing = dict.fromkeys(m for f in rows for m in f.missing)
-        for label, item in zip(_labels("missing"), missing, strict=False):
-            text = f"{item.evidence}: {item.command}"
-            lines += wrap(_LABEL.format(label), text, width=width, hang=_HANG + 2)
+        fresh = [m for m in missing if m not in told]
+        lines += missing_lines(fresh, wide=wide)
+        if len(fresh) < len(missing):
+            label = LABEL.format("" if fresh else "missing")
+            lines.append(Line(f"{label}{'and ' if fresh else ''}what is missing above"))
+        told |= set(missing)
         if not missing:
-            lines += wrap(_LABEL.format("decision"), rows[0].decision, width=width, hang=_HANG)
+            lines += wrap(LABEL.format("decision"), rows[0].decision, width=width, hang=_HANG)
     return [Line(""), *lines] if lines else []
+
+
+def _members(rows: Sequence[Finding], *, wide: bool) -> Lines:
+    """What is known of the groups: their members."""
+    width = UNLIMITED if wide else WIDTH
+    texts = [evidence_text(item) for row in rows for item in row.evidence]
+    shown = texts if wide else texts[:MAX_MEMBERS]
+    lines: Lines = []
+    for label, text in zip(_labels("evidence"), shown, strict=False):
+        lines += wrap(LABEL.format(label), text, width=width, hang=_HANG + 2)
+    if len(texts) > len(shown):
+        more = plural(len(texts) - len(shown), "more line")
+        lines.append(Line(f"{' ' * _HANG}and {more}: -o wide"))
+    return lines
 
 
 def _labels(word: str) -> Iterable[str]:
@@ -173,7 +220,11 @@ def _labels(word: str) -> Iterable[str]:
 def _end(view: SymptomView, width: int, *, wide: bool) -> Lines:
     walk = view.walk
     lines: Lines = [Line("")]
-    again = f"vfioctl diagnose --symptom {walk.symptom.name}"
+    asked = f"vfioctl diagnose --symptom {walk.symptom.name}{view.source}"
+    again = f"{asked}{view.option}"
+    if view.elsewhere and any(f.missing for f in walk.doubts):
+        text = "Get what is missing on the host that this evidence is of, not on this one."
+        lines += [*wrap("", text, width=width), Line("")]
     if walk.found:
         if walk.left:
             lines += wrap(
@@ -198,12 +249,15 @@ def _end(view: SymptomView, width: int, *, wide: bool) -> Lines:
             width=width,
         )
         if not view.about:
-            lines += wrap("Name it: ", f"{again} --device ADDRESS (vfioctl device list)")
+            listed = f"vfioctl device list{view.source}"
+            lines += wrap("Name it: ", f"{asked} --device ADDRESS ({listed})", width=width)
     if walk.doubts:
         lines += wrap("", "No cause found, but what is listed as not excluded may be it.")
     elif not walk.unjudged:
         text = "Every check of this symptom was looked at; none explains it on this host."
-        if walk.notes:
+        if walk.other:
+            text = "None of it explains this symptom; what is wrong above is another one."
+        elif walk.notes:
             text = "Nothing explains it alone; the warnings may have a part in it."
         lines += wrap("", text, width=width)
     lines += [Line(""), Line("What this host's evidence cannot show:")]
@@ -213,131 +267,10 @@ def _end(view: SymptomView, width: int, *, wide: bool) -> Lines:
 
 
 def _why_unjudged(view: SymptomView) -> str:
+    if not view.about and view.note:
+        return "see what is said of displays above."
     if not view.about:
         return "no device here is known to be meant for passthrough."
     if all(check.startswith("vm-") for check in view.walk.unjudged):
         return f"no VM that was read names {view.about}."
     return f"the evidence says nothing about {view.about}."
-
-
-# --- messages ------------------------------------------------------------------------------------
-
-
-def error_screen(reading: Reading, *, wide: bool = False) -> Lines:
-    """The whole screen of a text's messages."""
-    width = UNLIMITED if wide else WIDTH
-    lines: Lines = _error_heading(reading)
-    for sighting in reading.sightings:
-        lines += [Line(""), *_sighting(sighting, reading, width)]
-    blank(lines)
-    lines += _unknown(reading, width)
-    lines += _error_end(reading, width)
-    return lines
-
-
-def _error_heading(reading: Reading) -> Lines:
-    kinds = [s.message.kind for s in reading.sightings]
-    counts = [(kinds.count(k), word.lower()) for k, (word, _) in KIND_WORDS.items()]
-    said = ", ".join(f"{number} {word}" for number, word in counts if number)
-    read = f"{plural(reading.lines, 'line')} read"
-    if not kinds:
-        return [Line(f"NOT RECOGNISED   {read}", "unsure", 0, 14)]
-    root = reading.root
-    word, tone = KIND_WORDS[kinds[0]]
-    if root is not None:
-        word = "ROOT CAUSE" if len(kinds) > 1 else "CAUSE"
-        left = f"{word}: {root.message.id}"
-    elif reading.unproved:
-        word, tone = "NOT PROVED", "unsure"
-        left = f"{word}: {', '.join(reading.unproved)}"
-    else:
-        word = "NO FAILURE"
-        left = f"{word} in what was recognised"
-    right = f"{said}; {read}"
-    if len(left) + len(right) + 2 > WIDTH:
-        return [Line(left, tone, 0, len(word)), *wrap("  ", right)]
-    return [Line(two_ends(left, right), tone, 0, len(word))]
-
-
-def _sighting(sighting: Sighting, reading: Reading, width: int) -> Lines:
-    message = sighting.message
-    word, tone = KIND_WORDS[message.kind]
-    times = f"  {plural(sighting.count, 'line')}" if sighting.count > 1 else ""
-    lines: Lines = [Line(f"{word}  {message.id}{times}", tone, 0, len(word))]
-    for label, seen in zip(_labels("text"), sighting.seen, strict=False):
-        front = _LABEL.format(label)
-        lines += wrap(front, f"{seen.line}: {seen.text}", width=width, hang=_HANG + 2)
-    about = _about(sighting)
-    if about:
-        lines += wrap(_LABEL.format("about"), about, width=width, hang=_HANG)
-    for label, cause in zip(_cause_labels(len(message.causes)), message.causes, strict=False):
-        lines += wrap(_LABEL.format(label), cause.meaning, width=width, hang=_HANG)
-        lines += wrap(_LABEL.format("decision"), cause.decision, width=width, hang=_HANG)
-        if cause.check and message.kind is not Kind.HARMLESS:
-            text = f"check {cause.check}: vfioctl explain {cause.check}"
-            lines += wrap(_LABEL.format("proof"), text, width=width, hang=_HANG)
-        elif message.kind is not Kind.HARMLESS:
-            lines += wrap(_LABEL.format("proof"), "no check of the host shows this", width=width)
-    if sighting.follows:
-        text = f"from {', '.join(sighting.follows)}, which the same text shows"
-        lines += wrap(_LABEL.format("follows"), text, width=width, hang=_HANG)
-    return lines
-
-
-def _cause_labels(number: int) -> Iterable[str]:
-    word = "meaning"
-    return [word] if number == 1 else [f"cause {n}" for n in range(1, number + 1)]
-
-
-def _about(sighting: Sighting) -> str:
-    parts = []
-    for names, word in (
-        (sighting.addresses, ""),
-        (sighting.groups, "group "),
-        (sighting.vms, "VM "),
-    ):
-        if names:
-            more = f" and {len(names) - MAX_ADDRESSES} more" if len(names) > MAX_ADDRESSES else ""
-            parts.append(word + ", ".join(names[:MAX_ADDRESSES]) + more)
-    return "; ".join(parts)
-
-
-def _unknown(reading: Reading, width: int) -> Lines:
-    if not reading.unknown_lines or not reading.sightings:
-        return []
-    lines = wrap("", f"{plural(reading.unknown_lines, 'line')} not recognised.", width=width)
-    if reading.unknown:
-        lines[-1] = Line(lines[-1].text[:-1] + ", of those about passthrough first:")
-    for seen in reading.unknown:
-        lines += wrap("  ", f"{seen.line}: {seen.text}", width=width, hang=6)
-    return lines
-
-
-def _error_end(reading: Reading, width: int) -> Lines:
-    root = reading.root
-    if root is not None:
-        checks = [c.check for c in root.message.causes if c.check]
-        symptom = next((s for s in map(symptom_for, checks) if s is not None), None)
-        if symptom is None:
-            return []
-        text = f"sudo vfioctl diagnose --symptom {symptom.name}"
-        device = next((a for a in root.addresses if a.count(":") == 2), "")
-        if device:
-            text += f" --device {device}"
-        return wrap("Next: ", text, width=width, hang=2)
-    if reading.sightings:
-        return wrap("Next: ", "what the host itself shows: sudo vfioctl check", width=width)
-    lines: Lines = []
-    for seen in reading.unknown:
-        lines += wrap("  ", f"{seen.line}: {seen.text}", width=width, hang=6)
-    blank(lines)
-    lines += wrap("", "No message of the kernel, QEMU, libvirt or Proxmox that is known here.")
-    for sentence in (
-        "Give the whole text, not only its last line: what comes before often says why.",
-        "Translated messages are not known: LC_ALL=C, and start the VM again.",
-        "The kernel's side: sudo dmesg | vfioctl diagnose --error -",
-        "What the host itself shows, without any message: sudo vfioctl check",
-        "What you see, without any message: vfioctl diagnose --symptom NAME",
-    ):
-        lines += wrap("  - ", sentence, width=width)
-    return lines

@@ -109,16 +109,16 @@ def accepted_screen(risk: RiskView) -> Lines:
     lines += wrap("  by      ", risk.accepted_by)
     lines += wrap("  reason  ", risk.reason)
     word = WORDS.get(risk.code)
-    if word:
-        text = f"requests that say --allow {word} may be placed on {risk.node} now"
-        lines += wrap("  allows  ", text)
-    seen = {
-        "no": f"{risk.node} shows no {risk.code} now; the decision waits for it",
-        "unknown": f"{risk.node} is not heard or not read yet: whether it shows it is not known",
-    }.get(risk.seen)
-    if seen:
-        lines += wrap("  note    ", seen)
-    return lines
+    requests = f"requests that say --allow {word}" if word else "requests that allow it"
+    text = {
+        "yes": f"{requests} may be placed on {risk.node} now",
+        "no": f"nothing yet: {risk.node} shows no {risk.code} now; if it ever does, {requests} "
+        "may be placed on it",
+    }.get(
+        risk.seen,
+        f"{requests}, if {risk.node} shows {risk.code}: it is not heard or not read yet",
+    )
+    return [*lines, *wrap("  allows  ", text)]
 
 
 def _end_words(risk: RiskView) -> str:

@@ -33,7 +33,7 @@ from vfio_coordinator.state.events import (
     RiskRevokeRequested,
     UncordonRequested,
 )
-from vfio_coordinator.state.explain import explain
+from vfio_coordinator.state.explain import explain, placed_as
 from vfioctl.v1 import cluster_pb2 as wire
 from vfioctl.v1.cluster_pb2_grpc import ClusterServiceServicer
 
@@ -170,9 +170,13 @@ class ClusterServicer(ClusterServiceServicer):
         """Why a VM is where it is, or why nothing fits."""
         self._require(context, Role.VIEWER)
         vm = _name(request.vm, "vm")
-        decision, view = explain(self._runtime.state, vm, self._clock.now())
+        state = self._runtime.state
+        decision, view = explain(state, vm, self._clock.now())
+        placed = placed_as(state, vm)
         return wire.ExplainVmResponse(
-            decision=to_message(decision), vm=None if view is None else to_message(view)
+            decision=to_message(decision),
+            vm=None if view is None else to_message(view),
+            placed=None if placed is None else to_message(placed),
         )
 
     @answering

@@ -79,6 +79,14 @@ The word alone is not enough: the node needs a decision about that code in force
 the policy's permission.
 """
 
+RISKS = {
+    "interrupt-remapping": "UNSAFE_INTERRUPTS",
+    "group-isolation": "ACS_OVERRIDE",
+    "reset-capability": "RESET_ONE_SHOT",
+    "reset-history": "RESET_ONE_SHOT",
+}
+"""Check -> the code of `ALLOWS` that is about it; what else it finds nobody can accept."""
+
 PF_HAS_VFS = "PF_HAS_VFS"
 """Code of a `device-functions` finding: the function's VFs are enabled, so it is in use."""
 

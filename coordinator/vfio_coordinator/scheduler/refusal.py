@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from vfio_contract.views import NodeRefusal, PlaceRequest, Refusal, StageCount
-from vfio_coordinator.scheduler.gates import ORDER, STAGES
+from vfio_coordinator.scheduler.gates import ALLOWS, ORDER, RISKS, STAGES
 from vfio_coordinator.scheduler.index import Entry, Index, Rows, profiles
 from vfio_coordinator.scheduler.names import Names, smallest
 from vfio_coordinator.scheduler.nearest import find_nearest
@@ -25,7 +25,7 @@ from vfio_coordinator.scheduler.shape import (
     fit,
     matches,
 )
-from vfio_coordinator.scheduler.standing import Need, Offer
+from vfio_coordinator.scheduler.standing import Need, Offer, Refusing
 
 _NAMED = 3
 """Nodes named in a stage's line; the rest is a number."""
@@ -148,7 +148,7 @@ def _explain_offer(
     standing = offer.standing
     for refusing in standing.refusing:
         if refusing.stage == stage:
-            return refusing.reason, refusing.evidence
+            return refusing.reason + _not_allowed(refusing, demand), refusing.evidence
     for need in standing.needs:
         lacks = _lacking(need, offer, demand, node)
         if need.stage == stage and lacks:
@@ -156,6 +156,16 @@ def _explain_offer(
     if not offer.vm and standing.busy is not None:
         return standing.busy.reason, standing.busy.evidence
     return offer.why, ()
+
+
+def _not_allowed(refusing: Refusing, demand: Demand) -> str:
+    """What the request's --allow is about, where one may take it for what refuses here."""
+    code = RISKS.get(refusing.gate, "")
+    word = ALLOWS.get(code, "")
+    if not word or word not in demand.allow:
+        return ""
+    found = f"{refusing.code} ({refusing.verdict})"
+    return f"; --allow {word} is about {code} (WARN), not {found}"
 
 
 def _lacking(need: Need, offer: Offer, demand: Demand, node: str) -> list[str]:

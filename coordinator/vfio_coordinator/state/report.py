@@ -198,6 +198,7 @@ def baseline_view(state: State, name: str) -> BaselineView:
                 vm="",
             )
         units.append(unit)
+    why = _not_compared(node)
     return BaselineView(
         node=node.name,
         digest=record.digest,
@@ -206,7 +207,17 @@ def baseline_view(state: State, name: str) -> BaselineView:
         firmware=firmware,
         intended_units=tuple(units),
         drift=tuple(map(_change_view, node.drift)),
+        compared=not why,
+        why=why,
     )
+
+
+def _not_compared(node: Node) -> str:
+    """Why the drift is not of now; "" where evidence that vouches for the node was compared."""
+    judgement = node.judgement
+    if judgement is None or not judgement.fresh:
+        return (judgement.why if judgement is not None else "") or "nothing vouches for it now"
+    return ""
 
 
 def list_events(

@@ -60,10 +60,23 @@ def is_risk(finding: Finding) -> bool:
     return finding.verdict is Verdict.WARN and finding.code in ALLOWS
 
 
+_GET = "Get the missing evidence below, then: "
+_BELOW = "missing evidence below is there: "
+
+
+def _on_the_node(decision: str) -> str:
+    if decision.startswith(_GET):
+        return f"On the node: sudo {decision.removeprefix(_GET)}"
+    return decision.replace(_BELOW, "missing evidence is there; on the node: sudo ")
+
+
 def decision_text(node: Node, finding: Finding) -> str:
-    """What a finding asks for, with the decision that was made about its risk before it."""
+    """What a finding asks for, with the decision that was made about its risk before it.
+
+    Which evidence is missing is listed on the node alone: a view of the finding says so.
+    """
     if not is_risk(finding):
-        return finding.decision
+        return _on_the_node(finding.decision)
     held = node.risks.get(finding.code)
     known = describe_risk(held.decision if held is not None else None)
     known = f"{known[0].upper()}{known[1:]}"

@@ -408,6 +408,7 @@ class ExplainVmResponse(_message.Message):
 
     DECISION_FIELD_NUMBER: _builtins.int
     VM_FIELD_NUMBER: _builtins.int
+    PLACED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def decision(self) -> _views_pb2.Decision:
         """The decision as it would be, or is, now."""
@@ -416,18 +417,28 @@ class ExplainVmResponse(_message.Message):
     def vm(self) -> _views_pb2.VmView:
         """The claim, if the VM holds one."""
 
+    @_builtins.property
+    def placed(self) -> _views_pb2.Placement:
+        """What was proved when the claim was made, if the VM holds one; its ages are those of then."""
+
     def __init__(
         self,
         *,
         decision: _views_pb2.Decision | None = ...,
         vm: _views_pb2.VmView | None = ...,
+        placed: _views_pb2.Placement | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_vm", b"_vm", "decision", b"decision", "vm", b"vm"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_placed", b"_placed", "_vm", b"_vm", "decision", b"decision", "placed", b"placed", "vm", b"vm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_vm", b"_vm", "decision", b"decision", "vm", b"vm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_placed", b"_placed", "_vm", b"_vm", "decision", b"decision", "placed", b"placed", "vm", b"vm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__placed: _TypeAlias = _typing.Literal["placed"]  # noqa: Y015
+    _WhichOneofArgType__placed: _TypeAlias = _typing.Literal["_placed", b"_placed"]  # noqa: Y015
     _WhichOneofReturnType__vm: _TypeAlias = _typing.Literal["vm"]  # noqa: Y015
     _WhichOneofArgType__vm: _TypeAlias = _typing.Literal["_vm", b"_vm"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__placed) -> _WhichOneofReturnType__placed | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__vm) -> _WhichOneofReturnType__vm | None: ...
 
 Global___ExplainVmResponse: _TypeAlias = ExplainVmResponse  # noqa: Y015

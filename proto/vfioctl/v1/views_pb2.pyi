@@ -1074,6 +1074,8 @@ class BaselineView(_message.Message):
     FIRMWARE_FIELD_NUMBER: _builtins.int
     INTENDED_UNITS_FIELD_NUMBER: _builtins.int
     DRIFT_FIELD_NUMBER: _builtins.int
+    COMPARED_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """A node's name."""
     digest: _builtins.str
@@ -1082,6 +1084,10 @@ class BaselineView(_message.Message):
     """UTC, ISO 8601."""
     accepted_by: _builtins.str
     """Who accepted it."""
+    compared: _builtins.bool
+    """True when the differences are of evidence that vouches for the node now."""
+    why: _builtins.str
+    """Why they are not, in words; empty when they are."""
     @_builtins.property
     def firmware(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The firmware tuple, `part: value`."""
@@ -1092,7 +1098,7 @@ class BaselineView(_message.Message):
 
     @_builtins.property
     def drift(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChangeView]:
-        """Differences from the baseline."""
+        """Differences from the baseline; as last heard where they are not known of now."""
 
     def __init__(
         self,
@@ -1104,10 +1110,12 @@ class BaselineView(_message.Message):
         firmware: _abc.Iterable[_builtins.str] | None = ...,
         intended_units: _abc.Iterable[Global___UnitView] | None = ...,
         drift: _abc.Iterable[Global___ChangeView] | None = ...,
+        compared: _builtins.bool = ...,
+        why: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "accepted_by", b"accepted_by", "digest", b"digest", "drift", b"drift", "firmware", b"firmware", "intended_units", b"intended_units", "node", b"node"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "accepted_by", b"accepted_by", "compared", b"compared", "digest", b"digest", "drift", b"drift", "firmware", b"firmware", "intended_units", b"intended_units", "node", b"node", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -134,3 +134,12 @@ def test_a_hop_that_could_not_be_read() -> None:
 
 def test_nothing_read() -> None:
     assert [f.verdict for f in judge(silent_host())] == [Verdict.UNKNOWN]
+
+
+def test_a_bridge_of_which_nothing_was_read_is_one_finding() -> None:
+    rows = behind(port(), nic("0000:01:00.0"))
+    dark = [
+        replace(f, config=None, parent=None) if f.address == "0000:00:02.0" else f for f in rows
+    ]
+    found = [f for f in judge(make_host(*dark)) if f.subject == PORT]
+    assert [(f.verdict, f.code) for f in found] == [(Verdict.UNKNOWN, "ACS_UNKNOWN")]

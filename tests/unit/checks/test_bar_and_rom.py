@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.snapshots import config_space, gpu, make_host, nic, silent_host, unread
+from tests.fakes.snapshots import config_space, gpu, make_host, make_log, nic, silent_host, unread
 from tests.unit.checks.lookup import commands, find, texts
 from vfio_agent.checks.bar_and_rom import judge
 from vfio_contract.findings import Finding, Verdict
@@ -108,3 +108,18 @@ def test_hidden_addresses_matter_for_displays_only() -> None:
 def test_nothing_to_judge() -> None:
     assert [f.code for f in judge(make_host())] == ["NO_DEVICES"]
     assert [f.code for f in judge(silent_host())] == ["INVENTORY_UNKNOWN"]
+
+
+def test_a_bar_that_the_log_says_was_taken() -> None:
+    line = "vfio-pci 0000:01:00.0: BAR 0: can't reserve [mem 0xfc000000-0xfcffffff 64bit pref]"
+    log = make_log(line, line.replace("01:00.0", "02:00.0"))
+    finding = judged(card(SMALL), kernel_log=log)
+    assert (finding.verdict, finding.code) == (Verdict.WARN, "BAR_TAKEN")
+    assert texts(finding).count("can't reserve") == 1
+    # what holds it now is the harder evidence, and not knowing it is never better
+    assert judged(card(SMALL), kernel_log=log, framebuffers=SCREEN).verdict is Verdict.FAIL
+    unknown = judged(card(SMALL), kernel_log=log, framebuffers=None)
+    assert unknown.code == "BARS_UNKNOWN"
+    assert "framebuffer" in unknown.meaning
+    other = make_log(line.replace("01:00.0", "02:00.0"))
+    assert judged(card(SMALL), kernel_log=other).code == "BARS_READY"

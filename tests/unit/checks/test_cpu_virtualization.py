@@ -41,6 +41,13 @@ def test_a_guest_without_nested_virtualization_is_told_so() -> None:
     assert "-cpu host" in finding.decision
 
 
+def test_a_vmware_guest_is_told_what_vmware_can() -> None:
+    log = make_log("Hypervisor detected: VMware")
+    finding = find(judge(make_host(NIC, cpu=amd("hypervisor"), kvm=None, kernel_log=log)))
+    assert "vhv.enable" in finding.decision
+    assert "qm set" not in finding.decision
+
+
 def test_a_nested_host_is_labelled() -> None:
     assert verdict(cpu=amd("svm", "hypervisor"), modules=KVM_AMD) == (
         Verdict.WARN,

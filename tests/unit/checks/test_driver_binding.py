@@ -174,3 +174,10 @@ def test_a_binding_that_its_hypervisor_renews_needs_no_other_configuration() -> 
     vm = make_vm(make_device("0000:01:00.0"))
     assert judged(CARD, intents=(), vms=(vm,)).code == "BINDING_READY"
     assert judged(CARD, intents=(), vms=()).code == "BINDING_NOT_PERSISTENT"
+
+
+def test_pci_stub_is_no_host_driver() -> None:
+    finding = judged(nic("0000:01:00.0", driver="pci-stub"), **idle("0000:01:00.0"))
+    assert (finding.verdict, finding.code) == (Verdict.FAIL, "BINDING_STUB")
+    assert "softdep" not in finding.decision
+    assert "sudo driverctl set-override 0000:01:00.0 vfio-pci" in finding.decision

@@ -150,3 +150,11 @@ def test_left_out_lines_make_the_count_a_lower_bound() -> None:
     log = make_log("DMAR: [DMA Read] Request device [01:00.0] fault addr 0")
     made = make_host(*ROWS, kernel_log=replace(log, omitted_lines=7))
     assert "(at least 1 such lines)" in texts(find(judge(made), CARD))
+
+
+def test_an_interrupt_that_nobody_handled_is_told_about_the_node() -> None:
+    line = 'irq 16: nobody cared (try booting with the "irqpoll" option)'
+    finding = find(judge(host(line)))
+    assert (finding.verdict, finding.code) == (Verdict.WARN, "IRQ_IGNORED")
+    assert line in texts(finding)
+    assert find(judge(host(line, complete=False))).verdict is Verdict.UNKNOWN

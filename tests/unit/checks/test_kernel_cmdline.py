@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.snapshots import make_facts, make_host, nic, silent_host
+from tests.fakes.snapshots import make_facts, make_host, make_log, nic, silent_host
 from tests.unit.checks.lookup import commands, find, texts
 from vfio_agent.checks.kernel_cmdline import judge
 from vfio_contract.findings import Finding, Verdict
@@ -189,3 +189,76 @@ def test_a_boot_loader_that_nobody_could_read(rows: Any) -> None:
 
 def test_nothing_read() -> None:
     assert commands(find(judge(silent_host()))) == ["cat /proc/cmdline"]
+
+
+GRUB_PARTS = (BootOptions("grub", "/etc/default/grub:3", ""),)
+
+
+def test_the_line_that_switches_it_off_is_named_and_not_the_first_of_the_file() -> None:
+    rows = (*GRUB_PARTS, BootOptions("grub", "/etc/default/grub:2", "quiet intel_iommu=off"))
+    finding = judged("ro intel_iommu=on", boot_options=rows)
+    assert finding.code == "CMDLINE_SABOTAGE_PENDING"
+    assert "in /etc/default/grub:2;" in finding.decision
+    finding = judged("ro intel_iommu=off", boot_options=rows, **OFF)
+    assert finding.code == "CMDLINE_SABOTAGE"
+    assert "in /etc/default/grub:2;" in finding.decision
+
+
+def test_what_runs_and_is_not_written_must_be_written_before_anything_is_installed() -> None:
+    rows = (*GRUB_PARTS, BootOptions("grub", "/etc/default/grub:2", "quiet"))
+    finding = judged("BOOT_IMAGE=/vmlinuz ro quiet intel_iommu=on iommu=pt", boot_options=rows)
+    assert (finding.verdict, finding.code) == (Verdict.WARN, "CMDLINE_DIFFERS")
+    assert finding.decision.startswith("To keep intel_iommu=on iommu=pt: add it in ")
+    assert "only then sudo update-grub" in finding.decision
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("intel_iommu=1", "intel_iommu=1:"),
+        ("intel_iommu=ON", "intel_iommu=ON:"),
+        ("intel_iommu=on,iommu=pt", "iommu=pt in intel_iommu=on,iommu=pt:"),
+        ("intel_iommu=on iommu=on", "iommu=on:"),
+    ],
+)
+def test_a_value_that_the_kernel_ignores_is_named(words: str, named: str) -> None:
+    finding = judged(f"ro {words}")
+    assert (finding.verdict, finding.code) == (Verdict.WARN, "CMDLINE_IGNORED")
+    assert finding.meaning.startswith(named)
+
+
+@pytest.mark.parametrize("words", ["intel_iommu=on,sm_on,igfx_off iommu=pt,nomerge", "intel_iommu"])
+def test_values_that_the_kernel_knows_are_good(words: str) -> None:
+    assert judged(f"ro {words}").code == "CMDLINE_GOOD"
+
+
+def test_amd_iommu_on_asks_for_what_is_so_anyway() -> None:
+    finding = judged("ro amd_iommu=on iommu=pt", cpu=AMD, firmware=firmware(**AMD_FIRMWARE))
+    assert finding.code == "CMDLINE_GOOD"
+
+
+def test_bounce_buffers_in_place_of_the_iommu() -> None:
+    finding = judged("ro intel_iommu=on iommu=soft")
+    assert (finding.verdict, finding.code) == (Verdict.WARN, "CMDLINE_SOFT")
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("smpboot: CPU0: Intel(R) Xeon(R) Gold 5222 CPU @ 3.80GHz (family: 0x6)", "CMDLINE_GOOD"),
+        ("smpboot: CPU0: 12th Gen Intel(R) Core(TM) i7-12700 (family: 0x6)", "CMDLINE_GOOD"),
+        ("smpboot: CPU0: AMD EPYC 7302 16-Core (family: 0x17)", "CMDLINE_WRONG_VENDOR"),
+        ("nothing of a processor", "CMDLINE_UNKNOWN"),
+    ],
+)
+def test_the_log_tells_the_processors_vendor(line: str, code: str) -> None:
+    cpu = Cpu(None, None, None)
+    dark: dict[str, Any] = {"dmar_sha256": None, "ivrs_sha256": None}
+    finding = judged(
+        "ro intel_iommu=on iommu=pt",
+        cpu=cpu,
+        firmware=firmware(**dark),
+        iommu_units=None,
+        kernel_log=make_log(line, cmdline="ro intel_iommu=on iommu=pt"),
+    )
+    assert finding.code == code

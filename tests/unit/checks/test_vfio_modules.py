@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.snapshots import MODULES, make_host, nic, silent_host, unread
+from tests.fakes.snapshots import MODULES, gpu, make_host, nic, silent_host, unread
 from tests.unit.checks.lookup import commands, find, texts
 from vfio_agent.checks.vfio_modules import judge
 from vfio_contract.findings import Finding, Verdict
@@ -144,3 +144,33 @@ def test_unread(name: str) -> None:
 
 def test_nothing_read() -> None:
     assert find(judge(silent_host())).verdict is Verdict.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"), [("blacklist", ""), ("install", "/bin/false"), ("install", "/bin/true")]
+)
+def test_a_driver_that_is_kept_out_wins_no_race(kind: str, value: str) -> None:
+    rule = ModuleRule(kind, "igb", value, "/etc/modprobe.d/vfio.conf:2")
+    finding = judged(FREE, intents=IDS, module_rules=(rule,))
+    assert finding.code == "VFIO_READY"
+    assert f"{kind} igb" in texts(finding)
+    other = replace(rule, module="nvme")
+    assert judged(FREE, intents=IDS, module_rules=(other,)).code == "VFIO_RACE"
+    builtin = (*MODULES, Module("igb", (), builtin=True))
+    assert judged(FREE, intents=IDS, module_rules=(rule,), modules=builtin).code == "VFIO_RACE"
+
+
+def test_a_driver_that_the_command_line_keeps_out() -> None:
+    line = "ro modprobe.blacklist=nouveau,igb"
+    assert judged(FREE, intents=IDS, module_rules=(), cmdline=line).code == "VFIO_READY"
+
+
+def test_all_drivers_of_a_gpu_must_be_kept_out() -> None:
+    card = gpu("0000:01:00.0", vendor=0x10DE, device=0x2204)
+    ids = (Intent("vfio-ids", "10de:2204", "modprobe.d/vfio.conf:1"),)
+    rules = tuple(
+        ModuleRule("blacklist", name, "", "/etc/modprobe.d/b.conf:1")
+        for name in ("nouveau", "nvidia")
+    )
+    assert judged(card, intents=ids, module_rules=rules).code == "VFIO_READY"
+    assert judged(card, intents=ids, module_rules=rules[:1]).code == "VFIO_RACE"

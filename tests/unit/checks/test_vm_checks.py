@@ -9,10 +9,18 @@ import pytest
 from tests.fakes.snapshots import config_space, gpu, make_host, nic, unread
 from tests.fakes.vms import GIB, make_device, make_vm
 from tests.unit.checks.lookup import find, texts
-from vfio_agent.checks import vm_cpu, vm_display_rom, vm_guest_driver, vm_machine, vm_memory
+from vfio_agent.checks import (
+    vm_cpu,
+    vm_display_rom,
+    vm_functions,
+    vm_guest_driver,
+    vm_machine,
+    vm_memory,
+)
+from vfio_agent.checks.vm_virsh import VIRSH
 from vfio_contract.findings import Finding, Verdict
 from vfio_contract.host import Host
-from vfio_contract.model import HugePages, Memory, PciFunction
+from vfio_contract.model import Holder, HugePages, Memory, PciFunction
 from vfio_contract.vm import LIBVIRT, PROXMOX, QEMU, VmConfig, VmSetting
 
 CARD = nic("0000:01:00.0")
@@ -112,10 +120,49 @@ def test_what_proxmox_writes_for_x_vga_is_no_hack() -> None:
     device = make_device("0000:01:00.0", primary_display=True)
     running = make_vm(device, kind=QEMU, disguises=("kvm=off", "hv-vendor-id=proxmox"))
     assert judged(vm_guest_driver.judge, running).verdict is Verdict.PASS
+    windows = replace(running, devices=(make_device("0000:01:00.0"),))
+    assert judged(vm_guest_driver.judge, windows).verdict is Verdict.PASS
     plain = make_vm(make_device("0000:01:00.0"), kind=QEMU, disguises=("kvm=off",))
     assert judged(vm_guest_driver.judge, plain).verdict is Verdict.WARN
     written = make_vm(device, kind=PROXMOX, disguises=("kvm=off",))
     assert judged(vm_guest_driver.judge, written).verdict is Verdict.WARN
+
+
+def test_the_line_is_that_of_the_word() -> None:
+    settings = (
+        VmSetting("cpu", "host,hv-vendor-id=other", 2),
+        VmSetting("args", "-cpu host,kvm=off", 9),
+    )
+    tricks = ("hv-vendor-id=other", "kvm=off")
+    vm = make_vm(make_device("0000:01:00.0"), disguises=tricks, settings=settings)
+    shown = texts(judged(vm_guest_driver.judge, vm))
+    assert "101.conf:2: hides the hypervisor: hv-vendor-id=other" in shown
+    assert "101.conf:9: hides the hypervisor: kvm=off" in shown
+    xml = (
+        VmSetting("cpu", "mode=host-passthrough", 4),
+        VmSetting("features/kvm/hidden", "state=on", 6),
+        VmSetting("features/hyperv/vendor_id", "value=x", 7),
+        VmSetting("qemu:commandline -cpu", "host,kvm=off", 40),
+    )
+    hidden = ("kvm hidden", "hyperv vendor_id=x", "cpu feature hypervisor disabled", "kvm=off")
+    vm = make_vm(make_device("0000:01:00.0"), kind=LIBVIRT, disguises=hidden, settings=xml)
+    finding = judged(vm_guest_driver.judge, vm)
+    for line, word in zip((6, 7, 4, 40), hidden, strict=True):
+        assert f":{line}: hides the hypervisor: {word}" in texts(finding)
+    assert finding.decision.startswith("virsh edit 101:")
+
+
+def test_libvirt_is_decided_upon_with_virsh_and_shows_the_host_s_device() -> None:
+    device = make_device("0000:03:00.0", rom_bar=False, options=(("managed", "yes"),))
+    vm = make_vm(device, kind=LIBVIRT, name="a b")
+    finding = judged(vm_display_rom.judge, vm, gpu("0000:03:00.0", group=3))
+    assert "hostpci0: 0000:03:00.0,managed=yes" in texts(finding)
+    assert finding.decision.startswith("virsh edit 'a b': take <rom bar='off'/>")
+
+
+def test_every_virsh_decision_is_of_a_code() -> None:
+    names = {code.name for check in (*ALL, vm_functions) for code in check.CODES}
+    assert set(VIRSH) <= names
 
 
 def test_the_pattern_of_code_43() -> None:
@@ -184,6 +231,24 @@ def test_enough_huge_pages_and_unread_amounts() -> None:
     assert finding.code == "VM_HUGEPAGES_ON_DEMAND"
     assert "8 huge pages of 1048576 KiB" in texts(finding)
     assert judged(vm_memory.judge, CARD_VM, memory_total_bytes=None).verdict is Verdict.UNKNOWN
+
+
+def test_a_vm_at_rest_has_to_fit_into_what_is_left() -> None:
+    left = Memory(6 * GIB, hugepages_total=0, hugepages_free=0, hugepage_size_bytes=2 << 20)
+    finding = judged(vm_memory.judge, CARD_VM, memory=left)
+    assert (finding.verdict, finding.code) == (Verdict.WARN, "VM_MEMORY_TIGHT")
+    assert "/proc/meminfo: MemAvailable 6144 MiB" in texts(finding)
+    unseen = judged(vm_memory.judge, CARD_VM, memory=left, holders=None)
+    assert unseen.code == "VM_MEMORY_TIGHT"
+    assert "was not seen" in texts(unseen)
+    shown = replace(CARD_VM, kind=QEMU, source="paste")
+    assert judged(vm_memory.judge, shown, memory=left).code == "VM_MEMORY_TIGHT"
+    running = replace(CARD_VM, kind=QEMU, source="/proc/4711/cmdline")
+    assert judged(vm_memory.judge, running, memory=left).verdict is Verdict.PASS
+    holder = Holder("/dev/vfio/1", 4711, "kvm", control_group="/qemu.slice/101.scope")
+    assert judged(vm_memory.judge, CARD_VM, memory=left, holders=(holder,)).verdict is Verdict.PASS
+    untold = replace(left, available_bytes=None)
+    assert judged(vm_memory.judge, CARD_VM, memory=untold).verdict is Verdict.PASS
 
 
 # --- vm-display-rom ------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from tests.fakes.snapshots import (
 )
 from tests.fakes.vms import make_device, make_mapping, make_vm
 from tests.unit.checks.lookup import commands, find, texts
+from vfio_agent.checks import vm_memory
 from vfio_agent.checks.vm_functions import judge
 from vfio_contract.address import Address
 from vfio_contract.findings import Finding, Verdict
@@ -181,7 +182,12 @@ def test_mappings() -> None:
 def test_a_mediated_device_leaves_its_parent_with_the_host() -> None:
     parent = gpu("0000:03:00.0", group=3, driver="i915", boot_vga=True)
     vm = make_vm(make_device("0000:03:00.0", mdev="i915-GVTg_V5_4"))
-    assert judged(vm, parent).verdict is Verdict.PASS
+    # it takes nothing from the host, but whether it is there was not looked at
+    finding = judged(vm, parent)
+    assert (finding.verdict, finding.code) == (Verdict.UNKNOWN, "VM_FUNCTIONS_UNKNOWN")
+    assert "mdev" in texts(finding) or "hostpci0" in texts(finding)
+    assert commands(finding) == ["ls /sys/bus/pci/devices/0000:03:00.0/mdev_supported_types"]
+    assert "/sys/bus/mdev/devices" in finding.missing[0].evidence
     host = make_host(parent, vms=(vm,))
     assert not host.intentions
 
@@ -246,3 +252,58 @@ def test_a_mapping_with_too_few_entries_is_shared() -> None:
     assert judged(vm, card, spare, vms=(by_address,), mappings=(both,), **known).code == (
         "VM_FUNCTIONS_READY"
     )
+
+
+def test_a_parent_on_a_vfio_driver_makes_no_mediated_device() -> None:
+    vm = make_vm(make_device("0000:03:00", mdev="nvidia-63"))
+    for driver in ("vfio-pci", ""):
+        finding = judged(vm, replace(GPU, driver=driver, vfio_device=bool(driver)), SOUND)
+        assert (finding.verdict, finding.code) == (Verdict.FAIL, "VM_MDEV_PARENT")
+        assert "0000:03:00.0" in finding.decision
+    hosted = judged(vm, replace(GPU, driver="nvidia", vfio_device=False), SOUND)
+    unseen = judged(vm, unread(GPU, "driver", "vfio_device"), SOUND)
+    assert hosted.code == unseen.code == "VM_FUNCTIONS_UNKNOWN"
+    assert len(unseen.missing) == len(hosted.missing) + 1
+
+
+def test_a_uuid_alone_is_not_known_unless_it_runs() -> None:
+    entry = make_device(mdev="c2177883-f1bb-47f0-914d-32a22e3a8804")
+    finding = judged(make_vm(entry, kind=LIBVIRT), GPU)
+    assert finding.verdict is Verdict.UNKNOWN
+    assert commands(finding) == ["ls /sys/bus/mdev/devices"]
+    assert entry.mdev in texts(finding)
+    running = make_vm(entry, kind=QEMU, source="/proc/4711/cmdline")
+    assert judged(running, GPU).verdict is Verdict.PASS
+    assert judged(replace(running, source="paste"), GPU).verdict is Verdict.UNKNOWN
+
+
+def test_all_companions_are_named_and_in_the_hypervisor_s_words() -> None:
+    usb, ucsi = (
+        replace(audio(f"0000:03:00.{n}", group=3), class_code=c)
+        for n, c in ((2, 0x0C0330), (3, 0x0C8000))
+    )
+    entry = make_device("0000:03:00.0")
+    finding = judged(make_vm(entry), GPU, SOUND, usb, ucsi)
+    assert finding.code == "VM_COMPANION_LEFT"
+    for address in ("0000:03:00.1", "0000:03:00.2", "0000:03:00.3"):
+        assert address in finding.decision
+        assert f"{address} is not passed" in texts(finding)
+    libvirt = judged(make_vm(entry, kind=LIBVIRT, name="win 11"), GPU, SOUND)
+    assert libvirt.decision == ("virsh edit 'win 11': one hostdev more for each of 0000:03:00.1")
+
+
+def test_beside_vms_that_were_read_one_check_speaks_for_those_that_were_not() -> None:
+    gap = Gap("/etc/libvirt/qemu", 0, "not captured", "ls /etc/libvirt/qemu")
+    host = make_host(CARD, vms=(make_vm(make_device("0000:01:00.0")),), gaps=(gap,))
+    assert find(judge(host)).code == "VMS_UNKNOWN"
+    assert [f.subject for f in vm_memory.judge(host)] == ["vm:101"]
+    alone = make_host(CARD, vms=None, gaps=(gap,))
+    assert find(vm_memory.judge(alone)).code == "VMS_UNKNOWN"
+
+
+def test_why_a_configuration_could_not_be_read_is_said() -> None:
+    reason = "line 1: a document type declaration is not read"
+    gap = Gap("/etc/libvirt/qemu/a.xml", 0, reason, "")
+    (missing,) = find(judge(make_host(CARD, vms=(), gaps=(gap,)))).missing
+    assert missing.evidence == f"/etc/libvirt/qemu/a.xml: {reason}"
+    assert missing.command == "cat /etc/libvirt/qemu/a.xml"

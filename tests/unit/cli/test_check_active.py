@@ -29,10 +29,17 @@ def test_the_measurement_is_evidence_and_leaves_nothing(tmp_path: Path, capsys: 
 def test_nothing_is_measured_unasked_and_a_failure_is_told(
     tmp_path: Path, capsys: Captured
 ) -> None:
-    run(["check", "--active-dir", str(tmp_path), "-o", "json"])
+    run(["check", "-o", "json"])
     assert "fsync" not in contention(capsys)
     run(["check", "--active", "--active-dir", str(tmp_path / "no"), "-o", "json"])
     assert "No such file or directory" in contention(capsys)
+
+
+def test_a_place_to_measure_without_measuring_is_refused(tmp_path: Path, capsys: Captured) -> None:
+    assert run(["check", "--active-dir", str(tmp_path)]) == 64
+    assert "add --active" in capsys.readouterr().err
+    assert run(["check", "--active", "--active-dir", ""]) == 64
+    assert "--active-dir '': it is empty" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

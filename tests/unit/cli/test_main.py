@@ -288,3 +288,51 @@ def test_completion_offers_commands_and_codes() -> None:
     found = start("-m", "vfio_cli.main", COMP_WORDS="vfioctl explain group", **words)
     assert "plain,group-isolation" in found.stdout.splitlines()
     assert "plain,GROUP_WIDENED" in found.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [(["chek"], "check"), (["vm", "lnt"], "lint"), (["device", "lst"], "list")],
+)
+def test_a_mistyped_command_is_named(
+    typed: list[str], meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(typed) == 64
+    assert f"No such command '{typed[-1]}'. Did you mean '{meant}'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["up", "--state", ""],
+        ["up", "--agent-state", ""],
+        ["up", "--node", ""],
+        ["up", "--root", ""],
+        ["coordinator", "run", "--state", ""],
+        ["agent", "run", "--tls", "/x", "--state", ""],
+        ["agent", "run", "--tls", ""],
+    ],
+)
+def test_an_empty_value_is_no_wish_for_the_default(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 64
+    assert f"{arguments[-2]} '': it is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["coordinator", "run", "--state", "s"], ["agent", "run", "--tls", "t", "--state", "s"]],
+)
+def test_a_program_that_may_not_be_run_is_named(
+    arguments: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "python").write_bytes(b"no program")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.chdir(tmp_path)
+    assert run(arguments) == 2
+    said = capsys.readouterr().err
+    assert said == f"vfioctl: {tmp_path}/python cannot be run: Permission denied\n"

@@ -17,6 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from vfio_cli.exits import Stop
+from vfio_cli.supervisor import child_environment, supervise
+
 DEADLINE_S = 30
 
 LISTENS = """
@@ -188,3 +191,18 @@ def test_no_orphan_survives_a_killed_supervisor() -> None:
         process.kill()
         for pid in children:
             wait_gone(pid)
+
+
+def test_a_program_that_may_not_be_run_is_named(tmp_path: Path) -> None:
+    program = tmp_path / "python"
+    program.write_bytes(b"no program")
+    with pytest.raises(Stop, match=f"coordinator cannot be started: {program}: Permission") as end:
+        supervise([str(program)], lambda _: [], on_ready=lambda _: None)
+    assert end.value.status == 2
+
+
+def test_children_keep_grpc_quiet_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GRPC_VERBOSITY", raising=False)
+    assert child_environment()["GRPC_VERBOSITY"] == "NONE"
+    monkeypatch.setenv("GRPC_VERBOSITY", "DEBUG")
+    assert child_environment()["GRPC_VERBOSITY"] == "DEBUG"

@@ -104,3 +104,19 @@ def test_a_broken_pipe_ends_the_command(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(sys, "stdout", Gone())
     with pytest.raises(PipeClosed):
         terminal.write("x")
+
+
+def test_a_mistake_is_folded_on_a_terminal_and_one_line_in_a_pipe(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["check", "--root", f"/no/{'such/' * 20}root\x1b[2J"]
+    assert run(words) == 64
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("Error:")]
+    assert len(line) > 100
+    screen = Tty()
+    monkeypatch.setattr(sys, "stderr", screen)
+    assert run(words) == 64
+    assert "\x1b" not in screen.text
+    shown = [x for x in screen.text.splitlines() if "such/such" not in x]
+    assert max(map(len, shown)) <= 80
+    assert f"/no/{'such/' * 20}root" in screen.text  # a path stays whole, to be copied

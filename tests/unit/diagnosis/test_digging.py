@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfio_agent.checks import CATALOGUE
-from vfio_agent.diagnosis import SYMPTOMS, Symptom, Walk, find_symptom, walk
+from vfio_agent.diagnosis import SYMPTOMS, Symptom, Walk, find_symptom, symptom_of, walk
 from vfio_contract.findings import NODE, Evidence, Finding, Missing, Report, Verdict, summarise
 
 FINE = {Verdict.PASS, Verdict.NOT_APPLICABLE}
@@ -99,11 +100,12 @@ def test_it_stops_at_the_first_failure_and_not_before(
     looked = [look.check for look in went.looks]
     assert [*looked, *went.left] == [step.check for step in symptom.steps]
     for look in went.looks[: -1 if went.found else None]:
-        assert all(f.verdict is not Verdict.FAIL for f in look.findings)
+        assert all(f.verdict is not Verdict.FAIL or f in went.other for f in look.findings)
     if went.found:
         assert {f.verdict for f in went.found} in ({Verdict.FAIL}, {Verdict.WARN})
         blockers = {f.blocked_by for f in went.looks[-1].findings}
         assert {f.check for f in went.found} <= {looked[-1], *blockers}
+        assert not set(went.found) & set(went.other)
     else:
         assert not went.left
 
@@ -122,8 +124,10 @@ def test_what_is_unknown_is_never_passed_over(
                     assert went.exit_code in (2, 3)
                 if finding.verdict is Verdict.BLOCKED:
                     assert went.exit_code in (2, 3)
-                if finding.verdict is Verdict.WARN:
+                if finding.verdict in (Verdict.WARN, Verdict.FAIL):
                     assert went.exit_code != 0
+                if finding.verdict is Verdict.FAIL:
+                    assert finding in (*went.found, *went.other)
     if went.unjudged:
         assert went.exit_code in (2, 3)
 
@@ -208,6 +212,54 @@ def test_a_warning_explains_only_the_symptoms_it_can(
     assert bool(went.found) is explains
     assert bool(went.notes) is not explains
     assert went.exit_code == 1
+
+
+@pytest.mark.parametrize("symptom", SYMPTOMS, ids=lambda s: s.name)
+def test_steps_name_codes_that_their_checks_give(symptom: Symptom) -> None:
+    given_codes = {check.id: {c.name: c.verdict for c in check.codes} for check in CATALOGUE}
+    for step in symptom.steps:
+        codes = given_codes[step.check]
+        assert {codes.get(code) for code in step.causes} <= {Verdict.WARN}
+        assert {codes.get(code) for code in step.other} <= {Verdict.FAIL}
+
+
+NO_START = re.compile(r"\bdoes not start\b|\brefuses the configuration\b|no start\.")
+
+
+@pytest.mark.parametrize("name", ["device-missing", "black-screen", "slow"])
+def test_no_failure_to_start_explains_a_vm_that_runs(name: str) -> None:
+    symptom = find_symptom(name)
+    assert symptom is not None
+    steps = {step.check: step for step in symptom.steps}
+    for check in CATALOGUE:
+        for code in check.codes:
+            if check.id in steps and code.verdict is Verdict.FAIL and NO_START.search(code.meaning):
+                assert code.name in (*steps[check.id].other, "VM_MEMORY_TOO_LARGE"), code
+
+
+def test_a_failure_of_another_kind_is_named_and_passed() -> None:
+    missing = make("vm-functions", Verdict.FAIL, code="VM_DEVICE_MISSING", subject="vm:101")
+    went = dig("black-screen", missing)
+    assert not went.found
+    assert went.other == (missing,)
+    assert went.exit_code == 1
+    narrow = make("device-health", Verdict.FAIL, code="AER_FATAL")
+    went = dig("black-screen", missing, narrow)
+    assert went.found == (narrow,)
+    assert went.other == (missing,)
+    theirs = symptom_of("vm-functions", "VM_DEVICE_MISSING")
+    assert theirs is not None
+    assert dig(theirs.name, missing).found == (missing,)
+
+
+@pytest.mark.parametrize(
+    ("check", "code"),
+    sorted({(s.check, code) for m in SYMPTOMS for s in m.steps for code in s.other}),
+)
+def test_what_is_of_another_kind_has_its_own_symptom(check: str, code: str) -> None:
+    theirs = symptom_of(check, code)
+    assert theirs is not None
+    assert [f.code for f in dig(theirs.name, make(check, Verdict.FAIL, code=code)).found] == [code]
 
 
 def test_a_likely_cause_beside_something_unknown_is_not_known() -> None:

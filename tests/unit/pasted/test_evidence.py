@@ -36,7 +36,7 @@ def test_a_bare_log_decides_the_iommu_and_names_what_else_is_needed(tmp_path: Pa
     assert seen.report.verdict is Verdict.UNKNOWN
     commands = {m.command for m in seen.report.missing}
     assert {"sudo lspci -nnvvxxxx", "lscpu", "lsmod", "ls -l /dev/kvm"} <= commands
-    assert seen.given[0].text == "7 lines, whole boot"
+    assert seen.given[0].text == "113 lines, whole boot"
 
 
 def test_a_whole_paste_is_judged_and_a_dirty_loop_fails(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_journals_mark_ends_the_boot_before_it(tmp_path: Path) -> None:
     assert "its beginning is lost" in seen.given[0].text
     log = seen.snapshot.readings.kernel_log
     assert log is not None
-    assert log.total_lines == 9
+    assert log.total_lines == 115
 
 
 def test_a_cut_log_is_called_cut(tmp_path: Path) -> None:

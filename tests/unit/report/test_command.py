@@ -20,7 +20,7 @@ def test_a_file_is_written_whole_and_named(
     assert run(["report", "--root", ROOT, "-o", str(target)]) == 0
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err == f"{target} written: gpubox-f11 FAIL\n"
+    assert said.err == f"wrote {target}: gpubox-f11 FAIL\n"
     page = target.read_text(encoding="ascii")
     assert page.startswith("<!DOCTYPE html>\n")
     assert page.endswith("</html>\n")

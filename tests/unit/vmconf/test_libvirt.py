@@ -190,3 +190,39 @@ def test_what_goes_past_libvirt_counts() -> None:
     (device,) = vm.devices
     assert (device.addresses, device.line, device.managed) == (("0000:41:00.0",), 20, False)
     assert vm.disguises == ("cpu feature hypervisor disabled", "kvm=off")
+
+
+def test_an_nvme_disk_is_a_host_device() -> None:
+    data = b"""<domain type='kvm'>
+  <name>a</name><memory>1024</memory>
+  <devices>
+    <disk type='file'><source file='/a.img'/></disk>
+    <disk type='nvme' device='disk'>
+      <source type='pci' managed='yes' namespace='1'>
+        <address domain='0x0000' bus='0x23' slot='0x00' function='0x0'/>
+      </source>
+    </disk>
+    <disk type='nvme'><source type='pci' managed='no' namespace='1'/></disk>
+  </devices>
+</domain>"""
+    vm = parse_libvirt(data, source="a.xml", autostart=False)
+    assert not isinstance(vm, str)
+    assert [(d.key, d.line, d.addresses, d.managed) for d in vm.devices] == [
+        ("disk 0", 5, ("0000:23:00.0",), True),
+        ("disk 1", 10, (), False),
+    ]
+    assert vm.faults == ((10, "disk 1: its source is no PCI address"),)
+
+
+def test_the_line_of_a_cpu_that_goes_past_libvirt_is_kept() -> None:
+    data = b"""<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+  <name>a</name><memory>1024</memory>
+  <qemu:commandline>
+    <qemu:arg value='-cpu'/>
+    <qemu:arg value='host,kvm=off'/>
+  </qemu:commandline>
+</domain>"""
+    vm = parse_libvirt(data, source="a.xml", autostart=False)
+    assert not isinstance(vm, str)
+    assert vm.disguises == ("kvm=off",)
+    assert vm.line_of("qemu:commandline -cpu") == 5
