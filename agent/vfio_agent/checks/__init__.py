@@ -251,7 +251,7 @@ CATALOGUE: tuple[Check, ...] = (
         judge=driver_binding.judge,
         blocked_by=(iommu_active.ID,),
         gates=True,
-        version=2,
+        version=3,
         codes=(*driver_binding.CODES, *_DEVICE_CODES),
     ),
     Check(

@@ -97,6 +97,11 @@ CODES = (
 _UNBOUND = {"": NOT_BOUND, "pci-stub": BINDING_STUB}
 """Drivers under which nobody uses the function."""
 
+_VF_DECISION = (
+    "Give the physical function back to its host driver: sudo driverctl unset-override OWNER; or "
+    "start the VM with the vf_token of the process that holds it (plain QEMU: vf-token=)."
+)
+
 
 def judge(host: Host) -> list[Finding]:
     """Is the function bound to a vfio driver, and will it be after a reboot?
@@ -123,6 +128,10 @@ def _judge_function(host: Host, function: PciFunction, use: Use, same_ids: int) 
     if bound is None:
         code = BINDING_UNKNOWN
         missing = (missing_attribute(host, function, "driver"),)
+    elif bound and _owner_bound(host, function) is not False:
+        code, missing = _judge_shared(host, function)
+        decision = _VF_DECISION.replace("OWNER", function.physfn or "OWNER")
+        evidence += [attribute(function, "physfn", function.physfn or "not read")]
     elif bound:
         code = _judge_bound(host, function)
         evidence += [Evidence(i.source, f"{i.kind} {i.value}") for i in _written(host, function)]
@@ -148,6 +157,23 @@ def _judge_function(host: Host, function: PciFunction, use: Use, same_ids: int) 
         decision=(decision or code.decision).replace("ADDRESS", function.address),
         missing=missing,
     )
+
+
+def _owner_bound(host: Host, function: PciFunction) -> bool | None:
+    """Whether a VF's physical function is on a vfio driver; False for what is no VF."""
+    if function.physfn is None:
+        return None
+    owner = host.by_address.get(function.physfn) if function.physfn else None
+    if owner is None:
+        return None if function.physfn else False
+    return is_vfio_bound(owner)
+
+
+def _judge_shared(host: Host, function: PciFunction) -> tuple[Code, tuple[Missing, ...]]:
+    """A VF whose owner is, or may be, on a vfio driver: VFIO gives it only for a token."""
+    if _owner_bound(host, function):
+        return PF_HAS_VFS, ()
+    return BINDING_UNKNOWN, (missing_attribute(host, function, "physfn"),)
 
 
 def _judge_bound(host: Host, function: PciFunction) -> Code:
