@@ -261,7 +261,7 @@ CATALOGUE: tuple[Check, ...] = (
         judge=device_holders.judge,
         blocked_by=(),
         gates=False,
-        version=2,
+        version=3,
         codes=(*device_holders.CODES, *_DEVICE_CODES),
     ),
     Check(

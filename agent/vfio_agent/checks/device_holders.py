@@ -72,10 +72,15 @@ def judge(host: Host) -> list[Finding]:
     Meaning:  A process that still holds the group makes the next start fail.
     Source:   Linux Documentation/driver-api/vfio.rst; field guide step 16.
     """
-    functions = [f for f in assignable(host) if is_vfio_bound(f) is not False]
+    readings = {r.address: r for r in host.readings.functions}
+    functions = [
+        f
+        for f in assignable(host)
+        # a function that is being removed has lost its driver while somebody still holds it
+        if is_vfio_bound(f) is not False or _find_holders(host, f, readings.get(f.address))
+    ]
     if not functions:
         return report_nothing(ID, host, where="on a vfio driver")
-    readings = {r.address: r for r in host.readings.functions}
     return [_judge_function(host, f, readings.get(f.address)) for f in functions]
 
 

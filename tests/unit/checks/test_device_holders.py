@@ -107,3 +107,11 @@ def test_only_vfio_bound_functions_are_judged() -> None:
     assert [f.code for f in judge(make_host(nic("0000:01:00.0", driver="igb")))] == ["NO_DEVICES"]
     assert judged(card=unread(CARD, "driver", "vfio_device")).code == "DEVICE_FREE"
     assert [f.code for f in judge(silent_host())] == ["INVENTORY_UNKNOWN"]
+
+
+def test_a_function_without_a_driver_may_still_be_held() -> None:
+    leaving = nic("0000:01:00.0", driver="", vfio_device=False)
+    holder = Holder("/dev/vfio/1", 4212, "kvm", None, None, "S", None, None, False)
+    (found,) = judge(make_host(leaving, holders=(holder,)))
+    assert (found.code, found.subject) == ("DEVICE_HELD", "function:0000:01:00.0")
+    assert "pid 4212" in found.evidence[-1].text
