@@ -1,6 +1,7 @@
-"""What holds for every test run: markers, the shared folder, skips and seeds.
+"""What holds for every test run: markers, the shared folder, the browser, skips and seeds.
 
-Tests that need the shared folder are deselected and counted where it is absent. Any other
+Tests that need the shared folder are deselected and counted where it is absent; so are those that
+need a browser, but under CI they run, and fail, because CI can install one. Any other
 skip is listed last with its reason, and fails the run under CI: a test that silently does
 not run protects nobody. No test's own fixtures belong here.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from collections.abc import Generator
 from pathlib import Path
 
@@ -21,12 +23,14 @@ settings.register_profile("vfioctl", deadline=None, print_blob=True)
 settings.load_profile("vfioctl")
 
 _DESELECTED = pytest.StashKey[int]()
+_WITHOUT_BROWSER = pytest.StashKey[int]()
 _SKIPS = pytest.StashKey[list[tuple[str, str]]]()
 _SEED = pytest.StashKey[int]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_DESELECTED] = 0
+    config.stash[_WITHOUT_BROWSER] = 0
     config.stash[_SKIPS] = []
     seed = os.environ.get("VFIOCTL_SEED")
     config.stash[_SEED] = int(seed) if seed else random.SystemRandom().getrandbits(32)
@@ -63,13 +67,25 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if locate_shared() is not None:
-        return
-    deselected = [item for item in items if item.get_closest_marker("shared")]
+    if locate_shared() is None:
+        config.stash[_DESELECTED] = _deselect(config, items, "shared")
+    if _locate_chromium() is None and not os.environ.get("CI"):
+        config.stash[_WITHOUT_BROWSER] = _deselect(config, items, "browser")
+
+
+def _deselect(config: pytest.Config, items: list[pytest.Item], marker: str) -> int:
+    """Take the tests with this marker out of the run; how many."""
+    deselected = [item for item in items if item.get_closest_marker(marker)]
     if deselected:
-        config.stash[_DESELECTED] = len(deselected)
         config.hook.pytest_deselected(items=deselected)
-        items[:] = [item for item in items if not item.get_closest_marker("shared")]
+        items[:] = [item for item in items if not item.get_closest_marker(marker)]
+    return len(deselected)
+
+
+def _locate_chromium() -> Path | None:
+    """The browser of the tests: Debian's, or one of that name on PATH."""
+    found = shutil.which("chromium")
+    return Path(found) if found else None
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -84,6 +100,13 @@ def pytest_terminal_summary(
         terminalreporter.write_line(
             f"{count} test{'s' if count > 1 else ''} marked `shared` deselected: "
             "no ../shared beside the checkout and no $VFIOCTL_SHARED"
+        )
+    count = config.stash[_WITHOUT_BROWSER]
+    if count:
+        terminalreporter.write_sep("-", "browser absent")
+        terminalreporter.write_line(
+            f"{count} test{'s' if count > 1 else ''} marked `browser` deselected: no chromium; "
+            "apt-get install -y --no-install-recommends chromium"
         )
     if config.stash[_SKIPS]:
         consequence = "; under CI each fails the run" if os.environ.get("CI") else ""
@@ -105,6 +128,15 @@ def shared() -> Path:
     if folder is None:
         pytest.fail("this test needs the shared folder and lacks the marker `shared`")
     return folder
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Path:
+    """The browser's program; only for tests marked `browser`."""
+    program = _locate_chromium()
+    if program is None:
+        pytest.fail("no chromium: apt-get install -y --no-install-recommends chromium")
+    return program
 
 
 @pytest.fixture

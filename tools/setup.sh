@@ -4,7 +4,7 @@
 # It needs a Debian with python3 and bash, and does nothing when nothing changed. As root it
 # installs what Debian lacks; otherwise it prints the one apt line and stops. It must never
 # touch anything outside .venv except through apt, nor choose a package index: pip and apt
-# run as this machine has them configured.
+# run as this machine has them configured. With --tests it only sees to what the tests need beside.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -60,6 +60,19 @@ install_missing() {
         return 1
     fi
 }
+
+# Only the tests open a page in a browser and try a script in busybox; what else make does must not
+# wait for these downloads.
+if [ "${1:-}" = --tests ]; then
+    missing=""
+    command -v chromium >/dev/null || missing="chromium"
+    command -v busybox >/dev/null || missing="$missing busybox"
+    if [ -n "$missing" ] && ! install_missing; then
+        say "note: without these some tests are left out, and fail under CI:"
+        say "  sudo $(apt_line 'sudo ')"
+    fi
+    exit 0
+fi
 
 if is_current; then
     exit 0

@@ -9,20 +9,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from vfio_agent.checks import judge
 from vfio_agent.collect import collect_host
 from vfio_agent.collect.root import Root, open_root
 from vfio_agent.journal import Journal, JournalError
-from vfio_agent.pasted import Given, gather, reword_report
 from vfio_agent.reset_history import with_history, with_known_history
 from vfio_contract.findings import Report
 from vfio_contract.host import Host
 from vfio_contract.model import Gap, Snapshot
 
+if TYPE_CHECKING:
+    from vfio_agent.pasted import Given
+
 JOURNAL = Path("/var/lib/vfioctl/agent/journal.db")
 """Where this host's agent keeps its reset history unless it was told otherwise."""
+
+
+SYNC_DIRECTORY = "/var/tmp"
+"""Where fsync is measured unless somebody says otherwise: on a disk everywhere, unlike /tmp."""
+
+HOST_FILES = ("/sys", "/proc", "/etc", "/dmesg")
+"""One of these is in whatever was captured of a host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +57,30 @@ def open_host(root_path: str) -> Root:
     return open_root(root_path)
 
 
-def inspect_root(root: Root, *, journal: Path = JOURNAL) -> Inspection:
-    """Collect and judge one root. `journal` is this host's, and only read for the running host."""
+def holds_host(root: Root) -> bool:
+    """False for a directory or tar that is no host's at all: not even a gap could be told of it."""
+    if root.live:
+        return True
+    found = root.real_many(HOST_FILES)
+    # a gap has no errno: a file that is there but cannot be read has one
+    return any(not isinstance(f, OSError) or f.errno for f in found)
+
+
+def inspect_root(
+    root: Root, *, journal: Path = JOURNAL, sync_directory: str | None = None
+) -> Inspection:
+    """Collect and judge one root. `journal` is this host's, and only read for the running host.
+
+    With `sync_directory` the running host's fsync is measured there, the only thing that writes.
+    """
     snapshot = collect_host(root)
     if not root.live:
         return judge_snapshot(with_known_history(snapshot, None))
+    if sync_directory is not None:
+        from vfio_agent.fsync_probe import measure_fsync
+
+        measured = replace(snapshot.readings, fsync=measure_fsync(sync_directory))
+        snapshot = replace(snapshot, readings=measured)
     try:
         opened = Journal.open_readonly(journal)
         try:
@@ -70,6 +98,9 @@ def inspect_evidence(paths: Sequence[str], *, stdin: BinaryIO | None = None) -> 
 
     OSError and `pasted.EvidenceError` (a ValueError) for a PATH that cannot be used.
     """
+    # a host that is looked at itself need not load what reads pasted text
+    from vfio_agent.pasted import gather, reword_report
+
     snapshot, given = gather(paths, stdin=stdin)
     if snapshot.readings.ledger is None:
         snapshot = with_known_history(snapshot, None)

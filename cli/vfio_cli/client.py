@@ -1,7 +1,7 @@
 """The coordinator's client: the only module of the command line that knows gRPC and the wire.
 
 Values in, values out. Every failure becomes one line that says what to do, and an exit code: the
-coordinator cannot be reached 3, it refused 2, it did not understand 64.
+coordinator cannot be reached 3, it refused 2, it did not understand or knows no such name 64.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from vfio_contract.views import (
     Decision,
     Event,
     NodeView,
+    Placement,
     PlaceRequest,
+    RiskView,
     VmView,
 )
 from vfioctl.v1 import cluster_pb2 as wire
@@ -55,6 +57,9 @@ _EXIT_CODES = {
     grpc.StatusCode.INTERNAL: UNKNOWN,
     grpc.StatusCode.CANCELLED: UNKNOWN,
 }
+
+_NO_SUCH_NAME = "UNKNOWN_"
+"""How the codes of refused names begin; other things that are not found exist but for a part."""
 
 
 class Coordinator:
@@ -104,11 +109,12 @@ class Coordinator:
         answer = self._call(self._stub.ListVms, wire.ListVmsRequest())
         return tuple(from_message(VmView, vm) for vm in answer.vms)
 
-    def explain(self, vm: str) -> tuple[Decision, VmView | None]:
-        """Why a VM is where it is, or why nothing fits."""
+    def explain(self, vm: str) -> tuple[Decision, VmView | None, Placement | None]:
+        """Why a VM is where it is, or why nothing fits; and what was proved when it was placed."""
         answer = self._call(self._stub.ExplainVm, wire.ExplainVmRequest(vm=vm))
         view = from_message(VmView, answer.vm) if answer.HasField("vm") else None
-        return _decision(answer.decision), view
+        placed = from_message(Placement, answer.placed) if answer.HasField("placed") else None
+        return _decision(answer.decision), view, placed
 
     def accept_baseline(self, node: str) -> BaselineView:
         """Accept a node's present facts as known-good."""
@@ -119,6 +125,21 @@ class Coordinator:
         """The baseline and what differs from it."""
         request = wire.GetBaselineRequest(node=node)
         return from_message(BaselineView, self._call(self._stub.GetBaseline, request).baseline)
+
+    def accept_risk(self, node: str, *, code: str, reason: str, until: str) -> RiskView:
+        """Record who carries a risk of a node; `until` is a day or a duration, as typed."""
+        request = wire.AcceptRiskRequest(node=node, code=code, reason=reason, until=until)
+        return from_message(RiskView, self._call(self._stub.AcceptRisk, request).risk)
+
+    def revoke_risk(self, *, node: str, code: str, risk_id: str) -> RiskView:
+        """End a decision: by node and code, or by its id; what is not used is ""."""
+        request = wire.RevokeRiskRequest(node=node, code=code, id=risk_id)
+        return from_message(RiskView, self._call(self._stub.RevokeRisk, request).risk)
+
+    def list_risks(self, node: str) -> tuple[RiskView, ...]:
+        """The last decision about each risk, of one node or with "" of all."""
+        answer = self._call(self._stub.ListRisks, wire.ListRisksRequest(node=node))
+        return tuple(from_message(RiskView, risk) for risk in answer.risks)
 
     def list_events(
         self, *, after_seq: int, limit: int, node: str
@@ -168,7 +189,8 @@ def _require_socket(where: Endpoint) -> None:
     except FileNotFoundError:
         raise Stop(
             f"no coordinator here: {path} does not exist. Start one: vfioctl up; or name one: "
-            "--endpoint unix:/path/api.sock or HOST:PORT",
+            "--endpoint unix:/path/api.sock or HOST:PORT, or VFIOCTL_STATE=DIR for one that was "
+            "started with --state DIR",
             status=UNKNOWN,
         ) from None
     except OSError as error:
@@ -189,7 +211,10 @@ def _stop(error: Any, where: str) -> Stop:
     code, details = error.code(), clean(str(error.details() or ""))
     status = _EXIT_CODES.get(code, FAILURE)
     if _has_code(details):
-        return Stop(details, status=status)
+        word = details.partition(":")[0]
+        if code is grpc.StatusCode.NOT_FOUND and word.startswith(_NO_SUCH_NAME):
+            status = USAGE
+        return Stop(details, status=status, code=word)
     if code is grpc.StatusCode.UNIMPLEMENTED:
         details = "it does not know this request: upgrade the coordinator to this version"
     elif code is grpc.StatusCode.DEADLINE_EXCEEDED:

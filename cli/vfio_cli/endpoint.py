@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import click
 
 from vfio_cli.exits import Mistake
+from vfio_cli.tree import is_one_file
 
 SOCKET_FILE = "api.sock"
 MAX_SOCKET_PATH = 107
@@ -109,11 +110,13 @@ def coordinator_options(command: Command) -> Command:
     command = click.option(
         "--tls",
         metavar="DIR",
+        hidden=is_one_file(),
         help="Credential bundle: ca.pem cert.pem key.pem [env: VFIOCTL_TLS].",
     )(command)
     return click.option(
         "--endpoint",
         metavar="WHERE",
+        hidden=is_one_file(),
         help="Coordinator, unix:/path/api.sock or host:port [env: VFIOCTL_ENDPOINT; else this "
         "host's].",
     )(command)

@@ -19,11 +19,18 @@ class Taught(click.Command):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Examples and exit codes below the options."""
-        if self.examples:
+        examples = self._possible_examples()
+        if examples:
             with formatter.section("Examples"):
-                for example in self.examples:
+                for example in examples:
                     formatter.write(f"{'':>{formatter.current_indent}}{example}\n")
         if self.exits:
             with formatter.section("Exit codes"):
                 formatter.write_text(self.exits)
         super().format_epilog(ctx, formatter)
+
+    def _possible_examples(self) -> list[str]:
+        """Without those that use an option that is not offered (`tree.is_one_file`)."""
+        options = [p for p in self.params if isinstance(p, click.Option) and p.hidden]
+        names = {name for option in options for name in option.opts}
+        return [example for example in self.examples if names.isdisjoint(example.split())]

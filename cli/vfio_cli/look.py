@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,13 @@ from typing import Any
 
 import click
 
-from vfio_agent.inspect import Inspection, inspect_evidence, inspect_root, open_host
+from vfio_agent.inspect import (
+    Inspection,
+    holds_host,
+    inspect_evidence,
+    inspect_root,
+    open_host,
+)
 from vfio_cli.exits import Mistake
 from vfio_cli.screens.check import CheckView
 from vfio_cli.survey import find_candidates, find_intended, group_gaps
@@ -18,22 +25,39 @@ from vfio_cli.terminal import progress
 from vfio_contract.model import Gap
 
 
-def look(root: str | None) -> Inspection:
-    """Collect and judge; Mistake where `root` is no captured host."""
+def look(
+    root: str | None, *, sync_directory: str | None = None, named: str = "--root"
+) -> Inspection:
+    """Collect and judge; Mistake where `root` is no captured host.
+
+    With `sync_directory` fsync is measured there: only this host's, and only when asked to.
+    `named` is the option or argument that gave `root`.
+    """
     path = "/" if root is None else root
     if not path:
-        raise Mistake("--root '': it is empty: give a directory, a tar, or leave the option out")
+        way_out = ", or leave the option out" if named.startswith("--") else ", a file, or / here"
+        raise Mistake(f"{named} '': it is empty: give a directory or a tar{way_out}")
     try:
         os.stat(path)
         opened = open_host(path)
+        is_host = holds_host(opened)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        hint = "give a directory that mirrors a host's root, or a tar of one"
+        if os.path.isfile(path):
+            hint += f". An artifact, or pasted output? vfioctl check --from {shlex.quote(path)}"
+        raise Mistake(f"{named} {path}: {reason}: {hint}") from error
+    if not is_host:
         raise Mistake(
-            f"--root {path}: {reason}: give a directory that mirrors a host's root, or a tar of one"
-        ) from error
+            f"{named} {path}: it holds none of a host's files (no sys, proc, etc or dmesg): "
+            "give the "
+            "directory that mirrors a host's root, or a tar of one. For pasted output and "
+            "artifacts: vfioctl check --from PATH",
+            code="NO_HOST",
+        )
     # From here on nothing is the user's mistake: what a host looks like never raises.
     with progress(f"reading {'this host' if path == '/' else path}"):
-        return inspect_root(opened)
+        return inspect_root(opened, sync_directory=sync_directory)
 
 
 def from_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -49,15 +73,37 @@ def from_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return option(click.argument("more", nargs=-1, metavar="")(command))
 
 
-def look_at_evidence(paths: Sequence[str]) -> Inspection:
-    """Judge what these PATHs tell of one host; Mistake for a PATH that cannot be used."""
+def source_words(root: str | None, paths: Sequence[str]) -> str:
+    """` --root PATH` or ` --from PATH...` for a shell, as it was typed; "" for this host."""
+    if paths:
+        return f" --from {shlex.join(paths)}"
+    return "" if root is None else f" --root {shlex.quote(root)}"
+
+
+def look_at_evidence(paths: Sequence[str], *, named: str = "--from") -> Inspection:
+    """Judge what these PATHs tell of one host; Mistake for a PATH that cannot be used.
+
+    Also where none of them tells anything: a verdict about no host would be taken for this one's.
+    `named` is the option or argument that gave them.
+    """
+    if "" in paths:
+        raise Mistake(f"{named} '': it is empty: give a file, a directory, or - for stdin")
     try:
         with progress(f"reading {', '.join(paths)}"):
-            return inspect_evidence(paths)
+            seen = inspect_evidence(paths)
     except OSError as error:
-        raise Mistake(f"--from {error.filename or paths[0]}: {error.strerror or error}") from error
+        path = error.filename or paths[0]
+        raise Mistake(f"{named} {path}: {error.strerror or error}") from error
     except ValueError as error:
-        raise Mistake(f"--from {error}") from error
+        raise Mistake(f"{named} {error}") from error
+    if any(row.kinds for row in seen.given):
+        return seen
+    told = "; ".join(f"{row.path}: {row.text}" for row in seen.given)
+    raise Mistake(
+        f"{named} {told}. Give output of dmesg, lspci -nnk and the like, or make an artifact: "
+        "vfioctl collect -o FILE",
+        code="NO_HOST",
+    )
 
 
 def check_view(seen: Inspection, root: str | None) -> CheckView:
@@ -70,6 +116,7 @@ def check_view(seen: Inspection, root: str | None) -> CheckView:
         seen_by=_seen_by(seen, root),
         devices_known=seen.snapshot.facts.functions is not None,
         given=seen.given,
+        elsewhere=bool(seen.given) or not seen.snapshot.readings.live,
     )
 
 

@@ -1,27 +1,43 @@
 """The command tree of `vfioctl`, and how every command ends.
 
-Commands load when they are called, so that `vfioctl check` starts fast and never imports gRPC. The
-map is closed: a command that is not in `TREE` does not exist.
+The map is closed: a command that is not in `TREE` does not exist. However a command ends, stdout
+holds what was asked for or nothing but the one document that says why not; people read stderr.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Sequence
+from io import StringIO
 
 import click
 
-from vfio_cli.exits import BROKEN_PIPE, FAILURE, INTERRUPTED, OK, USAGE, PipeClosed, Stop
+from vfio_cli import terminal
+from vfio_cli.exits import (
+    BROKEN_PIPE,
+    FAILURE,
+    FAULT,
+    INTERRUPTED,
+    OK,
+    USAGE,
+    WORDS,
+    OutputLost,
+    PipeClosed,
+    Stop,
+)
+from vfio_cli.tree import LazyGroup, explain_missing
+from vfio_contract.version import VERSION
 
 TREE: dict[str, dict[str, tuple[str, str]]] = {
     "Look at a host": {
         "check": ("check:check", "Is this host ready for PCI passthrough, and why (not)?"),
         "device": ("device:device", "The PCI functions of this host, one by one."),
-        "collect": ("artifact:collect", "Write this host's evidence to one file."),
-        "diff": ("artifact:diff", "What changed between two hosts' evidence, and does it matter?"),
+        "collect": ("collect:collect", "Write this host's evidence to one file."),
+        "diff": ("diff:diff", "What changed between two hosts' evidence, and does it matter?"),
+        "diagnose": ("diagnose:diagnose", "From a symptom or a message to its root cause."),
         "explain": ("explain:explain", "What a check looks at, or what a code means."),
+        "report": ("report:report", "This host as one HTML page, its PCI tree as a picture."),
     },
     "Run": {
         "up": ("run:up", "Coordinator and this host's agent together, in the foreground."),
@@ -34,7 +50,10 @@ TREE: dict[str, dict[str, tuple[str, str]]] = {
         "node": ("node:node", "The hosts of the cluster."),
     },
     "VMs": {"vm": ("vm:vm", "Places for VMs that need devices.")},
-    "Knowledge": {"baseline": ("baseline:baseline", "What a node was accepted as.")},
+    "Knowledge": {
+        "baseline": ("baseline:baseline", "What a node was accepted as."),
+        "risk": ("risk:risk", "Risks of a node that somebody carries, why and until when."),
+    },
 }
 """Section -> command -> (module:attribute below `vfio_cli.commands`, purpose)."""
 
@@ -48,39 +67,14 @@ Start here: vfioctl check
 """
 
 
-class Tree(click.Group):
-    """A group that imports a command's module only when that command is called."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """All names in the order of the map."""
-        return [name for rows in TREE.values() for name in rows]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, imported now."""
-        for rows in TREE.values():
-            if cmd_name in rows:
-                module, _, attribute = rows[cmd_name][0].partition(":")
-                loaded = importlib.import_module(f"vfio_cli.commands.{module}")
-                command = getattr(loaded, attribute)
-                if not isinstance(command, click.Command):
-                    raise TypeError(f"{rows[cmd_name][0]} is no command")
-                return command
-        return None
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The map by section, without importing any of it."""
-        for section, rows in TREE.items():
-            with formatter.section(section):
-                formatter.write_dl([(name, purpose) for name, (_, purpose) in rows.items()])
-
-
 @click.group(
-    cls=Tree,
+    cls=LazyGroup,
+    sections=TREE,
     name="vfioctl",
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
 )
-@click.version_option(package_name="vfioctl", message="vfioctl %(version)s")
+@click.version_option(VERSION, message="vfioctl %(version)s")
 def cli() -> None:
     """Keeps hypervisors honest about PCI passthrough (VFIO).
 
@@ -91,24 +85,17 @@ def cli() -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code; a user's mistake is one line on stderr."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        code = cli.main(
-            args=None if arguments is None else list(arguments),
-            prog_name="vfioctl",
-            standalone_mode=False,
-        )
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return USAGE
-    except click.UsageError as error:
-        error.show()
-        return USAGE
-    except Stop as stop:
-        click.echo(f"vfioctl: {stop.format_message()}", err=True)
-        return stop.status
+        try:
+            code = cli.main(args=given, prog_name="vfioctl", standalone_mode=False)
+        except ModuleNotFoundError as error:
+            stop = explain_missing(error)
+            if stop is None:
+                raise
+            raise stop from None
     except click.ClickException as error:
-        error.show()
-        return FAILURE
+        return _end(error, given)
     except click.Abort:
         return INTERRUPTED
     except PipeClosed:
@@ -117,14 +104,49 @@ def run(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else OK
 
 
+def _end(error: click.ClickException, given: Sequence[str]) -> int:
+    """Say why: one line for people, and the document that `-o json` or `-o yaml` asked for."""
+    if isinstance(error, Stop):
+        terminal.note(f"vfioctl: {error.format_message()}")
+    else:
+        said = StringIO()
+        error.show(said)
+        terminal.note(said.getvalue().rstrip("\n"))
+    status = FAILURE
+    if isinstance(error, click.UsageError):
+        status = USAGE
+    elif isinstance(error, Stop):
+        status = error.status
+    if isinstance(error, OutputLost | click.exceptions.NoArgsIsHelpError):
+        return status
+    from vfio_cli.output import find_form, write_error
+
+    code = getattr(error, "code", WORDS[status])
+    try:
+        write_error(find_form(given), code=code, message=error.format_message(), status=status)
+    except OutputLost as lost:
+        terminal.note(f"vfioctl: {lost.format_message()}")
+    except PipeClosed:
+        _silence_stdout()
+        return BROKEN_PIPE
+    return status
+
+
 def _silence_stdout() -> None:
     """So that the interpreter's own last flush does not complain about the closed pipe."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main() -> None:
-    """The console script."""
-    sys.exit(run())
+    """The console script. Python's own status for a traceback is 1, which says warning here."""
+    try:
+        status = run()
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        status = FAULT
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,14 @@
 """The switch of `-o`: a table or wide screen for people, json, yaml or names for programs.
 
-Documents carry `schema`, a name with a version; that of a check is fixed by CHECKS.md's shape.
-Everything written is ASCII: what is not is escaped by the format itself.
+Documents carry `schema`, a name with a version; that of a check is a fixed shape. Everything
+written is ASCII: what is not is escaped by the format itself.
+
+With `-o json` and `-o yaml` stdout always holds one whole document (with --watch: one after the
+other), also when the command ends early: then it is `vfioctl.error/v1` with `code` (a stable word),
+`message` (the line that stderr shows too) and `exit_code`. So a script that keeps only stdout keeps
+the reason, one that parses never meets an empty text, and one that looks for a verdict finds none:
+look at `schema` or the exit code first. Only a Ctrl-C, a closed pipe, a full disk and a fault of
+vfioctl itself leave no document.
 """
 
 from __future__ import annotations
@@ -13,12 +20,16 @@ from typing import Any, TypeVar
 import click
 
 from vfio_cli import terminal
+from vfio_cli.exits import Stop
 from vfio_cli.screens.layout import Lines, clean
 from vfio_contract.artifact import to_plain
 from vfio_contract.findings import REPORT_SCHEMA, Finding, Report
 
 FORMATS = ("table", "wide", "json", "yaml", "name")
 WITHOUT_NAME = ("table", "wide", "json", "yaml")
+DOCUMENTS = ("json", "yaml")
+
+ERROR_SCHEMA = "vfioctl.error/v1"
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -45,16 +56,60 @@ def emit(
     names: Callable[[], Iterable[str]] = tuple,
 ) -> None:
     """Print the value in the form asked for. `screen` is told whether it is the wide one."""
-    if form == "json":
-        terminal.write(json.dumps(document(), indent=2, ensure_ascii=True) + "\n")
-    elif form == "yaml":
-        import yaml
-
-        terminal.write(yaml.safe_dump(document(), sort_keys=False, allow_unicode=False))
+    if form in DOCUMENTS:
+        _write_document(form, document())
     elif form == "name":
         terminal.write("".join(f"{clean(name)}\n" for name in names()))
     else:
         terminal.show(screen(form == "wide"))
+
+
+def _write_document(form: str, document: Mapping[str, Any]) -> None:
+    if form == "json":
+        terminal.write(json.dumps(document, indent=2, ensure_ascii=True) + "\n")
+        return
+    import yaml
+
+    terminal.write(yaml.safe_dump(document, sort_keys=False, allow_unicode=False))
+
+
+def find_form(arguments: Sequence[str]) -> str:
+    """What these arguments ask for with `-o`; "" where they do not. The last one counts.
+
+    From the arguments as typed, because those that cannot be parsed end a command early too.
+    """
+    found = ""
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            break
+        if word in ("-o", "--output"):
+            found = next(words, "")
+        elif word.startswith("--output="):
+            found = word.removeprefix("--output=")
+        elif word.startswith("-o"):
+            found = word[2:]
+    return found
+
+
+def write_error(form: str, *, code: str, message: str, status: int) -> None:
+    """The document of a command that ended early; nothing in any other form than json and yaml."""
+    if form in DOCUMENTS:
+        document = {"schema": ERROR_SCHEMA, "code": code, "message": clean(message)}
+        _write_document(form, document | {"exit_code": status})
+
+
+def tell_stop(form: str) -> Callable[[Stop], None]:
+    """How a `--watch` in this form says that one of its looks gave no answer."""
+
+    def tell(stop: Stop) -> None:
+        if form in DOCUMENTS:
+            message = stop.format_message()
+            write_error(form, code=stop.code, message=message, status=stop.status)
+        else:
+            terminal.write(f"{stop.format_message()}\n")
+
+    return tell
 
 
 def make_document(schema: str, **parts: object) -> dict[str, Any]:

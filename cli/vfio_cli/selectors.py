@@ -7,12 +7,42 @@ what is wrong with it, and what to write.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
 
 from vfio_contract.units import KINDS
 from vfio_contract.views import DeviceRequest
 
 RISKS = ("acs-override", "unsafe-interrupts", "one-shot-reset")
+"""Words of `--allow`."""
+
+RISK_CODES = ("ACS_OVERRIDE", "UNSAFE_INTERRUPTS", "RESET_ONE_SHOT")
+"""The findings that they are about, as `risk accept` names them."""
+
+
+class RiskChoice(click.Choice[str]):
+    """One of `RISKS` or of `RISK_CODES`, typed as either: a word and its code are one risk."""
+
+    def __init__(self, choices: Sequence[str]) -> None:
+        super().__init__(choices)
+        self._meant = {
+            typed: choice
+            for pair in zip(RISKS, RISK_CODES, strict=True)
+            for choice in choices
+            if choice in pair
+            for typed in map(_fold, pair)
+        }
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The choice that is meant; UsageError lists them."""
+        return super().convert(self._meant.get(_fold(str(value)), value), param, ctx)
+
+
+def _fold(text: str) -> str:
+    return text.strip().lower().replace("_", "-")
+
 
 MAX_COUNT = 64
 """Units in one request; the coordinator holds the same limit."""

@@ -1,8 +1,8 @@
 """One coordinator and one agent as children: started in order, stopped in order, never orphaned.
 
 The coordinator must listen before the agent starts; on SIGINT or SIGTERM the agent stops first. If
-either ends by itself the other is stopped too, and that is a failure. Everything the children say
-goes to stderr as they say it.
+either ends by itself the other is stopped too, and that is a failure, or wrong usage where that is
+what it said. Everything the children say goes to stderr as they say it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from vfio_cli.exits import FAILURE, OK, Stop
+from vfio_cli.exits import FAILURE, OK, USAGE, Stop
 
 GRACE_S = 15.0
 """From SIGTERM to SIGKILL. The coordinator lets open calls go on for 3 s, the agent for 5 s."""
@@ -92,6 +92,7 @@ def supervise(
 ) -> int:
     """Run both until stopped (0) or until one ends by itself (2, said in one line).
 
+    One that ends with 64, wrong usage, makes it 64: what it was given is what the user typed.
     `agent` makes the agent's argv from the endpoint on which the coordinator listens.
     """
     children: list[Child] = []
@@ -105,14 +106,21 @@ def supervise(
                 _await_end(children, signals)
         finally:
             ended = [(child.name, child.ending) for child in children if child.ending]
+            misused = any(child.process.returncode == USAGE for child in children)
             killed = _stop_all(children, signals)
     if ended and not signals.stopping:
         words = " and ".join(f"the {name} {ending}" for name, ending in ended)
         rest = "; the other was stopped" if len(ended) < len(children) else ""
-        raise Stop(f"{words}{rest}. What it said stands above.", status=FAILURE)
+        status = USAGE if misused else FAILURE
+        raise Stop(f"{words}{rest}. What it said stands above.", status=status)
     if killed:
         raise Stop(f"{' and '.join(killed)} did not stop within {GRACE_S:.0f}s and was killed")
     return OK
+
+
+def child_environment() -> dict[str, str]:
+    """Ours, with gRPC's own log off unless somebody asked for it: the children say what fails."""
+    return {"GRPC_VERBOSITY": "NONE", **os.environ}
 
 
 def _start(name: str, argv: Sequence[str], *, stdout: int | None) -> Child:
@@ -125,13 +133,17 @@ def _start(name: str, argv: Sequence[str], *, stdout: int | None) -> Child:
         if os.getppid() != parent:  # it died before the prctl
             os._exit(FAILURE)
 
-    process = subprocess.Popen(
-        argv,
-        stdin=subprocess.DEVNULL,
-        stdout=stdout,
-        process_group=0,  # so that Ctrl-C reaches the supervisor alone, which keeps the order
-        preexec_fn=die_with_parent,
-    )
+    try:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            process_group=0,  # so that Ctrl-C reaches the supervisor alone, which keeps the order
+            preexec_fn=die_with_parent,
+            env=child_environment(),
+        )
+    except OSError as error:
+        raise Stop(f"the {name} cannot be started: {argv[0]}: {error.strerror}") from error
     return Child(name, process)
 
 

@@ -34,7 +34,10 @@ _SHORT_NAMES = (
 
 @dataclass(frozen=True, slots=True)
 class Intended:
-    """A unit that is meant for passthrough, and who says so."""
+    """A unit that is meant for passthrough, and who says so.
+
+    A reason that is not true of all its functions names those of which it is.
+    """
 
     addresses: tuple[str, ...]
     name: str
@@ -119,10 +122,21 @@ def find_intended(host: Host) -> tuple[Intended, ...]:
         unit = host.unit_of.get(address)
         members = (address,) if unit is None else unit.assign
         seen.update(members)
-        reasons = dict.fromkeys(r for m in members for r in host.intentions.get(m, ()))
         first = host.by_address[address if unit is None else unit.primary]
-        rows.append(Intended(tuple(members), name_of(host, first), tuple(reasons)))
+        rows.append(Intended(tuple(members), name_of(host, first), _reasons(host, members)))
     return tuple(rows)
+
+
+def _reasons(host: Host, members: Sequence[Address]) -> tuple[str, ...]:
+    """Why these functions are intended, once each; `[ADDRESS only]` where it is not of all."""
+    holders: dict[str, list[str]] = {}
+    for member in members:
+        for reason in dict.fromkeys(host.intentions.get(member, ())):
+            holders.setdefault(reason, []).append(member)
+    return tuple(
+        reason if len(having) == len(members) else f"{reason} [{' '.join(having)} only]"
+        for reason, having in holders.items()
+    )
 
 
 def find_candidates(host: Host, report: Report) -> tuple[Candidate, ...]:
@@ -254,7 +268,7 @@ def group_gaps(gaps: Iterable[Gap]) -> tuple[Unread, ...]:
     rows = [
         Unread(
             reason=reason,
-            patterns=tuple(Counter(_pattern(g.path) for g in rows).items()),
+            patterns=tuple(Counter(generalise_path(g.path) for g in rows).items()),
             remedies=tuple(dict.fromkeys(g.remedy for g in rows if g.remedy)),
         )
         for reason, rows in found.items()
@@ -262,7 +276,8 @@ def group_gaps(gaps: Iterable[Gap]) -> tuple[Unread, ...]:
     return tuple(sorted(rows, key=lambda r: (-r.count, r.reason)))
 
 
-def _pattern(path: str) -> str:
+def generalise_path(path: str) -> str:
+    """The path, or a command with it, for every function and every group: a glob of the shell."""
     return _GROUP_IN_PATH.sub("*", _ADDRESS_IN_PATH.sub("*", path))
 
 

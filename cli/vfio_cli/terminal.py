@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from vfio_cli.exits import PipeClosed, Stop
-from vfio_cli.screens.layout import Lines, painted, plain
+from vfio_cli.exits import OutputLost, PipeClosed, Stop
+from vfio_cli.screens.layout import WIDTH, Lines, clean, painted, plain
 
 WATCH_INTERVAL_S = 2.0
 """Between two looks of `--watch`."""
@@ -44,13 +45,32 @@ def write(text: str) -> None:
     except BrokenPipeError:
         raise PipeClosed from None
     except OSError as error:
-        raise Stop(f"the output cannot be written: {error.strerror}") from error
+        raise OutputLost(f"the output cannot be written: {error.strerror}") from error
 
 
 def note(text: str) -> None:
-    """One line on stderr, for people."""
+    """Lines on stderr, for people: folded on a terminal, whole for whoever reads them from a pipe.
+
+    Words are never broken, so that a path can be copied; nothing in them moves the cursor.
+    """
+    if sys.stderr.isatty():
+        text = "\n".join(fold(line) for line in text.split("\n"))
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
+
+
+def fold(line: str) -> str:
+    """The line within the width of a screen, later lines indented."""
+    line = clean(line)
+    if len(line) <= WIDTH:
+        return line
+    return textwrap.fill(
+        line,
+        WIDTH,
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 @contextmanager
@@ -85,11 +105,11 @@ def pause() -> None:
     time.sleep(WATCH_INTERVAL_S)
 
 
-def repeat(once: Callable[[], int], *, watch: bool) -> int:
+def repeat(once: Callable[[], int], *, watch: bool, tell: Callable[[Stop], None]) -> int:
     """Run once, or again and again until Ctrl-C: on a terminal each look replaces the last.
 
-    An answer that cannot be had is shown and asked for again: a watch outlives a restart of the
-    coordinator.
+    An answer that cannot be had is shown with `tell` and asked for again: a watch outlives a
+    restart of the coordinator.
     """
     if not watch:
         return once()
@@ -98,8 +118,10 @@ def repeat(once: Callable[[], int], *, watch: bool) -> int:
             write(_CLEAR_SCREEN)
         try:
             once()
+        except OutputLost:
+            raise
         except Stop as stop:
-            write(f"{stop.format_message()}\n")
+            tell(stop)
         if not sys.stdout.isatty():
             write("\n")
         pause()

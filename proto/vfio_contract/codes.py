@@ -147,9 +147,11 @@ NODE_UNHEARD = Code(
 NODE_CLONED = Code(
     "NODE_CLONED",
     Verdict.FAIL,
-    "Two hosts with different DMI UUIDs say the same node name.",
+    "Two hosts say the same node name: their DMI UUIDs differ, or a boot comes back that the one "
+    "heard now has replaced, or a second agent's database speaks for one boot.",
     "One of them is a copy of the other's disk, or a certificate was copied.",
-    "Give the newcomer its own name and certificate; it was refused.",
+    "Look which of them is the real one; give the other its own name and certificate. The newcomer "
+    "was refused.",
 )
 NODE_CORDONED = Code(
     "NODE_CORDONED",
@@ -164,6 +166,20 @@ REVALIDATING = Code(
     "A new boot id, and no complete fresh inventory of this boot yet.",
     "A reboot may have changed anything; no new placements until it is read again.",
     "Wait; the node returns by itself when nothing it relies on changed.",
+)
+RISK_EXPIRED = Code(
+    "RISK_EXPIRED",
+    Verdict.WARN,
+    "A claim that was placed on a risk decision, and that decision's end.",
+    "The VM runs on, but nobody carries its risk any more; no new VM gets such a device there.",
+    "Decide again (vfioctl risk accept), or move the VM and release its claim.",
+)
+RISK_REVOKED = Code(
+    "RISK_REVOKED",
+    Verdict.WARN,
+    "A claim that was placed on a risk decision, and who revoked that since.",
+    "The VM runs on, but nobody carries its risk any more; no new VM gets such a device there.",
+    "Stop the VM and release its claim, or decide again (vfioctl risk accept).",
 )
 STORE_REWOUND = Code(
     "STORE_REWOUND",
@@ -191,6 +207,8 @@ CLUSTER_CODES: tuple[Code, ...] = (
     NODE_CLONED,
     NODE_CORDONED,
     REVALIDATING,
+    RISK_EXPIRED,
+    RISK_REVOKED,
     STORE_REWOUND,
 )
 """Codes that no single-host check gives: drift and node states."""

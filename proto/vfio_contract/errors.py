@@ -17,6 +17,7 @@ class ErrorCode(StrEnum):
     UNKNOWN_VM = "UNKNOWN_VM"
     VM_EXISTS = "VM_EXISTS"
     NO_BASELINE = "NO_BASELINE"
+    UNKNOWN_RISK = "UNKNOWN_RISK"
     NO_INVENTORY = "NO_INVENTORY"
     NODE_MISMATCH = "NODE_MISMATCH"
     NODE_CLONED = "NODE_CLONED"
@@ -54,6 +55,9 @@ CATALOGUE: dict[ErrorCode, ErrorText] = {
     ),
     ErrorCode.NO_BASELINE: ErrorText(
         "NOT_FOUND", "The node has no accepted baseline; make one: vfioctl baseline accept NODE"
+    ),
+    ErrorCode.UNKNOWN_RISK: ErrorText(
+        "NOT_FOUND", "No such risk decision is in force; see: vfioctl risk list"
     ),
     ErrorCode.NO_INVENTORY: ErrorText(
         "FAILED_PRECONDITION", "The node has sent no inventory of this boot; wait for its agent."

@@ -32,10 +32,13 @@ class Acs:
     """Access Control Services of one function, raw bits (PCIe 6.12.1; pci_regs.h).
 
     SV 0x01  TB 0x02  RR 0x04  CR 0x08  UF 0x10  EC 0x20  DT 0x40.
+    `wide` is True when both registers are dwords, as Intel's 100 and 200 series root ports have
+    them, and `control` was read from where they keep it.
     """
 
     capability: int
     control: int
+    wide: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,15 @@ class SriovCapability:
 
 
 @dataclass(frozen=True, slots=True)
+class ResizableBar:
+    """One BAR of the Resizable BAR capability: bit n of `sizes` means that 2**n MiB is possible."""
+
+    index: int
+    size_bytes: int
+    sizes: int
+
+
+@dataclass(frozen=True, slots=True)
 class ConfigSpace:
     """What the configuration space proved, parsed by us.
 
@@ -73,7 +85,8 @@ class ConfigSpace:
     and `extended` hold the ids found, or None where `length` ends before they could be found.
     `dead` is True when every byte read was 0xff (not a VF: a VF's ids alone read as ffff).
     A field of a capability that is absent is None *and* its id is missing from the list.
-    `faults` says in words what was broken (a looping list, a pointer out of range).
+    `faults` says in words what was broken (a looping list, a pointer out of range). `resizable` is
+    () for a function that is known to have no resizable BAR.
     """
 
     length: int
@@ -93,6 +106,7 @@ class ConfigSpace:
     sriov: SriovCapability | None
     serial_number: str | None
     faults: tuple[str, ...] = ()
+    resizable: tuple[ResizableBar, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,10 +271,14 @@ class Cpu:
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A kernel module that matters here, with the parameters sysfs shows, sorted."""
+    """A kernel module that matters here, with the parameters sysfs shows, sorted.
+
+    `builtin` is True when the kernel's image holds it: modprobe.d does not reach it then.
+    """
 
     name: str
     parameters: tuple[tuple[str, str], ...]
+    builtin: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +349,8 @@ class NetDevice:
 class BootOptions:
     """Kernel parameters that a boot loader's configuration names for the next boot.
 
-    `loader` is `grub`, `systemd-boot` (Proxmox and kernel-install too) or `bls` (loader entries).
+    `loader` is `grub`, `grub.cfg` (what update-grub made of it), `systemd-boot` (Proxmox and
+    kernel-install too) or `bls` (loader entries).
     `source` is `path:line`; `options` the parameters as text, quotes of the file removed.
     """
 
@@ -341,11 +360,26 @@ class BootOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class BootPath:
+    """What tells which of several configured boot loaders starts this host.
+
+    `efi` is False after a BIOS boot; `loader` what the loader says of itself (`systemd-boot 252`,
+    `GRUB 2.12`), "" when it says nothing; `proxmox_boot` True where proxmox-boot-tool fills the
+    boot partitions, so that /boot itself is not what is read.
+    """
+
+    efi: bool | None
+    loader: str | None
+    proxmox_boot: bool | None
+
+
+@dataclass(frozen=True, slots=True)
 class ModuleRule:
     """A line of configuration about a kernel module, names with underscores.
 
     `kind` is `load` (at boot), `initramfs` (put in and loaded early), `softdep` (`value` lists what
-    is loaded before), `blacklist` or `install` (`value` is the command). `source` is `path:line`.
+    is loaded before), `blacklist`, `install` (`value` is the command) or `options` (`value` are
+    parameters that weaken or limit VFIO). `source` is `path:line`.
     """
 
     kind: str
@@ -360,6 +394,14 @@ class ConfigLine:
 
     source: str
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddressWidths:
+    """Address bits of the processor, and of each IOMMU unit that tells its own: (name, bits)."""
+
+    cpu_bits: int | None
+    iommu: tuple[tuple[str, int], ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,6 +429,8 @@ class Facts:
     sriov_rules: tuple[ConfigLine, ...] | None = None
     vms: tuple[VmConfig, ...] | None = None
     mappings: tuple[PciMapping, ...] | None = None
+    boot_path: BootPath | None = None
+    address_widths: AddressWidths | None = None
 
 
 # --- readings ------------------------------------------------------------------------------------
@@ -449,6 +493,7 @@ class Holder:
     `started_seconds` counts from boot; `state` is the letter of /proc/PID/stat (D: it cannot be
     stopped now); `locked_bytes` what it keeps in memory (VmLck and VmPin) and `memlock_bytes` the
     limit on that, -1 for none. `stale_node` is True when the node was removed while it was open.
+    `vm` is what a QEMU's arguments call its VM, "" for any other process.
     """
 
     path: str
@@ -460,6 +505,7 @@ class Holder:
     locked_bytes: int | None = None
     memlock_bytes: int | None = None
     stale_node: bool | None = None
+    vm: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -541,8 +587,74 @@ class DeviceInterrupt:
 
 
 @dataclass(frozen=True, slots=True)
+class Initramfs:
+    """The running kernel's initial ramdisk, "" when it has none.
+
+    `newer` are configuration files that bear on VFIO and were changed after it was made.
+    """
+
+    path: str
+    newer: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CpuTime:
+    """Clock ticks of all processors since boot, and how many the hypervisor took (`steal`)."""
+
+    total: int
+    steal: int
+
+
+@dataclass(frozen=True, slots=True)
+class DiskTime:
+    """One disk's finished requests since boot and the milliseconds they took together.
+
+    `flushes` and `flush_ms` are None on kernels that do not count them (before 5.5).
+    """
+
+    name: str
+    reads: int
+    read_ms: int
+    writes: int
+    write_ms: int
+    flushes: int | None
+    flush_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SyncTimes:
+    """An fsync measurement that somebody asked for: how many, in milliseconds each.
+
+    `error` is "" or why there are no numbers; then the counts are 0.
+    """
+
+    directory: str
+    count: int
+    median_ms: float
+    worst_ms: float
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class CpuIsolation:
+    """Processors that were set aside, as the kernel writes lists (`2-7`), "" for none.
+
+    `irqbalance` is True while that daemon runs.
+    """
+
+    isolated: str | None
+    nohz_full: str | None
+    irqbalance: bool | None
+
+
+@dataclass(frozen=True, slots=True)
 class Readings:
-    """What moves by itself; never part of a digest. `names` maps `vvvv:dddd` to a device name."""
+    """What moves by itself; never part of a digest. `names` maps `vvvv:dddd` to a device name.
+
+    `kvm` is "" when KVM made a VM, else why it did not. `fsync` is None unless it was asked for.
+    `redacted` is None for evidence as it was read, else the fingerprint of the key that turned
+    names and serial numbers into pseudonyms: equal fingerprints speak the same pseudonyms.
+    """
 
     boot_id: str | None
     live: bool
@@ -561,6 +673,13 @@ class Readings:
     pressure: tuple[Pressure, ...] | None = None
     interrupts: tuple[DeviceInterrupt, ...] | None = None
     framebuffers: tuple[ConfigLine, ...] | None = None
+    kvm: str | None = None
+    initramfs: Initramfs | None = None
+    cpu_time: CpuTime | None = None
+    disks: tuple[DiskTime, ...] | None = None
+    fsync: SyncTimes | None = None
+    cpu_isolation: CpuIsolation | None = None
+    redacted: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

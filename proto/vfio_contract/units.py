@@ -30,9 +30,25 @@ BROKEN_FLR = frozenset(
         (0x1022, 0x7901),
         (0x8086, 0x1502),
         (0x8086, 0x1503),
+        (0x14C3, 0x0616),
     }
 )
-"""Functions that advertise FLR and hang on it; the kernel never uses it (facts: Reset)."""
+"""Functions that advertise FLR and hang on it; kernels that know them do not use it (Linux
+drivers/pci/quirks.c, quirk_no_flr; facts: Reset). An older kernel does."""
+
+_BROKEN_BUS_RESET = frozenset(
+    {
+        *((0x168C, device) for device in (0x0030, 0x0032, 0x0033, 0x0034, 0x003C, 0x003E)),
+        (0x104C, 0xB005),
+        (0x10DE, 0x1EB8),
+        (0x11C1, 0x5900),
+        (0x11C1, 0x5901),
+        (0x177D, 0xA100),
+        (0x1B21, 0x1164),
+    }
+)
+"""Functions that do not come back after a reset of their bus (Linux drivers/pci/quirks.c,
+quirk_no_bus_reset, up to 6.19)."""
 
 _COMPANION_CLASSES = frozenset({0x0403, 0x0C03, 0x0C80})
 """HD audio, USB controller, UCSI serial bus: the functions of a GPU's slot (DESIGN, companion)."""
@@ -104,6 +120,13 @@ def resets_alone(function: PciFunction) -> bool:
     if (function.vendor, function.device) in BROKEN_FLR:
         return False
     return bool((config.pcie is not None and config.pcie.flr) or config.af_flr)
+
+
+def has_broken_bus_reset(function: PciFunction) -> bool:
+    """True for ids that the kernel keeps from bus resets, NVIDIA's baseboard GPUs included."""
+    ids = (function.vendor, function.device)
+    baseboard = function.vendor == 0x10DE and (function.device or 0) & 0xFFC0 == 0x2340
+    return baseboard or ids in _BROKEN_BUS_RESET
 
 
 def reset_domain(

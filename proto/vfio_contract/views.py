@@ -57,7 +57,7 @@ class ChangeView:
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """A node on one line, and with `findings`, `units`, `drift` filled in when asked for detail.
+    """A node on one line; `findings`, `units`, `drift` and `risks` are there when asked for detail.
 
     `state` is ready, cordoned, draining, drained, revalidating or lost. `verdict` is the worst of
     its findings as last heard, UNKNOWN when not heard. `heard_age_s` is -1 when never heard since
@@ -81,6 +81,7 @@ class NodeView:
     units: tuple[UnitView, ...] = ()
     drift: tuple[ChangeView, ...] = ()
     findings: tuple["FindingView", ...] = ()
+    risks: tuple["RiskView", ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,31 @@ class FindingView:
     meaning: str
     decision: str
     intended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RiskView:
+    """The last decision about one risk of a node; the earlier ones are in the event log.
+
+    `code` is a WARN that placement refuses unless it was accepted (`ACS_OVERRIDE` and the like).
+    `state` is accepted, expired or revoked. `until` is the last second in which it holds.
+    `accepted_by` and `ended_by` are bare user names, `ended_by` `auto:<CODE>` when nobody did it;
+    both `ended_*` are "" while it is in force. `seen` says whether the node's present evidence
+    shows the risk: yes, no or unknown. `vms` stand on the decision.
+    """
+
+    id: str
+    node: str
+    code: str
+    state: str
+    reason: str
+    accepted_by: str
+    accepted_at: str
+    until: str
+    ended_by: str
+    ended_at: str
+    seen: str
+    vms: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +313,11 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class BaselineView:
-    """An accepted baseline."""
+    """An accepted baseline.
+
+    `drift` is of now only where `compared` is True; else it is as last heard, and `why` says what
+    is missing.
+    """
 
     node: str
     digest: str
@@ -296,3 +326,5 @@ class BaselineView:
     firmware: tuple[str, ...]
     intended_units: tuple[UnitView, ...]
     drift: tuple[ChangeView, ...]
+    compared: bool = False
+    why: str = ""

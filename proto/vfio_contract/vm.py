@@ -59,6 +59,14 @@ class VmDevice:
 
 
 @dataclass(frozen=True, slots=True)
+class VmDisk:
+    """A block device of the host that the VM gets as a disk; `path` as written, `line` as above."""
+
+    line: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class VmConfig:
     """One VM. `name` is unique on its host (VMID, libvirt name); `title` is for people.
 
@@ -68,7 +76,8 @@ class VmConfig:
     `memory_bytes` when it never is, 0 when it has no balloon at all. `hugepages` is the page size
     in bytes, 0 for none, -1 for any size. `autostart` None: not known.
     `faults` are (line, what is wrong) of entries that could not be understood.
-    `settings` are all others, known or not.
+    `settings` are all others, known or not. `raw_disks` are block devices of the host that the VM
+    gets as disks; None also where an older version read the configuration.
     """
 
     name: str
@@ -89,6 +98,7 @@ class VmConfig:
     devices: tuple[VmDevice, ...]
     settings: tuple[VmSetting, ...]
     faults: tuple[tuple[int, str], ...]
+    raw_disks: tuple[VmDisk, ...] | None = None
 
     def line_of(self, *keys: str) -> int:
         """The line of the first of these settings that is written, 0 when none is."""

@@ -181,7 +181,7 @@ def test_what_only_a_person_can_lift_is_asked_again_slowly(
     stream.hear("hello")
     stream.refuse(code)
     ended = agent.ended()
-    assert f"{code}: because of a test. " in ended.reason
+    assert f"{code}: because of a test" in ended.reason
     assert ended.slow == (code in SLOW)
 
 

@@ -148,7 +148,7 @@ async def test_a_certificate_for_another_node(state: Path) -> None:
         shown = await here.vfioctl("node", "show", "pve01", "-o", "json")
         assert shown.document["node"]["state"] == "ready"
         absent = await here.vfioctl("node", "show", "pve02")
-        assert absent.status == 2
+        assert absent.status == 64
         assert "UNKNOWN_NODE: node 'pve02'" in absent.err
 
 

@@ -117,7 +117,7 @@ async def test_from_an_empty_cluster_to_a_released_vm(state: Path, shell: ShellF
         )
         released = await at.type("vm release train-1")
         assert released.out.startswith("RELEASED  train-1 on pve01")
-        assert (await at.type("vm release train-1")).code == 2
+        assert (await at.type("vm release train-1")).code == 64
         events = (await at.type("events -o json")).document["events"]
         codes = [event["code"] for event in events]
         assert codes.count("VM_PLACED") == 1
@@ -176,6 +176,7 @@ async def test_a_silent_node_is_never_shown_as_healthy(state: Path, shell: Shell
     async with Cluster(state) as cluster:
         at = shell(cluster)
         await cluster.join("pve01")
+        await at.type("baseline accept pve01")
         assert (await at.type("check --node pve01")).code in (0, 1)
         cluster.advance(600)
         await (await cluster.admin()).until_state("pve01", "lost")
@@ -183,6 +184,9 @@ async def test_a_silent_node_is_never_shown_as_healthy(state: Path, shell: Shell
             said = await at.type(command)
             assert said.code == 3
             assert "UNKNOWN" in said.out.splitlines()[0]
+            assert "PASS" not in said.out
+        same = await at.type("baseline show pve01")
+        assert (same.code, "NOW  UNKNOWN: lost" in same.out) == (3, True)
         document = (await at.type("check --node pve01 -o json")).document
         assert (document["schema"], document["verdict"]) == ("vfioctl.check/v1", "UNKNOWN")
         status = await at.type("status --cluster")
@@ -258,7 +262,7 @@ async def test_mistakes_are_named_by_the_coordinator(state: Path, shell: ShellFo
             ("vm explain nobody", "UNKNOWN_VM"),
         ):
             said = await at.type(command)
-            assert (said.code, said.out) == (2, "")
+            assert (said.code, said.out) == (64, "")
             assert said.err.startswith(f"vfioctl: {code}: ")
             assert said.err.count("\n") == 1
 

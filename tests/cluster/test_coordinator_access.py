@@ -30,6 +30,7 @@ READS: dict[str, dict[str, Any]] = {
     "ExplainVm": {"vm": "vm1"},
     "GetBaseline": {"node": NODE},
     "ListEvents": {},
+    "ListRisks": {},
 }
 CHANGES: dict[str, dict[str, Any]] = {
     "CordonNode": {"node": NODE},
@@ -37,6 +38,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "PlaceVm": {"request": to_message(want("vm1"))},
     "ReleaseVm": {"vm": "vm1"},
     "AcceptBaseline": {"node": NODE},
+    "AcceptRisk": {"node": NODE, "code": "ACS_OVERRIDE", "reason": "lab", "until": "90d"},
+    "RevokeRisk": {"node": NODE, "code": "ACS_OVERRIDE"},
 }
 
 

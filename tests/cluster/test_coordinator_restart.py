@@ -19,7 +19,7 @@ from tests.cluster.users import OPTIONS, Refused, User, want
 from vfio_contract.bundle import load_bundle
 from vfio_contract.codec import from_message
 from vfio_contract.findings import Verdict
-from vfio_contract.views import BaselineView, Decision
+from vfio_contract.views import BaselineView, Decision, Placement
 from vfio_coordinator.state.events import InventoryReceived, SessionClosed
 from vfio_coordinator.store.sqlite import DATABASE_NAME
 
@@ -76,7 +76,9 @@ async def test_a_restart_keeps_claims_cordons_baselines_and_events(state: Path) 
         explained = from_message(Decision, response.decision).placement
         assert placed is not None
         assert explained is not None
-        assert {p.gate for p in placed.units[0].proof} <= {p.gate for p in explained.units[0].proof}
+        # of now nothing is known; the proof of the placement is kept, and told apart
+        assert {p.gate for p in explained.units[0].proof} == {"heard"}
+        assert from_message(Placement, response.placed).units[0].proof == placed.units[0].proof
         view = await admin.node("pve02")
         assert ("user:local", "new cooler") in {(r.owner, r.text) for r in view.reasons}
         kept = from_message(BaselineView, (await admin.call("GetBaseline", node="pve01")).baseline)

@@ -262,3 +262,20 @@ async def test_a_stream_that_says_nothing_is_ended(
         assert (await (await cluster.admin()).status()).nodes == ()
         monkeypatch.undo()
         await agent.greet()
+
+
+async def test_copies_of_one_machine_do_not_swap_the_session_for_ever(state: Path) -> None:
+    async with Cluster(state) as cluster:
+        admin, first = await cluster.admin(), await cluster.join(NODE)
+        # the same disk and board once more: only the boot differs
+        second = await cluster.agent(NODE, nic_host(boot_id="boot-of-the-copy"))
+        await second.join()
+        assert (await first.stream.end()).code == "SESSION_REPLACED"
+        for _ in range(2):
+            assert (await first.refusal()).code == "NODE_CLONED"
+        await second.observe()
+        assert len(await admin.until_event("NODE_CLONED")) == 1
+        assert "NODE_CLONED" in {item.code for item in (await admin.status()).items}
+        second.stream.cancel()
+        await admin.until(NODE, is_unheard)
+        await first.greet()

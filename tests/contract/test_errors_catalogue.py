@@ -37,12 +37,19 @@ def test_a_refusal_reads_as_code_detail_and_what_to_do() -> None:
     )
 
 
+def test_a_bad_request_is_told_by_its_detail_alone() -> None:
+    assert message_of(ErrorCode.BAD_REQUEST, "until: it is empty.") == (
+        "BAD_REQUEST: until: it is empty"
+    )
+    assert message_of(ErrorCode.BAD_REQUEST, " ").endswith("The request cannot be understood.")
+
+
 @given(st.sampled_from(ErrorCode), ANY_TEXT)
 def test_a_refusal_is_one_line_that_can_be_sent(code: ErrorCode, detail: str) -> None:
     message = message_of(code, detail)
     assert message.isprintable()
     assert message.startswith(f"{code.name}: ")
-    assert message.endswith(CATALOGUE[code].text)
+    assert message.endswith(CATALOGUE[code].text) or code is ErrorCode.BAD_REQUEST
     message.encode()
 
 

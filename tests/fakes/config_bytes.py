@@ -99,6 +99,16 @@ def sriov(
     return 0x10, bytes(body)
 
 
+def rebar(*rows: tuple[int, int, int]) -> tuple[int, bytes]:
+    """Resizable BARs as (index, code of the current size, bits of the possible sizes in MiB)."""
+    body = bytearray()
+    for index, size, sizes in rows:
+        low, high = (sizes & (1 << 28) - 1) << 4, sizes >> 28
+        control = index | len(rows) << 5 | size << 8 | high << 16
+        body += low.to_bytes(4, "little") + control.to_bytes(4, "little")
+    return 0x15, bytes(body)
+
+
 def dsn(serial: str) -> tuple[int, bytes]:
     """Device Serial Number from its lspci form, most significant byte first."""
     return 0x03, bytes.fromhex(serial.replace("-", ""))[::-1]

@@ -91,6 +91,15 @@ def _replace(change: Callable[[bytes], bytes]) -> Callable[[Capture, str], Captu
     return damage
 
 
+def _change_header(capture: Capture, name: str) -> Capture:
+    """A config space whose header type has become another's; anything else is cut to a byte."""
+    content = capture.members[name]
+    if not isinstance(content, bytes) or not name.endswith("/config") or len(content) < 0x10:
+        return DAMAGES["half-written"](capture, name)
+    header = content[0x0E] & 0x80 | (1 - content[0x0E] & 0x03)
+    return capture.put(name, content[:0x0E] + bytes([header]) + content[0x0F:])
+
+
 DAMAGES: dict[str, Callable[[Capture, str], Capture]] = {
     "unreadable": Capture.unreadable,
     "left out": lambda capture, name: capture.without(name),
@@ -99,6 +108,7 @@ DAMAGES: dict[str, Callable[[Capture, str], Capture]] = {
     "half-written": _replace(lambda content: content[: len(content) // 2]),
     "all ones": _replace(lambda content: b"\xff" * len(content)),
     "zeros": _replace(lambda content: bytes(len(content))),
+    "another header type": _change_header,
     "no text": _replace(lambda content: b"\x1b[31m\xfe\xff\x80 \xc3\x28" + content[3:]),
 }
 """What can happen to one member. A link that is damaged points to itself."""

@@ -24,14 +24,19 @@ from vfio_contract.ledger import ResetState
 from vfio_contract.model import (
     NO_GROUP,
     Acs,
+    AddressWidths,
     BlockDevice,
     BootOptions,
     ConfigSpace,
     Cpu,
+    CpuIsolation,
+    CpuTime,
+    DiskTime,
     Facts,
     Firmware,
     FunctionReading,
     HugePages,
+    Initramfs,
     Intent,
     IommuGroup,
     Kernel,
@@ -343,6 +348,7 @@ def make_facts(functions: Sequence[PciFunction] = (), **changes: Any) -> Facts:
         sriov_rules=(),
         vms=(),
         mappings=(),
+        address_widths=AddressWidths(cpu_bits=46, iommu=(("dmar0", 57),)),
     )
     return replace(facts, **changes)
 
@@ -374,6 +380,11 @@ def make_readings(functions: Sequence[PciFunction] = (), **changes: Any) -> Read
         ),
         interrupts=(),
         framebuffers=(),
+        kvm="",
+        initramfs=Initramfs("/boot/initrd.img-6.12.0-1-amd64", ()),
+        cpu_time=CpuTime(total=1_000_000, steal=0),
+        disks=(DiskTime("sda", 100_000, 50_000, 100_000, 90_000, 10_000, 9_000),),
+        cpu_isolation=CpuIsolation(isolated="", nohz_full="", irqbalance=True),
     )
     return replace(readings, **changes)
 
@@ -444,6 +455,11 @@ def silent_host() -> Host:
         pressure=None,
         interrupts=None,
         framebuffers=None,
+        kvm=None,
+        initramfs=None,
+        cpu_time=None,
+        disks=None,
+        cpu_isolation=None,
     )
     return Host(Snapshot(replace(facts, **nothing), readings))
 

@@ -147,6 +147,10 @@ class SysfsTree:
             group=group,
             reset_methods=None,
             bars=(),
+            files={
+                "secondary_bus_number": f"{buses[0]}\n",
+                "subordinate_bus_number": f"{buses[1]}\n",
+            },
             config=config_bytes.make_config(
                 vendor=0x1B36,
                 device=0x000C,
@@ -202,6 +206,9 @@ class SysfsTree:
         """An IOMMU unit in /sys/class/iommu."""
         self.mkdir(f"/sys/devices/virtual/iommu/{name}")
         self.link(f"/sys/class/iommu/{name}", f"/sys/devices/virtual/iommu/{name}")
+        if name.startswith("dmar"):
+            place = f"/sys/devices/virtual/iommu/{name}/intel-iommu"
+            self.write(f"{place}/cap", "19ed008c40780c66\n")
 
     def hold(self, pid: int, command: str, *nodes: str) -> None:
         """A process with these device nodes open."""

@@ -141,7 +141,7 @@ def test_holders_of_group_and_device_nodes(tree: SysfsTree) -> None:
     reader = live(tree)
     assert collect_holders(reader) == (
         Holder(path="/dev/vfio/17", pid=4711, command="qemu-system-x86", stale_node=False),
-        Holder(path="/dev/vfio/18", pid=99, command="dpdk", stale_node=True),
+        Holder(path="/dev/vfio/18", pid=99, command="dpdk", stale_node=True, vm=""),
         Holder(
             path="/dev/vfio/devices/vfio2", pid=4711, command="qemu-system-x86", stale_node=False
         ),
@@ -183,6 +183,45 @@ def test_processes_that_may_not_be_looked_into_are_one_gap(tree: SysfsTree) -> N
     assert [(g.path, g.errno, g.remedy) for g in reader.gaps] == [
         ("/proc/*/fd", errno.EACCES, "sudo vfioctl check")
     ]
+
+
+class Someone(LiveRoot):
+    """A live root that is not root's."""
+
+    @property
+    def privileged(self) -> bool | None:
+        return False
+
+
+@pytest.mark.parametrize("option", ["hidepid=2", "hidepid=invisible", "hidepid=ptraceable"])
+def test_hidden_processes_are_not_nobody(tree: SysfsTree, option: str) -> None:
+    tree.write("/dev/vfio/17", "")
+    tree.write("/proc/1/mountinfo", f"21 1 0:21 / /proc rw - proc proc rw,{option}\n")
+    reader = Reader(Someone(str(tree.top)))
+    assert collect_holders(reader) is None
+    assert [(g.path, g.reason, g.remedy) for g in reader.gaps] == [
+        ("/proc/*/fd", f"/proc is mounted with {option}", "sudo vfioctl check")
+    ]
+
+
+def test_a_container_does_not_see_the_processes_of_its_host(tree: SysfsTree) -> None:
+    tree.write("/dev/vfio/17", "")
+    tree.hold(1, "systemd")
+    for number, known in ((4026531836, ()), (4026532000, None)):
+        place = tree.at("/proc/1/ns/pid")
+        place.parent.mkdir(exist_ok=True)
+        place.unlink(missing_ok=True)
+        place.symlink_to(f"pid:[{number}]")
+        assert collect_holders(live(tree)) == known
+
+
+def test_a_qemu_is_asked_for_the_name_of_its_vm_alone(tree: SysfsTree) -> None:
+    tree.write("/dev/vfio/17", "")
+    tree.hold(7, "qemu-system-x86", "/dev/vfio/17")
+    words = ("/usr/bin/qemu-system-x86_64", "-name", "guest=lab-3", "-vnc", "password=x")
+    tree.write("/proc/7/cmdline", "\0".join(words) + "\0")
+    (holder,) = collect_holders(live(tree)) or ()
+    assert holder.vm == "lab-3"
 
 
 # --- intents -------------------------------------------------------------------------------------

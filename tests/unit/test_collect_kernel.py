@@ -189,12 +189,16 @@ def test_loaded_and_builtin_modules_with_their_parameters(tree: SysfsTree) -> No
     tree.write("/sys/module/vfio_pci/parameters/ids", "10de:1b80,10de:10f0\n")
     tree.write("/sys/module/mlx5_vfio_pci/refcnt", "0\n")
     tree.write("/sys/module/nvme/parameters/sgl_threshold", "32768\n")
+    tree.write("/proc/sys/kernel/osrelease", "6.8.12-4-pve\n")
+    builtin = "kernel/drivers/vfio/vfio.ko\nkernel/drivers/vfio/vfio_iommu_type1.ko\nkernel/x.ko\n"
+    tree.write("/lib/modules/6.8.12-4-pve/modules.builtin", builtin)
     reader = live(tree)
     assert collect_modules(reader) == (
-        Module("kvm_intel", (("nested", "Y"),)),
-        Module("mlx5_vfio_pci", ()),
-        Module("vfio_iommu_type1", (("allow_unsafe_interrupts", "N"),)),
-        Module("vfio_pci", (("ids", "10de:1b80,10de:10f0"),)),
+        Module("kvm_intel", (("nested", "Y"),), builtin=False),
+        Module("mlx5_vfio_pci", (), builtin=False),
+        Module("vfio", (), builtin=True),
+        Module("vfio_iommu_type1", (("allow_unsafe_interrupts", "N"),), builtin=True),
+        Module("vfio_pci", (("ids", "10de:1b80,10de:10f0"),), builtin=False),
     )
     assert reader.gaps == ()
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes.sysfs_tree import SysfsTree
+from vfio_agent.collect.address_widths import collect_address_widths
 from vfio_agent.collect.boot_options import collect_boot_options
 from vfio_agent.collect.framebuffers import collect_framebuffers
 from vfio_agent.collect.holders import collect_holders
@@ -20,6 +21,7 @@ from vfio_agent.collect.reader import Reader
 from vfio_agent.collect.root import LiveRoot, open_root
 from vfio_agent.collect.sriov_rules import collect_sriov_rules
 from vfio_contract.model import (
+    AddressWidths,
     BootOptions,
     ConfigLine,
     DeviceInterrupt,
@@ -105,7 +107,8 @@ def test_rules_about_vfio(tree: SysfsTree) -> None:
     tree.write(
         "/etc/modprobe.d/vfio.conf",
         "options vfio-pci ids=10de:2204\nsoftdep nouveau pre: vfio-pci post: x\n"
-        "softdep snd pre: y\nblacklist vfio-pci\ninstall vfio /bin/false\nblacklist nouveau\n",
+        "softdep snd pre: y\nblacklist vfio-pci\ninstall vfio /bin/false\nblacklist nouveau\n"
+        "blacklist iTCO_wdt\nblacklist nvidiafb\ninstall snd /sbin/modprobe -i snd\n",
     )
     tree.write("/etc/modules", "# at boot\nvfio_pci ids=1\nloop\n")
     tree.write("/etc/modules-load.d/x.conf", "vfio\n")
@@ -113,6 +116,7 @@ def test_rules_about_vfio(tree: SysfsTree) -> None:
     tree.write("/etc/dracut.conf.d/v.conf", 'force_drivers+=" vfio_pci vfio "\n')
     tree.write("/etc/mkinitcpio.conf", "MODULES=(vfio_pci ext4)\n")
     assert collect_module_rules(live(tree)) == (
+        ModuleRule("blacklist", "nouveau", "", "/etc/modprobe.d/vfio.conf:6"),
         ModuleRule("blacklist", "vfio_pci", "", "/etc/modprobe.d/vfio.conf:4"),
         ModuleRule("initramfs", "vfio", "", "/etc/dracut.conf.d/v.conf:1"),
         ModuleRule("initramfs", "vfio_pci", "", "/etc/dracut.conf.d/v.conf:1"),
@@ -133,13 +137,86 @@ def test_rules_that_make_vfs_and_no_other_line(tree: SysfsTree) -> None:
     tree.write("/etc/udev/rules.d/70-vf.rules", '# x\nATTR{sriov_numvfs}="4"\n')
     tree.write("/etc/rc.local", "PASSWORD=secret\necho 2 > /sys/x/sriov_numvfs\n")
     tree.write("/etc/systemd/system/sriov-nic.service", "[Service]\nExecStart=x sriov_numvfs\n")
-    tree.write("/etc/systemd/system/other.service", "ExecStart=sriov_numvfs\n")
+    tree.write("/etc/systemd/system/other.service", "Environment=PASSWORD=secret\n")
     assert collect_sriov_rules(live(tree)) == (
         ConfigLine("/etc/udev/rules.d/70-vf.rules:2", 'ATTR{sriov_numvfs}="4"'),
-        ConfigLine("/etc/rc.local:2", "echo 2 > /sys/x/sriov_numvfs"),
         ConfigLine("/etc/systemd/system/sriov-nic.service:2", "ExecStart=x sriov_numvfs"),
+        ConfigLine("/etc/rc.local:2", "echo 2 > /sys/x/sriov_numvfs"),
     )
     assert collect_sriov_rules(captured(SysfsTree(tree.top / "empty"))) is None
+
+
+@pytest.mark.parametrize(
+    ("cap", "bits"), [("d2008c40660462\n", 39), ("19ed008c40780c66\n", 57), ("8d2078c106f0466", 48)]
+)
+def test_the_width_of_an_iommu(tree: SysfsTree, cap: str, bits: int) -> None:
+    tree.iommu()
+    tree.write("/sys/devices/virtual/iommu/dmar0/intel-iommu/cap", cap)
+    tree.write(
+        "/proc/cpuinfo", "flags\t: vmx\naddress sizes\t: 46 bits physical, 48 bits virtual\n"
+    )
+    found = collect_address_widths(live(tree), ("dmar0", "ivhd0"))
+    assert found == AddressWidths(46, (("dmar0", bits),))
+
+
+def test_a_width_that_was_not_read_is_not_known(tree: SysfsTree) -> None:
+    reader = live(tree)
+    assert collect_address_widths(reader, ("dmar0",)) == AddressWidths(None, None)
+    assert "/sys/class/iommu/dmar0/intel-iommu/cap" in {gap.path for gap in reader.gaps}
+    tree.iommu()
+    tree.write("/sys/devices/virtual/iommu/dmar0/intel-iommu/cap", "nonsense")
+    assert collect_address_widths(live(tree), ("dmar0",)).iommu is None
+    assert collect_address_widths(live(tree), None).iommu is None
+    assert collect_address_widths(live(tree), ("ivhd0",)).iommu == ()
+
+
+NETPLAN = """network:
+  # virtual-function-count: 9
+  wifis:
+    wlan0:
+      access-points: {home: {password: secret}}
+  ethernets:
+    eno1:
+      virtual-function-count: 16
+      link: x
+    eno2:
+      dhcp4: true
+  virtual-function-count: 3
+"""
+
+
+def test_network_configurations_give_vf_counts_and_nothing_else(tree: SysfsTree) -> None:
+    tree.mkdir("/etc/udev/rules.d")
+    tree.write("/etc/netplan/01.yaml", NETPLAN)
+    tree.write(
+        "/etc/NetworkManager/system-connections/a.nmconnection",
+        "[connection]\ninterface-name=ens1\n[wifi-security]\npsk=secret\n[sriov]\ntotal-vfs=4\n",
+    )
+    tree.write(
+        "/etc/systemd/network/10-vf.link",
+        "[Match]\nPath=pci-0000:03:00.0\n[Link]\nSR-IOVVirtualFunctions=8\n",
+    )
+    tree.write(
+        "/etc/network/interfaces",
+        "auto lo\niface eth3 inet manual\n"
+        "    pre-up echo 4 > /sys/class/net/$IFACE/device/sriov_numvfs\n",
+    )
+    tree.write("/etc/network/interfaces.d/vf", "up echo 2 > /sys/class/net/e/device/sriov_numvfs\n")
+    found = [(rule.source, rule.text) for rule in collect_sriov_rules(live(tree)) or ()]
+    assert found == [
+        ("/etc/systemd/network/10-vf.link:4", "pci-0000:03:00.0: SR-IOVVirtualFunctions=8"),
+        (
+            "/etc/network/interfaces.d/vf:1",
+            "up echo 2 > /sys/class/net/e/device/sriov_numvfs",
+        ),
+        ("/etc/netplan/01.yaml:8", "eno1: virtual-function-count: 16"),
+        ("/etc/netplan/01.yaml:12", "network: virtual-function-count: 3"),
+        ("/etc/NetworkManager/system-connections/a.nmconnection:6", "ens1: total-vfs=4"),
+        (
+            "/etc/network/interfaces:3",
+            "eth3: pre-up echo 4 > /sys/class/net/$IFACE/device/sriov_numvfs",
+        ),
+    ]
 
 
 # --- readings ------------------------------------------------------------------------------------

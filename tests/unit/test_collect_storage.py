@@ -52,9 +52,9 @@ def test_pseudo_filesystems_need_nothing(disks: Disks) -> None:
 
 @pytest.mark.parametrize("fstype", ["zfs", "bcachefs", "btrfs", "wekafs", "fuse.mergerfs", "fuse"])
 def test_an_unknown_or_uncovered_filesystem_is_unresolved(disks: Disks, fstype: str) -> None:
-    disks.mount("/tank", fstype, "tank")
+    disks.mount("/t", fstype, "tank")
     use = disks.only_use()
-    assert (use.use, use.kind, use.devices) == (f"/tank ({fstype})", "storage", ())
+    assert (use.use, use.kind, use.devices) == (f"/t ({fstype})", "storage", ())
     assert use.unresolved
 
 
@@ -208,7 +208,6 @@ def test_unreadable_swap_is_not_no_swap(disks: Disks) -> None:
     disks.tree.remove("/proc/swaps")
     reader = Reader(open_root(str(disks.tree.top)))
     uses = collect_storage_uses(reader, collect_block(reader), ROUTED)
-    assert [(u.use, u.unresolved) for u in uses or ()] == [
-        ("/ (ext4)", ""),
-        ("swap", "/proc/swaps could not be read"),
-    ]
+    found = {u.use: u.unresolved for u in uses or ()}
+    assert found["/ (ext4)"] == ""
+    assert found["swap"] == "/proc/swaps could not be read"

@@ -6,9 +6,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fakes.config_bytes import acs, af, dsn, make_config, msi, msix, pcie, pm, sriov
+from tests.fakes.config_bytes import (
+    acs,
+    af,
+    dsn,
+    make_config,
+    msi,
+    msix,
+    pcie,
+    pm,
+    sriov,
+)
 from vfio_agent.collect.config_space import Link, gather_config, parse_config, parse_link
-from vfio_contract.model import Acs, ConfigSpace, PcieCapability, SriovCapability
+from vfio_contract.model import (
+    Acs,
+    ConfigSpace,
+    PcieCapability,
+    SriovCapability,
+)
 
 PLAIN = (pm(no_soft_reset=True), msi(), pcie(flr=True, speed=4, width=16), msix(32), af())
 EXTENDED = (dsn("00-11-22-33-44-55-66-77"), acs(control=0x1D), sriov(total=8, enabled=2))
@@ -51,6 +66,7 @@ def test_every_field_of_a_full_function() -> None:
         acs=Acs(capability=0x1F, control=0x1D),
         sriov=SriovCapability(total_vfs=8, initial_vfs=7, num_vfs=2, vf_device=0x10CA),
         serial_number="00-11-22-33-44-55-66-77",
+        resizable=(),
     )
 
 
@@ -288,7 +304,7 @@ def test_only_the_lists_are_fetched() -> None:
     gathered = gather_config(data[:256], 4096, fetch)
     assert gathered is not None
     assert parse_config(gathered) == parse_config(data)
-    assert sum(length for _, length in fetched) == 12 + 8 + 0x40
+    assert sum(length for _, length in fetched) == 12 + 12 + 0x40
     fetched.clear()
     assert gather_config(make_config(size=256, plain=(pm(),)), 4096, fetch) is not None
     assert gather_config(make_config(size=64), 4096, fetch) == make_config(size=64)

@@ -152,6 +152,74 @@ def test_the_config_space_of_another_function_is_not_believed(tree: SysfsTree) -
     assert gap.reason.startswith("begins with 1b36:000c, sysfs: ")
 
 
+def damage_header(tree: SysfsTree, address: str, header: int) -> None:
+    place = tree.at(f"{tree.place(address)}/config")
+    data = bytearray(place.read_bytes())
+    data[0x0E] = data[0x0E] & 0x80 | header
+    place.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("header", [1, 2])
+def test_an_endpoint_does_not_pass_for_a_bridge(tree: SysfsTree, header: int) -> None:
+    """A bridge is never judged: a damaged byte must not take a device out of the report."""
+    damage_header(tree, NIC, header)
+    for seen in (look_live(tree), look(open_root(str(tree.top)))):
+        assert seen[NIC].is_bridge is None
+        assert f"{DEVICES}/{NIC}/config" in seen.gaps
+
+
+@pytest.mark.parametrize("header", [1, 2])
+def test_nor_does_one_without_pci_express(tree: SysfsTree, header: int) -> None:
+    config = make_config(vendor=0x8086, device=0x10D3, size=256, header_type=header)
+    attribute(tree, "config", config)
+    for seen in (look_live(tree), look(open_root(str(tree.top)))):
+        assert seen[NIC].is_bridge is None
+        reason = f"header type {header}, but sysfs shows class 0200"
+        assert reason in seen.gaps[f"{DEVICES}/{NIC}/config"].reason
+
+
+@pytest.mark.parametrize("header", [0, 2])
+def test_a_bridge_with_a_bus_does_not_pass_for_something_else(tree: SysfsTree, header: int) -> None:
+    port = make_bridge_below(tree)
+    damage_header(tree, port, header)
+    for seen in (look_live(tree), look(open_root(str(tree.top)))):
+        assert seen[port].is_bridge is None
+
+
+def test_a_bridge_of_an_unusual_class_is_one_by_its_bus(tree: SysfsTree) -> None:
+    tree.write(f"{tree.place(make_bridge_below(tree))}/class", "0x068000\n")
+    assert look_live(tree)["0000:00:1c.0"].is_bridge is True
+    copied = look(open_root(str(tree.top)))
+    assert copied["0000:00:1c.0"].is_bridge is True
+
+
+def test_a_bridge_that_the_kernel_gave_no_bus_number_is_none(tree: SysfsTree) -> None:
+    port = make_bridge_below(tree)
+    tree.remove(f"{tree.place(port)}/secondary_bus_number")
+    assert look_live(tree)[port].is_bridge is None
+    copied = look(open_root(str(tree.top)))
+    assert copied[port].is_bridge is True  # a copy may have left the number out
+
+
+def test_a_class_that_the_device_does_not_have_is_not_believed(tree: SysfsTree) -> None:
+    place = tree.at(f"{tree.place(NIC)}/config")
+    data = bytearray(place.read_bytes())
+    data[0x0B] = 0x02
+    place.write_bytes(bytes(data))
+    assert look_live(tree)[NIC].class_code == 0x020000
+    attribute(tree, "class", "0x030000\n")
+    seen = look_live(tree)
+    assert seen[NIC].class_code is None
+    reason = "base class 03, but its config space says 02"
+    assert seen.gaps[f"{DEVICES}/{NIC}/class"].reason == reason
+
+
+def make_bridge_below(tree: SysfsTree) -> str:
+    """A root port with nothing in its slot."""
+    tree.bridge("0000:00:1c.0", buses=(9, 9))
+    return "0000:00:1c.0"
+
+
 def test_a_looping_capability_list_is_a_gap_that_says_where(tree: SysfsTree) -> None:
     data = bytearray(make_config(plain=(pcie(flr=True),)))
     data[0x41] = 0x40

@@ -7,6 +7,7 @@ and the rest are given beside it here, or the check says that they are missing.
 from __future__ import annotations
 
 import csv
+import re
 from io import BytesIO
 from pathlib import Path
 
@@ -113,6 +114,19 @@ def test_nothing_is_clean_without_drivers_or_in_an_excerpt(
     name: str, shared: Path, tmp_path: Path
 ) -> None:
     assert "GROUP_CLEAN" not in _judge_groups(name, shared, tmp_path)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_no_clean_cut_makes_a_group_clean(name: str, shared: Path, tmp_path: Path) -> None:
+    """Each listing, cut between two functions: the end of a paste is no end of a list."""
+    data = (shared / "captures" / name).read_bytes()
+    (tmp_path / "more").write_text(UNAME + CMDLINE)
+    places = [m.end() for m in re.finditer(rb"\n\s*\n", data)]
+    for place in places[1::4]:
+        (tmp_path / "cut").write_bytes(data[:place])
+        seen = inspect_evidence([str(tmp_path / "cut"), str(tmp_path / "more")])
+        clean = {f.subject for f in seen.report.findings if f.code == "GROUP_CLEAN"}
+        assert clean <= {f"group:{number}" for number in WHOLE[name]}, place
 
 
 def test_a_paste_of_addresses_alone_decides_no_group(shared: Path) -> None:

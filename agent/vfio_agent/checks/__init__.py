@@ -101,7 +101,7 @@ CATALOGUE: tuple[Check, ...] = (
         judge=cpu_virtualization.judge,
         blocked_by=(),
         gates=True,
-        version=1,
+        version=3,
         codes=cpu_virtualization.CODES,
     ),
     Check(
@@ -111,7 +111,7 @@ CATALOGUE: tuple[Check, ...] = (
         judge=iommu_active.judge,
         blocked_by=(),
         gates=True,
-        version=1,
+        version=2,
         codes=iommu_active.CODES,
     ),
     Check(
@@ -121,7 +121,7 @@ CATALOGUE: tuple[Check, ...] = (
         judge=kernel_cmdline.judge,
         blocked_by=(),
         gates=False,
-        version=1,
+        version=3,
         codes=kernel_cmdline.CODES,
     ),
     Check(
@@ -131,7 +131,7 @@ CATALOGUE: tuple[Check, ...] = (
         judge=interrupt_remapping.judge,
         blocked_by=(),
         gates=True,
-        version=1,
+        version=3,
         codes=interrupt_remapping.CODES,
     ),
     Check(
@@ -141,7 +141,7 @@ CATALOGUE: tuple[Check, ...] = (
         judge=vfio_modules.judge,
         blocked_by=(),
         gates=False,
-        version=1,
+        version=3,
         codes=vfio_modules.CODES,
     ),
     Check(
@@ -151,7 +151,7 @@ CATALOGUE: tuple[Check, ...] = (
         judge=acs_override.judge,
         blocked_by=(),
         gates=False,
-        version=1,
+        version=2,
         codes=acs_override.CODES,
     ),
     Check(
@@ -161,7 +161,7 @@ CATALOGUE: tuple[Check, ...] = (
         judge=memory_headroom.judge,
         blocked_by=(),
         gates=False,
-        version=1,
+        version=2,
         codes=memory_headroom.CODES,
     ),
     Check(
@@ -171,7 +171,7 @@ CATALOGUE: tuple[Check, ...] = (
         judge=host_contention.judge,
         blocked_by=(),
         gates=False,
-        version=1,
+        version=2,
         codes=host_contention.CODES,
     ),
     Check(
@@ -181,7 +181,7 @@ CATALOGUE: tuple[Check, ...] = (
         judge=interrupt_distribution.judge,
         blocked_by=(),
         gates=False,
-        version=1,
+        version=2,
         codes=interrupt_distribution.CODES,
     ),
     Check(
@@ -191,7 +191,7 @@ CATALOGUE: tuple[Check, ...] = (
         judge=iommu_faults.judge,
         blocked_by=(),
         gates=False,
-        version=1,
+        version=3,
         codes=iommu_faults.CODES,
     ),
     Check(
@@ -201,7 +201,7 @@ CATALOGUE: tuple[Check, ...] = (
         judge=device_functions.judge,
         blocked_by=(),
         gates=False,
-        version=1,
+        version=2,
         codes=(*device_functions.CODES, *_DEVICE_CODES),
     ),
     Check(
@@ -211,7 +211,7 @@ CATALOGUE: tuple[Check, ...] = (
         judge=group_isolation.judge,
         blocked_by=(iommu_active.ID,),
         gates=True,
-        version=1,
+        version=2,
         codes=(*group_isolation.CODES, *_DEVICE_CODES),
     ),
     Check(
@@ -221,7 +221,7 @@ CATALOGUE: tuple[Check, ...] = (
         judge=host_critical.judge,
         blocked_by=(),
         gates=True,
-        version=1,
+        version=2,
         codes=(*host_critical.CODES, *_DEVICE_CODES),
     ),
     Check(
@@ -231,7 +231,7 @@ CATALOGUE: tuple[Check, ...] = (
         judge=reset_capability.judge,
         blocked_by=(),
         gates=True,
-        version=1,
+        version=2,
         codes=(*reset_capability.CODES, *_DEVICE_CODES),
     ),
     Check(
@@ -241,7 +241,7 @@ CATALOGUE: tuple[Check, ...] = (
         judge=reset_history.judge,
         blocked_by=(),
         gates=True,
-        version=1,
+        version=2,
         codes=(*reset_history.CODES, *_DEVICE_CODES),
     ),
     Check(
@@ -251,7 +251,7 @@ CATALOGUE: tuple[Check, ...] = (
         judge=driver_binding.judge,
         blocked_by=(iommu_active.ID,),
         gates=True,
-        version=2,
+        version=3,
         codes=(*driver_binding.CODES, *_DEVICE_CODES),
     ),
     Check(
@@ -261,7 +261,7 @@ CATALOGUE: tuple[Check, ...] = (
         judge=device_holders.judge,
         blocked_by=(),
         gates=False,
-        version=1,
+        version=3,
         codes=(*device_holders.CODES, *_DEVICE_CODES),
     ),
     Check(
@@ -271,7 +271,7 @@ CATALOGUE: tuple[Check, ...] = (
         judge=sriov.judge,
         blocked_by=(),
         gates=False,
-        version=1,
+        version=2,
         codes=(*sriov.CODES, *_DEVICE_CODES),
     ),
     Check(
@@ -281,7 +281,7 @@ CATALOGUE: tuple[Check, ...] = (
         judge=bar_and_rom.judge,
         blocked_by=(),
         gates=False,
-        version=1,
+        version=3,
         codes=(*bar_and_rom.CODES, *_DEVICE_CODES),
     ),
     Check(
@@ -301,7 +301,7 @@ CATALOGUE: tuple[Check, ...] = (
         judge=device_health.judge,
         blocked_by=(),
         gates=False,
-        version=1,
+        version=2,
         codes=(*device_health.CODES, *_DEVICE_CODES),
     ),
     Check(
@@ -311,7 +311,7 @@ CATALOGUE: tuple[Check, ...] = (
         judge=vm_machine.judge,
         blocked_by=_VM_BLOCKERS,
         gates=False,
-        version=1,
+        version=2,
         codes=vm_machine.CODES,
     ),
     Check(
@@ -321,7 +321,7 @@ CATALOGUE: tuple[Check, ...] = (
         judge=vm_functions.judge,
         blocked_by=_VM_BLOCKERS,
         gates=False,
-        version=1,
+        version=3,
         codes=vm_functions.CODES,
     ),
     Check(
@@ -331,7 +331,7 @@ CATALOGUE: tuple[Check, ...] = (
         judge=vm_cpu.judge,
         blocked_by=_VM_BLOCKERS,
         gates=False,
-        version=1,
+        version=2,
         codes=vm_cpu.CODES,
     ),
     Check(
@@ -341,7 +341,7 @@ CATALOGUE: tuple[Check, ...] = (
         judge=vm_guest_driver.judge,
         blocked_by=_VM_BLOCKERS,
         gates=False,
-        version=1,
+        version=3,
         codes=vm_guest_driver.CODES,
     ),
     Check(
@@ -351,7 +351,7 @@ CATALOGUE: tuple[Check, ...] = (
         judge=vm_memory.judge,
         blocked_by=_VM_BLOCKERS,
         gates=False,
-        version=1,
+        version=2,
         codes=vm_memory.CODES,
     ),
     Check(
@@ -361,7 +361,7 @@ CATALOGUE: tuple[Check, ...] = (
         judge=vm_display_rom.judge,
         blocked_by=_VM_BLOCKERS,
         gates=False,
-        version=1,
+        version=2,
         codes=vm_display_rom.CODES,
     ),
 )

@@ -27,6 +27,7 @@ from vfio_contract.codes import ACS_CLEARED, Code, make_finding
 from vfio_contract.findings import NODE, Evidence, Finding, Missing, Verdict
 from vfio_contract.host import Host
 from vfio_contract.model import NO_GROUP, PciFunction
+from vfio_contract.quirks import has_wide_acs
 
 ID = "acs-override"
 
@@ -73,18 +74,6 @@ _PORTS = frozenset({4, 6})
 """Root and downstream ports need ACS even when alone (pci_acs_enabled())."""
 
 _BY_FUNCTION = frozenset({0, 1, 5, 9})
-
-_ODD_REGISTERS = (
-    range(0xA110, 0xA120),
-    range(0xA167, 0xA16B),
-    range(0xA290, 0xA2A0),
-    range(0xA2E7, 0xA2EF),
-    range(0x9D10, 0x9D1C),
-)
-"""Intel root ports whose ACS registers are not where PCIe puts them (drivers/pci/quirks.c)."""
-
-_OWN_WAYS = frozenset({0x177D, 0x10E8, 0x17CB})
-"""Cavium, AppliedMicro, Qualcomm: the kernel takes their ports for isolating, whatever ACS says."""
 
 
 def judge(host: Host) -> list[Finding]:
@@ -140,11 +129,13 @@ def _has_ungrouped(host: Host) -> bool:
 def _judge_hops(host: Host) -> Iterator[Finding]:
     """One finding for each hop that a group relies on and that does not isolate, or may not."""
     relied: dict[Address, bool] = {}
+    found: dict[Address, Finding] = {}
     for function in _grouped(host):
         chain = host.ancestors(function)
         top = chain[-1] if chain else function
         if top.parent is None or (top.parent and top.parent not in host.by_address):
-            yield _report_unread(host, function, "its way to the root is not known")
+            why = "its way to the root is not known"
+            found[function.address] = _report_unread(host, function, why)
         if _relies_on_itself(host, function):
             relied[function.address] = True
         if not chain or group_of(host, chain[0]) == group_of(host, function):
@@ -154,8 +145,11 @@ def _judge_hops(host: Host) -> Iterator[Finding]:
             relied[hop.address] = relied.get(hop.address, False) or sure
     for address in sorted(relied, key=address_key):
         finding = _judge_hop(host, host.by_address[address], sure=relied[address])
-        if finding is not None:
-            yield finding
+        other = found.get(address)
+        # of a bridge whose header was not read both may be known: that it is one, and what it lacks
+        if finding is not None and (other is None or finding.verdict is not Verdict.UNKNOWN):
+            found[address] = finding
+    yield from found.values()
 
 
 def _relies_on_itself(host: Host, function: PciFunction) -> bool:
@@ -169,8 +163,6 @@ def _relies_on_itself(host: Host, function: PciFunction) -> bool:
 
 
 def _judge_hop(host: Host, hop: PciFunction, *, sure: bool) -> Finding | None:
-    if hop.vendor in _OWN_WAYS or _has_odd_registers(hop):
-        return None
     config = hop.config
     if config is None or config.capabilities is None:
         return _report_unread(host, hop, "its capabilities could not be read")
@@ -182,6 +174,8 @@ def _judge_hop(host: Host, hop: PciFunction, *, sure: bool) -> Finding | None:
     if config.acs is None:
         unread = config.extended is None
         return _report_unread(host, hop, "its ACS could not be read") if unread else None
+    if has_wide_acs(hop.vendor, hop.device) and not config.acs.wide:
+        return _report_unread(host, hop, "its ACS registers were read from the wrong place")
     # what the capability lacks is hard-wired on (pci_acs_flags_enabled())
     off = [n for bit, n in _NAMES.items() if config.acs.capability & bit & ~config.acs.control]
     if not off:
@@ -198,10 +192,6 @@ def _judge_hop(host: Host, hop: PciFunction, *, sure: bool) -> Finding | None:
         intended=_is_intended(host, hop),
         decision=f"{ACS_CLEARED.decision} To see it: sudo lspci -vv -s {hop.address} | grep ACSCtl",
     )
-
-
-def _has_odd_registers(hop: PciFunction) -> bool:
-    return hop.vendor == 0x8086 and any(hop.device in ids for ids in _ODD_REGISTERS)
 
 
 def _report_unread(host: Host, function: PciFunction, why: str) -> Finding:

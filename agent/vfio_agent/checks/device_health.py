@@ -2,8 +2,10 @@
 
 Judged per assignable function. One look cannot tell whether a counter rises; it says how high it
 is. It must never call a sleeping function dead, nor a virtual function, whose ids alone read ffff,
-nor a card in a narrow slot degraded.
+nor a card in a narrow slot degraded, nor an idle graphics card slow.
 """
+
+import re
 
 from vfio_agent.checks.inventory import (
     DEVICES,
@@ -15,6 +17,7 @@ from vfio_agent.checks.inventory import (
     report_nothing,
     subject_of,
 )
+from vfio_contract.address import slot_of
 from vfio_contract.codes import Code, make_finding
 from vfio_contract.findings import Evidence, Finding, Missing, Verdict
 from vfio_contract.host import Host
@@ -25,8 +28,8 @@ ID = "device-health"
 DEVICE_HEALTHY = Code(
     "DEVICE_HEALTHY",
     Verdict.PASS,
-    "The config space answers, the link has the width that card and slot allow, no uncorrected "
-    "errors are counted.",
+    "The config space answers, the link has the width and speed that card and slot allow, no "
+    "uncorrected errors are counted.",
     "Nothing that can be read without disturbing it speaks against the device.",
     "No action.",
 )
@@ -68,6 +71,15 @@ LINK_NARROW = Code(
     "slot. Performance suffers although passthrough works.",
     "Reseat the card, look at the board's lane sharing (bifurcation, M.2 slots); cold start.",
 )
+LINK_SLOW = Code(
+    "LINK_SLOW",
+    Verdict.WARN,
+    "current_link_speed is below what both the function and its slot can do, and it is no display "
+    "or accelerator, which slow down by themselves when idle.",
+    "The link trained at a lower speed, as after errors on a bad riser or in a dirty slot, or "
+    "because the firmware setup limits it. Performance suffers although passthrough works.",
+    "Reseat the card, look at the firmware's link speed setting for the slot; cold start.",
+)
 DEVICE_COLD = Code(
     "DEVICE_COLD",
     Verdict.WARN,
@@ -90,6 +102,7 @@ CODES = (
     AER_NONFATAL,
     AER_CORRECTABLE,
     LINK_NARROW,
+    LINK_SLOW,
     DEVICE_COLD,
     HEALTH_UNKNOWN,
 )
@@ -97,6 +110,13 @@ CODES = (
 MANY_CORRECTABLE = 1000
 """Corrected errors since boot from which on they are told: single ones are normal on PCIe."""
 
+_SAVING = frozenset({0x03, 0x0B, 0x12})
+"""Displays, processors and accelerators change their link's speed with their load."""
+
+_WITHIN_ROOT_COMPLEX = frozenset({9, 10})
+"""PCI Express port types without link registers (PCI Express 7.5.3.2)."""
+
+_GIGATRANSFERS = re.compile(r"([0-9]{1,3}(?:\.[0-9])?) ?GT/s")
 _ASLEEP = frozenset({"D1", "D2", "D3hot", "D3cold"})
 _COUNTERS = ("aer_dev_fatal", "aer_dev_nonfatal", "aer_dev_correctable")
 
@@ -104,7 +124,8 @@ _COUNTERS = ("aer_dev_fatal", "aer_dev_nonfatal", "aer_dev_correctable")
 def judge(host: Host) -> list[Finding]:
     """Does the device answer, with its whole link and without errors?
 
-    Evidence: config space, power_state, current and maximum link width, AER counters in sysfs.
+    Evidence: config space, power_state, current and maximum link width and speed, AER counters in
+              sysfs.
     Meaning:  A device that is dying fails in ways that look like passthrough.
     Source:   Linux Documentation/PCI/pcieaer-howto.rst; field guide step - (none).
     """
@@ -148,6 +169,8 @@ def _decide(
     best = _best_width(host, function)
     if _has_link(function, reading) and best and (reading.link_width or 0) < best:
         return LINK_NARROW
+    if _has_link(function, reading) and _is_slow(host, function, reading):
+        return LINK_SLOW
     return DEVICE_HEALTHY
 
 
@@ -156,8 +179,13 @@ def _is_asleep(reading: FunctionReading) -> bool:
 
 
 def _has_link(function: PciFunction, reading: FunctionReading) -> bool:
-    """False for virtual functions, which have none of their own, and for what sleeps."""
-    return not function.physfn and not _is_asleep(reading) and function.max_link_width != 0
+    """False for what sleeps, and for functions without a link of their own: VFs, and endpoints
+    within the root complex, for which sysfs shows a width of 255.
+    """
+    pcie = None if function.config is None else function.config.pcie
+    inside = pcie is not None and pcie.port_type in _WITHIN_ROOT_COMPLEX
+    own = not function.physfn and not inside and function.max_link_width != 0
+    return own and not _is_asleep(reading)
 
 
 def _best_width(host: Host, function: PciFunction) -> int:
@@ -167,6 +195,32 @@ def _best_width(host: Host, function: PciFunction) -> int:
     if above is not None and above.max_link_width:
         ends.append(above.max_link_width)
     return min(ends)
+
+
+def _is_slow(host: Host, function: PciFunction, reading: FunctionReading) -> bool:
+    """A lower speed has a reason: displays and accelerators save power that way."""
+    now = _speed(reading.link_speed)
+    return 0 < now < _best_speed(host, function) and not _saves_power(host, function)
+
+
+def _saves_power(host: Host, function: PciFunction) -> bool:
+    slot = host.by_address.slots.get(slot_of(function.address), ())
+    return any(mate.base_class in _SAVING for mate in slot)
+
+
+def _best_speed(host: Host, function: PciFunction) -> float:
+    """GT/s that both ends have."""
+    above = host.by_address.get(function.parent) if function.parent else None
+    ends = [_speed(function.max_link_speed)]
+    if above is not None and _speed(above.max_link_speed):
+        ends.append(_speed(above.max_link_speed))
+    return min(ends)
+
+
+def _speed(text: str | None) -> float:
+    """`8.0 GT/s PCIe` as 8.0; 0 for what is no speed."""
+    match = _GIGATRANSFERS.match(text or "")
+    return float(match[1]) if match is not None else 0.0
 
 
 def _list_evidence(
@@ -182,7 +236,10 @@ def _list_evidence(
         found.append(attribute(function, "power_state", reading.power_state))
     if _has_link(function, reading) and reading.link_width:
         best = _best_width(host, function)
-        link = f"{reading.link_speed or '?'} x{reading.link_width}, card and slot: x{best}"
+        limits = f"x{best}"
+        if _speed(reading.link_speed) < _best_speed(host, function):
+            limits = f"{_best_speed(host, function):.1f} GT/s {limits}"
+        link = f"{reading.link_speed or '?'} x{reading.link_width}, card and slot: {limits}"
         found.append(attribute(function, "current_link_width", link))
     counts = (reading.aer_fatal, reading.aer_nonfatal, reading.aer_correctable)
     if any(counts):
@@ -203,6 +260,10 @@ def _list_missing(
     if reading is not None and not unread["power_state"] and _has_link(function, reading):
         unread["max_link_width"] = function.max_link_width is None
         unread["current_link_width"] = reading.link_width is None
+        unread["max_link_speed"] = function.max_link_speed is None
+        unread["current_link_speed"] = not _speed(reading.link_speed) and reading.link_speed != ""
+        slot = host.by_address.slots.get(slot_of(function.address), ())
+        unread["class"] = any(mate.class_code is None for mate in slot)
     gaps = {gap.path for gap in host.readings.gaps}
     # a counter that is None without a gap: the function has no AER, nobody counts
     unread |= {n: f"{DEVICES}/{function.address}/{n}" in gaps for n in _COUNTERS}

@@ -21,6 +21,7 @@ from vfio_contract.findings import Evidence, Finding, Missing, Verdict
 from vfio_contract.host import Host
 from vfio_contract.intention import is_vfio_bound
 from vfio_contract.model import NO_GROUP, FunctionReading, Holder, PciFunction
+from vfio_contract.vm import PROXMOX
 
 ID = "device-holders"
 OPEN_FILES = "/proc/*/fd"
@@ -42,8 +43,8 @@ DEVICE_HELD = Code(
 HOLDER_STALE = Code(
     "HOLDER_STALE",
     Verdict.WARN,
-    "The holder cannot be stopped now (state D), holds a node that was removed, or several "
-    "processes hold the same node.",
+    "The holder cannot be stopped now (state D), has ended (Z), holds a node that was removed, "
+    "belongs to a Proxmox VM without a configuration, or several processes hold the same node.",
     "The next VM start fails with 'Device or resource busy' although the VM seems to be gone.",
     "Stop its VM the ordinary way first; collect logs (sudo dmesg, sudo cat /proc/PID/stack) "
     "before you terminate it. In state D only a reboot helps.",
@@ -59,6 +60,8 @@ CODES = (DEVICE_FREE, DEVICE_HELD, HOLDER_STALE, HOLDERS_UNKNOWN)
 
 _PROXMOX = re.compile(r"/qemu\.slice/(\d+)\.scope")
 _LIBVIRT = re.compile(r"/machine-qemu\\x2d\d+\\x2d([^/]+)\.scope")
+_CONFIGURATIONS = "/etc/pve/qemu-server"
+_ENDED = frozenset({"Z", "X"})
 _ESCAPE = re.compile(r"\\x([0-9a-f]{2})")
 
 
@@ -69,10 +72,15 @@ def judge(host: Host) -> list[Finding]:
     Meaning:  A process that still holds the group makes the next start fail.
     Source:   Linux Documentation/driver-api/vfio.rst; field guide step 16.
     """
-    functions = [f for f in assignable(host) if is_vfio_bound(f) is not False]
+    readings = {r.address: r for r in host.readings.functions}
+    functions = [
+        f
+        for f in assignable(host)
+        # a function that is being removed has lost its driver while somebody still holds it
+        if is_vfio_bound(f) is not False or _find_holders(host, f, readings.get(f.address))
+    ]
     if not functions:
         return report_nothing(ID, host, where="on a vfio driver")
-    readings = {r.address: r for r in host.readings.functions}
     return [_judge_function(host, f, readings.get(f.address)) for f in functions]
 
 
@@ -80,7 +88,7 @@ def _judge_function(host: Host, function: PciFunction, reading: FunctionReading 
     found = _find_holders(host, function, reading)
     evidence = [Evidence(f"{DEVICES}/{function.address}", describe(function, host))]
     missing: tuple[Missing, ...] = ()
-    stale = [why for h in found or () for why in _why_stale(h, found or [])]
+    stale = [why for h in found or () for why in _why_stale(host, h, found or [])]
     if found is None:
         code = HOLDERS_UNKNOWN
         missing = (_missing(host),)
@@ -125,10 +133,15 @@ def _find_holders(
     return []
 
 
-def _why_stale(holder: Holder, mates: list[Holder]) -> list[str]:
+def _why_stale(host: Host, holder: Holder, mates: list[Holder]) -> list[str]:
     found = []
     if holder.state == "D":
         found.append(f"pid {holder.pid} is in uninterruptible sleep (state D)")
+    if holder.state in _ENDED:
+        found.append(f"pid {holder.pid} has ended (state {holder.state}) and was not cleaned up")
+    number = _PROXMOX.search(holder.control_group or "")
+    if number is not None and _has_no_configuration(host, number[1]):
+        found.append(f"VM {number[1]} has no configuration in {_CONFIGURATIONS}")
     if holder.stale_node:
         found.append(f"pid {holder.pid} holds {holder.path}, which was removed")
     pids = sorted({h.pid for h in mates if h.path == holder.path})
@@ -149,13 +162,27 @@ def _describe(host: Host, holder: Holder) -> str:
 
 
 def find_vm(holder: Holder) -> str:
-    """The VM's number (Proxmox) or name (libvirt) as its cgroup tells it; "" for neither."""
+    """The VM's number (Proxmox) or name (libvirt) as its cgroup tells it, else what QEMU was told.
+
+    "" when neither says it.
+    """
     path = holder.control_group or ""
     match = _PROXMOX.search(path)
     if match is not None:
         return match[1]
     match = _LIBVIRT.search(path)
-    return "" if match is None else _ESCAPE.sub(lambda m: chr(int(m[1], 16)), match[1])
+    if match is None:
+        return holder.vm or ""
+    return _ESCAPE.sub(lambda m: chr(int(m[1], 16)), match[1])
+
+
+def _has_no_configuration(host: Host, number: str) -> bool:
+    """True when Proxmox's folder was read whole and does not hold this VM."""
+    if host.facts.vms is None or any(
+        g.path.startswith(_CONFIGURATIONS) for g in host.readings.gaps
+    ):
+        return False
+    return not any(vm.kind == PROXMOX and vm.name == number for vm in host.facts.vms)
 
 
 def _duration(seconds: float) -> str:

@@ -67,6 +67,15 @@ NOT_BOUND = Code(
     "Nobody uses it, but plain QEMU does not start with it before vfio-pci has it.",
     "sudo driverctl set-override ADDRESS vfio-pci; vfioctl check",
 )
+BINDING_STUB = Code(
+    "BINDING_STUB",
+    Verdict.FAIL,
+    "pci-stub has the function: it keeps other drivers away and does nothing else.",
+    "VMs with its group mates start: for them it is no obstacle. A VM that names it does not, "
+    "unless its hypervisor binds it.",
+    "If a VM is to get it: sudo driverctl set-override ADDRESS vfio-pci; vfioctl check. Else leave "
+    "it as it is.",
+)
 BINDING_UNKNOWN = Code(
     "BINDING_UNKNOWN",
     Verdict.UNKNOWN,
@@ -80,8 +89,17 @@ CODES = (
     BINDING_HOST_DRIVER,
     BINDING_DEFERRED,
     NOT_BOUND,
+    BINDING_STUB,
     PF_HAS_VFS,
     BINDING_UNKNOWN,
+)
+
+_UNBOUND = {"": NOT_BOUND, "pci-stub": BINDING_STUB}
+"""Drivers under which nobody uses the function."""
+
+_VF_DECISION = (
+    "Give the physical function back to its host driver: sudo driverctl unset-override OWNER; or "
+    "start the VM with the vf_token of the process that holds it (plain QEMU: vf-token=)."
 )
 
 
@@ -110,21 +128,26 @@ def _judge_function(host: Host, function: PciFunction, use: Use, same_ids: int) 
     if bound is None:
         code = BINDING_UNKNOWN
         missing = (missing_attribute(host, function, "driver"),)
+    elif bound and _owner_bound(host, function) is not False:
+        code, missing = _judge_shared(host, function)
+        decision = _VF_DECISION.replace("OWNER", function.physfn or "OWNER")
+        evidence += [attribute(function, "physfn", function.physfn or "not read")]
     elif bound:
         code = _judge_bound(host, function)
         evidence += [Evidence(i.source, f"{i.kind} {i.value}") for i in _written(host, function)]
-        evidence += _bound_at_start(host, function)
+        evidence += bound_at_start(host, function)
         if code is BINDING_UNKNOWN:
             missing = (missing_attribute(host, function, "sriov_numvfs"),)
-    elif not use.needs and not use.doubts and (deferred := _bound_at_start(host, function)):
+    elif not use.needs and not use.doubts and (deferred := bound_at_start(host, function)):
         code, missing = _judge_deferred(host, function)
         evidence += deferred
     else:
-        code = BINDING_HOST_DRIVER if function.driver else NOT_BOUND
+        code = _UNBOUND.get(function.driver or "", BINDING_HOST_DRIVER)
         evidence += [
             Evidence("intended", reason) for reason in host.intentions.get(function.address, ())
         ]
-        decision = _advise(host, function, use, same_ids)
+        if code is not BINDING_STUB or use.needs or use.doubts:
+            decision = _advise(host, function, use, same_ids)
     return make_finding(
         ID,
         subject_of(function),
@@ -136,13 +159,30 @@ def _judge_function(host: Host, function: PciFunction, use: Use, same_ids: int) 
     )
 
 
+def _owner_bound(host: Host, function: PciFunction) -> bool | None:
+    """Whether a VF's physical function is on a vfio driver; False for what is no VF."""
+    if function.physfn is None:
+        return None
+    owner = host.by_address.get(function.physfn) if function.physfn else None
+    if owner is None:
+        return None if function.physfn else False
+    return is_vfio_bound(owner)
+
+
+def _judge_shared(host: Host, function: PciFunction) -> tuple[Code, tuple[Missing, ...]]:
+    """A VF whose owner is, or may be, on a vfio driver: VFIO gives it only for a token."""
+    if _owner_bound(host, function):
+        return PF_HAS_VFS, ()
+    return BINDING_UNKNOWN, (missing_attribute(host, function, "physfn"),)
+
+
 def _judge_bound(host: Host, function: PciFunction) -> Code:
     has_vfs = judge_vfs(host, function)
     if has_vfs:
         return PF_HAS_VFS
     if has_vfs is None:
         return BINDING_UNKNOWN
-    lasting = _written(host, function) or _bound_at_start(host, function)
+    lasting = _written(host, function) or bound_at_start(host, function)
     return BINDING_READY if lasting else BINDING_NOT_PERSISTENT
 
 
@@ -155,7 +195,7 @@ def _judge_deferred(host: Host, function: PciFunction) -> tuple[Code, tuple[Miss
     return BINDING_DEFERRED, ()
 
 
-def _bound_at_start(host: Host, function: PciFunction) -> list[Evidence]:
+def bound_at_start(host: Host, function: PciFunction) -> list[Evidence]:
     """Entries of VMs whose hypervisor binds this function at each start."""
     facts = host.facts
     return [

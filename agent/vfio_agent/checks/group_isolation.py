@@ -7,6 +7,8 @@ group clean whose membership, classes, header types or drivers were not all read
 
 from collections.abc import Sequence
 
+from vfio_agent.checks.driver_binding import bound_at_start
+from vfio_agent.checks.host_use import find_uses
 from vfio_agent.checks.inventory import (
     DEVICES,
     GROUPS,
@@ -111,12 +113,14 @@ def judge(host: Host) -> list[Finding]:
     Meaning:  VFIO hands over the whole group; a host-driven neighbour makes it unusable.
     Source:   Linux Documentation/driver-api/vfio.rst, driver_managed_dma; field guide step 6.
     """
+    lost = ungrouped(host)
+    # asked once: it compares every function with every list
+    unsure = bool(lost) and not lists_are_whole(host)
     found = [
-        _judge_group(host, number, members)
+        _judge_group(host, number, members, unsure=unsure)
         for number, members in sorted(host.members.items())
         if number != NO_GROUP and any(_matters(host, m) for m in members)
     ]
-    lost = ungrouped(host)
     if lost:
         return [_report_lost(host, lost), *found]
     return found or report_nothing(ID, host, where="in an IOMMU group")
@@ -138,9 +142,12 @@ def _report_lost(host: Host, lost: Sequence[PciFunction]) -> Finding:
     )
 
 
-def _judge_group(host: Host, number: int, members: tuple[PciFunction, ...]) -> Finding:
+def _judge_group(
+    host: Host, number: int, members: tuple[PciFunction, ...], *, unsure: bool
+) -> Finding:
+    """`unsure`: some function may be in any group."""
     viability = judge_viability(host, members)
-    code, meaning, decision = _decide(host, number, members, viability)
+    code, meaning, decision = _decide(host, number, members, viability, unsure=unsure)
     evidence = [_describe_member(host, m, viability) for m in members]
     evidence += [
         Evidence(
@@ -169,7 +176,12 @@ def _judge_group(host: Host, number: int, members: tuple[PciFunction, ...]) -> F
 
 
 def _decide(
-    host: Host, number: int, members: tuple[PciFunction, ...], viability: Viability
+    host: Host,
+    number: int,
+    members: tuple[PciFunction, ...],
+    viability: Viability,
+    *,
+    unsure: bool,
 ) -> tuple[Code, str, str]:
     """(code, sharper meaning, sharper decision); "" leaves the code's own text."""
     reality = judge_group(host, number)
@@ -196,10 +208,10 @@ def _decide(
         or viability.unread
         or strangers(host, number)
         or doubt_listing(host)
-        or (ungrouped(host) and not lists_are_whole(host))
+        or unsure
         or any(None in (m.class_code, m.is_bridge, m.physfn) for m in members)
     ):
-        return GROUP_UNKNOWN, "", ""
+        return GROUP_UNKNOWN, _as_far_as_seen(members), ""
     unproven = any(True for _ in find_unproven(host, members))
     if unproven and find_override(host) is not None:
         return ACS_OVERRIDE, "", ""
@@ -211,6 +223,16 @@ def _decide(
             "",
         )
     return GROUP_CLEAN, "", ""
+
+
+def _as_far_as_seen(members: Sequence[PciFunction]) -> str:
+    if any(m.class_code is None for m in members):
+        return ""
+    names = ", ".join(m.address for m in members)
+    return (
+        f"What was seen of the group is one device ({names}): nothing speaks against it so far. "
+        f"But what is missing below could. {GROUP_UNKNOWN.meaning}"
+    )
 
 
 def _why_dirty(host: Host, members: Sequence[PciFunction]) -> str:
@@ -277,15 +299,35 @@ def _unbind(viability: Viability) -> str:
 
 
 def _bind(host: Host, viability: Viability) -> str:
+    """How to make it viable; never a command for what `driver-binding` says not to bind."""
+    uses = find_uses(host)
+    kept = [(e, uses[e.address]) for e in viability.endpoints if e.address in uses]
+    needed = [f"{e.address} ({use.needs[0]})" for e, use in kept if use.needs]
+    if needed:
+        return (
+            f"Do not bind the rest of the group: the host needs {', '.join(needed)}. Give what is "
+            "on vfio-pci back to its host driver, or move it to a slot with a group of its own."
+        )
     commands = "; ".join(
         f"echo {e.address} | sudo tee /sys/bus/pci/drivers/{e.driver}/unbind"
         if is_platform(e, host)
         else f"sudo driverctl set-override {e.address} vfio-pci"
         for e in viability.endpoints
     )
+    doubted = [e.address for e, use in kept if use.doubts]
+    if doubted:
+        return (
+            f"First find out whether the host needs {', '.join(doubted)} (see host-critical). If "
+            f"not: {commands}; else give the device back to its host driver."
+        )
+    if all(bound_at_start(host, e) for e in viability.endpoints):
+        return (
+            "The hypervisor takes the rest of the group off the host when its VM starts: no "
+            f"action, if that VM does start. To make it viable now: {commands}"
+        )
     return (
-        f"Take the rest of the group off the host, if it can spare it (see host-critical): "
-        f"{commands}; or give the device back to its host driver."
+        f"Take the rest of the group off the host, which does not need it: {commands} (to make it "
+        "last see driver-binding); or give the device back to its host driver."
     )
 
 

@@ -21,7 +21,7 @@ from vfio_agent.checks.inventory import (
     strangers,
     ungrouped,
 )
-from vfio_contract.address import is_address
+from vfio_contract.address import Address, is_address
 from vfio_contract.findings import Missing
 from vfio_contract.host import Host
 from vfio_contract.intention import is_vfio_bound
@@ -165,39 +165,51 @@ def _doubt_interfaces(host: Host, function: PciFunction) -> Iterator[Doubt]:
                 yield Doubt(f"the addresses of {carrier.name} could not be read", missing)
 
 
-def doubt_links(
-    host: Host, function: PciFunction, used: Collection[PciFunction]
-) -> Iterator[Doubt]:
-    """Why something that the host needs (`used`) may be tied to this function unknown to us."""
-    for name in strangers(host, -1 if function.group is None else function.group):
-        if is_address(name):
-            why = f"{name} shares its group and could not be read"
-            yield Doubt(why, Missing(f"{DEVICES}/{name}", f"lspci -k -s {name}"))
-    others = [f for f in used if f is not function]
-    if not others:
-        return
-    if not lists_are_whole(host):
-        open_ended = {f.address for f in ungrouped(host)}
-        lost = [f.address for f in others if f.address in open_ended]
-        if function.address in open_ended:
+class Ties:
+    """Why something that the host needs may be tied to a function unknown to us.
+
+    What holds for the whole host (unread groups, places and PFs of the functions in `used`) is
+    looked for once, because hosts with thousands of VFs ask `find_doubts` for each of them.
+    """
+
+    def __init__(self, host: Host, used: Collection[PciFunction]) -> None:
+        self._host = host
+        self._open = frozenset[Address]()
+        if used and not lists_are_whole(host):
+            self._open = frozenset(f.address for f in ungrouped(host))
+        self._names = frozenset(f.address for f in used)
+        self._lost = [f.address for f in used if f.address in self._open]
+        self._unplaced = [f for f in used if f.parent is None]
+        self._unowned = [f for f in used if f.physfn is None]
+
+    def find_doubts(self, function: PciFunction) -> Iterator[Doubt]:
+        """About this function; nothing where every tie is known."""
+        host = self._host
+        for name in strangers(host, -1 if function.group is None else function.group):
+            if is_address(name):
+                why = f"{name} shares its group and could not be read"
+                yield Doubt(why, Missing(f"{DEVICES}/{name}", f"lspci -k -s {name}"))
+        if self._names <= {function.address}:
+            return
+        lost = next((a for a in self._lost if a != function.address), None)
+        if function.address in self._open:
             yield Doubt("its group could not be read, and so who shares it", missing_groups(host))
-        elif lost and function.group != NO_GROUP:
-            yield Doubt(f"the group of {lost[0]} could not be read", missing_groups(host))
-    if not resets_alone(function):
-        yield from _doubt_places(function, others)
-    if function.sriov_num_vfs != 0:
-        for other in others:
-            if other.physfn is None:
-                why = f"whether {other.address} is one of its VFs could not be read"
-                yield Doubt(why, missing_attribute(host, other, "physfn"))
+        elif lost is not None and function.group != NO_GROUP:
+            yield Doubt(f"the group of {lost} could not be read", missing_groups(host))
+        if not resets_alone(function):
+            yield from self._doubt_places(function)
+        if function.sriov_num_vfs != 0:
+            for other in self._unowned:
+                if other.address != function.address:
+                    why = f"whether {other.address} is one of its VFs could not be read"
+                    yield Doubt(why, missing_attribute(host, other, "physfn"))
 
-
-def _doubt_places(function: PciFunction, others: Collection[PciFunction]) -> Iterator[Doubt]:
-    if function.parent is None:
-        why = "its place below the bridges could not be read, and so what its reset takes along"
-        yield Doubt(why, Missing(f"{DEVICES}/{function.address}", "lspci -t"))
-    elif function.parent:
-        for other in others:
-            if other.parent is None:
-                why = f"the place of {other.address} could not be read"
-                yield Doubt(why, Missing(f"{DEVICES}/{other.address}", "lspci -t"))
+    def _doubt_places(self, function: PciFunction) -> Iterator[Doubt]:
+        if function.parent is None:
+            why = "its place below the bridges could not be read, and so what its reset takes along"
+            yield Doubt(why, Missing(f"{DEVICES}/{function.address}", "lspci -t"))
+        elif function.parent:
+            for other in self._unplaced:
+                if other.address != function.address:
+                    why = f"the place of {other.address} could not be read"
+                    yield Doubt(why, Missing(f"{DEVICES}/{other.address}", "lspci -t"))

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from vfio_agent.checks.host_doubt import Doubt, Unresolved, doubt_links, find_doubts
+from vfio_agent.checks.host_doubt import Doubt, Ties, Unresolved, find_doubts
 from vfio_agent.checks.inventory import describe_driver, endpoints, group_of
 from vfio_contract.address import Address
 from vfio_contract.host import Host
@@ -125,6 +125,7 @@ def _spread(host: Host, direct: Mapping[Address, Use]) -> Mapping[Address, Use]:
     """Each function's own use and that of whatever goes wherever it goes."""
     links = {a: list(_linked(host, host.by_address[a])) for a in direct}
     used = [host.by_address[a] for a, use in direct.items() if use.needs or use.doubts]
+    ties = Ties(host, used)
     found: dict[Address, Use] = {}
     for address in direct:
         use = Use(list(direct[address].needs), list(direct[address].doubts))
@@ -137,7 +138,7 @@ def _spread(host: Host, direct: Mapping[Address, Use]) -> Mapping[Address, Use]:
                 todo.append(other)
                 use.needs.extend(f"{how} {other}: {why}" for why in direct[other].needs)
                 use.doubts.extend(d.behind(f"{how} {other}") for d in direct[other].doubts)
-        use.doubts.extend(doubt_links(host, host.by_address[address], used))
+        use.doubts.extend(ties.find_doubts(host.by_address[address]))
         found[address] = use
     return found
 

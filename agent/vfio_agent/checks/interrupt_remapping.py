@@ -7,7 +7,8 @@ hosts print both ways, nor from DMA remapping: the two are switched apart.
 import re
 
 from vfio_agent.checks import kernel_log as log
-from vfio_agent.checks.architecture import ARM, OTHER, family_of
+from vfio_agent.checks.architecture import ARM, OTHER, describe_machine, family_of
+from vfio_agent.checks.hypervisor import find_hypervisor
 from vfio_agent.checks.inventory import find_remedy
 from vfio_contract.codes import Code, make_finding
 from vfio_contract.findings import NODE, Evidence, Finding, Missing, Verdict
@@ -15,6 +16,7 @@ from vfio_contract.host import Host
 
 ID = "interrupt-remapping"
 INTERRUPTS = "/proc/interrupts"
+_RULES = "/etc/modprobe.d"
 
 IRQ_REMAP_ON = Code(
     "IRQ_REMAP_ON",
@@ -45,12 +47,13 @@ IRQ_REMAP_WEAK = Code(
 UNSAFE_INTERRUPTS = Code(
     "UNSAFE_INTERRUPTS",
     Verdict.WARN,
-    "allow_unsafe_interrupts is on for vfio_iommu_type1 or iommufd.",
+    "allow_unsafe_interrupts is on for vfio_iommu_type1 or iommufd, or configured to be.",
     "VFIO will start VMs without interrupt remapping: a guest can then forge interrupts and take "
     "over the host. Not for tenants who do not trust each other.",
     "Remove allow_unsafe_interrupts from /etc/modprobe.d and the command line (grep -r "
     "allow_unsafe_interrupts /etc/modprobe.d /proc/cmdline), then update-initramfs -u and reboot; "
-    "or accept the risk for one request with: --allow unsafe-interrupts",
+    "or record who carries the risk (vfioctl risk accept); a request then needs --allow "
+    "unsafe-interrupts",
 )
 IRQ_REMAP_UNKNOWN = Code(
     "IRQ_REMAP_UNKNOWN",
@@ -75,17 +78,14 @@ CODES = (
     IRQ_REMAP_NOT_APPLICABLE,
 )
 
+_ON = ("", "Y", "y", "1")
+"""Values of a module parameter that is on; none at all means on, too."""
+
 _REMAPPED = re.compile(r"v?IR-")
 
 _UNSAFE_BUT_ON = (
     "Interrupts are remapped now; if that were lost, VFIO would go on without a word, and a guest "
     "could forge interrupts for the host."
-)
-
-_GUEST = (
-    "This is a virtual machine: give its vIOMMU interrupt remapping (QEMU: -machine "
-    "q35,kernel-irqchip=split -device intel-iommu,intremap=on), or run the check on the host "
-    "itself."
 )
 
 
@@ -100,12 +100,8 @@ def judge(host: Host) -> list[Finding]:
     if family == ARM:
         return [_judge_arm(host)]
     if family == OTHER:
-        return [make_finding(ID, NODE, IRQ_REMAP_NOT_APPLICABLE, _machine(host))]
+        return [make_finding(ID, NODE, IRQ_REMAP_NOT_APPLICABLE, describe_machine(host))]
     return [_judge_x86(host)]
-
-
-def _machine(host: Host) -> Evidence:
-    return Evidence("uname -m", host.facts.kernel.machine or "not read")
 
 
 # --- x86 -----------------------------------------------------------------------------------------
@@ -122,7 +118,9 @@ def _judge_x86(host: Host) -> Finding:
         meaning = _UNSAFE_BUT_ON if remapped else ""
         return make_finding(ID, NODE, UNSAFE_INTERRUPTS, unsafe, *evidence, meaning=meaning)
     if not remapped:
-        decision = _GUEST if "hypervisor" in (host.facts.cpu.flags or ()) else ""
+        guest = "hypervisor" in (host.facts.cpu.flags or ())
+        maker = find_hypervisor(host)
+        decision = f"This is a virtual machine. {maker.viommu}" if guest else ""
         return make_finding(ID, NODE, IRQ_REMAP_OFF, *evidence, decision=decision)
     weak = log.find_parameter(host, "intremap")
     if weak is not None and "nosid" in weak[1].split(","):
@@ -164,15 +162,25 @@ def _read_log(host: Host) -> tuple[bool | None, tuple[Evidence, ...]]:
 def _find_unsafe(host: Host) -> Evidence | None:
     for module in host.facts.modules or ():
         value = dict(module.parameters).get("allow_unsafe_interrupts")
-        if value in ("Y", "y", "1"):
+        if value in _ON:
             source = f"/sys/module/{module.name}/parameters/allow_unsafe_interrupts"
             return Evidence(source, value)
-    if host.facts.modules is None:
-        for name in ("vfio_iommu_type1", "iommufd"):
-            found = log.find_parameter(host, f"{name}.allow_unsafe_interrupts")
-            if found is not None and found[1] in ("", "Y", "y", "1"):
-                return found[0]
+    shown = {m.name for m in host.facts.modules or () if m.parameters}
+    for name in ("vfio_iommu_type1", "iommufd"):
+        if name in shown:
+            continue  # what /sys shows is what counts; these only say what loading it would set
+        found = log.find_parameter(host, f"{name}.allow_unsafe_interrupts")
+        if found is not None and found[1] in _ON:
+            return found[0]
+    for rule in host.facts.module_rules or ():
+        if rule.kind == "options" and any(_sets(w) for w in rule.value.split()):
+            return Evidence(rule.source, f"options {rule.module} {rule.value}")
     return None
+
+
+def _sets(word: str) -> bool:
+    name, _, value = word.partition("=")
+    return name.replace("-", "_") == "allow_unsafe_interrupts" and value in _ON
 
 
 def _list_unread_switches(host: Host) -> tuple[Missing, ...]:
@@ -186,6 +194,9 @@ def _list_unread_switches(host: Host) -> tuple[Missing, ...]:
     if host.facts.modules is None:
         path = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
         found.append(Missing(path, find_remedy(host, "/sys/module") or f"cat {path}"))
+    if host.facts.module_rules is None:
+        command = "grep -rn allow_unsafe_interrupts /etc/modprobe.d"
+        found.append(Missing(_RULES, find_remedy(host, _RULES) or command))
     if log.read_cmdline(host) is None:
         found.append(Missing("/proc/cmdline", "cat /proc/cmdline"))
     return tuple(found)
@@ -203,6 +214,9 @@ def _list_missing(host: Host) -> tuple[Missing, ...]:
 
 
 def _judge_arm(host: Host) -> Finding:
+    unsafe = _find_unsafe(host)
+    if unsafe is not None:
+        return make_finding(ID, NODE, UNSAFE_INTERRUPTS, unsafe)
     chips = host.readings.interrupt_chips
     ready = [c for c in chips or () if c.startswith("ITS-")]
     if ready:
@@ -226,7 +240,7 @@ def _judge_arm(host: Host) -> Finding:
         )
     if log.is_complete(host):
         reach = log.describe_log(host)
-        evidence = reach if reach is not None else _machine(host)
+        evidence = reach if reach is not None else describe_machine(host)
         return make_finding(ID, NODE, IRQ_REMAP_NOT_APPLICABLE, evidence)
     missing = _list_missing(host)
-    return make_finding(ID, NODE, IRQ_REMAP_UNKNOWN, _machine(host), missing=missing)
+    return make_finding(ID, NODE, IRQ_REMAP_UNKNOWN, describe_machine(host), missing=missing)

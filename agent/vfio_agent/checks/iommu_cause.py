@@ -7,7 +7,16 @@ is off; it only explains what `iommu-active` has proved.
 from dataclasses import dataclass
 
 from vfio_agent.checks import kernel_log as log
-from vfio_agent.checks.architecture import ARM, X86, family_of
+from vfio_agent.checks.architecture import (
+    ARM,
+    OTHER,
+    X86,
+    describe_machine,
+    describe_vendor,
+    family_of,
+    vendor_of,
+)
+from vfio_agent.checks.hypervisor import find_hypervisor
 from vfio_agent.checks.reality import Reality, sort_groups
 from vfio_contract.findings import Evidence
 from vfio_contract.host import Host
@@ -39,6 +48,7 @@ def find_cause(host: Host) -> Cause:
         or _not_asked_for(host)
         or _no_table(host)
         or _no_smmu(host)
+        or _elsewhere(host)
         or Cause()
     )
     chips = host.readings.interrupt_chips or ()
@@ -105,18 +115,16 @@ def _guest(host: Host) -> Cause | None:
     return Cause(
         (said or Evidence("/proc/cpuinfo", "flags: hypervisor"),),
         "This is a virtual machine, and its hypervisor gave it no virtual IOMMU.",
-        "Give the VM a vIOMMU (QEMU: -machine q35,kernel-irqchip=split -device intel-iommu,"
-        "intremap=on; Proxmox: qm set VMID -machine q35,viommu=intel), or run the check on the "
-        "host itself.",
+        find_hypervisor(host).viommu,
     )
 
 
 def _wrong_vendor(host: Host) -> Cause | None:
     asked = log.find_parameter(host, "intel_iommu")
-    if asked is None or host.facts.cpu.vendor not in ("AuthenticAMD", "HygonGenuine"):
+    if asked is None or vendor_of(host) != "amd":
         return None
     return Cause(
-        (asked[0], Evidence("/proc/cpuinfo", f"vendor_id {host.facts.cpu.vendor}")),
+        (asked[0], describe_vendor(host)),
         "The command line asks for Intel's IOMMU on an AMD processor, where that does nothing.",
         "Remove intel_iommu from the command line and enable IOMMU (AMD-Vi) and SVM in the "
         "firmware setup; Linux then uses it by itself; reboot; vfioctl check",
@@ -141,17 +149,26 @@ def _not_asked_for(host: Host) -> Cause | None:
     if family_of(host) != X86 or (said is None and not firmware.dmar_sha256):
         return None
     cmdline = log.read_cmdline(host)
-    if cmdline is None or log.find_parameter(host, "intel_iommu") is not None:
+    asked = log.find_parameter(host, "intel_iommu")
+    if cmdline is None or (asked is not None and _asks(asked[1])):
         return None
+    shown = Evidence(cmdline[0], "no intel_iommu=on")
+    if asked is not None:
+        shown = Evidence(cmdline[0], f"{asked[0].text}, a value that the kernel does not know")
     return Cause(
         (
             said or Evidence("/sys/firmware/acpi/tables/DMAR", "present"),
-            Evidence(cmdline[0], "no intel_iommu=on"),
+            shown,
         ),
         "The firmware offers VT-d, but the kernel was not told to use it.",
         f"Add intel_iommu=on iommu=pt to the kernel command line {_EDIT_CMDLINE}; reboot; "
         "vfioctl check",
     )
+
+
+def _asks(value: str) -> bool:
+    """True where a value switches VT-d on or off: the kernel looks at the beginning of each."""
+    return any(word.startswith(("on", "off")) for word in value.split(","))
 
 
 def _no_table(host: Host) -> Cause | None:
@@ -183,4 +200,16 @@ def _no_smmu(host: Host) -> Cause | None:
         "No SMMU took a device.",
         "Look for the SMMU in the firmware's IORT table or the device tree, and for "
         "CONFIG_ARM_SMMU / CONFIG_ARM_SMMU_V3 in the kernel: zgrep ARM_SMMU /proc/config.gz",
+    )
+
+
+def _elsewhere(host: Host) -> Cause | None:
+    if family_of(host) != OTHER:
+        return None
+    return Cause(
+        (describe_machine(host),),
+        "No IOMMU driver of this platform took a device.",
+        "Nothing of Intel's or AMD's applies to this machine: look what its own IOMMU driver says "
+        "(POWER: spapr TCE; RISC-V: riscv-iommu; z: s390): sudo dmesg | grep -i iommu; "
+        "vfioctl check",
     )

@@ -7,7 +7,7 @@ for faults, nor a log that has lost lines for a quiet one.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vfio_agent.checks import kernel_log as log
 from vfio_agent.checks.inventory import DEVICES, describe, is_intended, subject_of
@@ -22,7 +22,8 @@ ID = "iommu-faults"
 NO_FAULTS = Code(
     "NO_FAULTS",
     Verdict.PASS,
-    "A complete kernel log without IOMMU faults, uncorrected PCIe errors or hardware errors.",
+    "A complete kernel log without IOMMU faults, uncorrected PCIe errors, lost interrupts or "
+    "hardware errors.",
     "No device was caught at DMA that it may not do.",
     "No action.",
 )
@@ -44,12 +45,28 @@ PCIE_ERRORS = Code(
     "Reseat the card or riser, try another slot, look at power and cooling, update the firmware; "
     "then: vfioctl check",
 )
+PCIE_CORRECTED = Code(
+    "PCIE_CORRECTED",
+    Verdict.WARN,
+    "A hundred or more corrected PCIe errors that name this function or port, and no worse ones.",
+    "Nothing was lost yet, but the link repeats itself: a bad contact, riser, cable or slot.",
+    "Reseat the card or riser, try another slot or a lower link speed; then: vfioctl check",
+)
 HARDWARE_ERRORS = Code(
     "HARDWARE_ERRORS",
     Verdict.WARN,
     "Machine check or APEI hardware error lines.",
     "The host itself has trouble; what looks like a passthrough problem may be this.",
     "Read them: sudo dmesg | grep -i -e 'hardware error' -e DMAR; look into the BMC's event log.",
+)
+IRQ_IGNORED = Code(
+    "IRQ_IGNORED",
+    Verdict.WARN,
+    'The kernel switched an interrupt off because no driver handled it ("nobody cared").',
+    "Every device that shares this interrupt stands still or is polled. With passthrough it is "
+    "often a device without MSI, or one that was given to a VM while it still interrupted.",
+    "See who shares it: cat /proc/interrupts; prefer MSI in the guest's driver, move the "
+    "card to another slot, or load vfio-pci with nointxmask=1; reboot; vfioctl check",
 )
 IOMMU_STUCK = Code(
     "IOMMU_STUCK",
@@ -65,25 +82,58 @@ FAULTS_UNKNOWN = Code(
     "Faults may have been printed where nobody can see them now. Silence is not health.",
     "Get the missing evidence below, then: vfioctl check",
 )
-CODES = (NO_FAULTS, DMA_FAULTS, PCIE_ERRORS, HARDWARE_ERRORS, IOMMU_STUCK, FAULTS_UNKNOWN)
+CODES = (
+    NO_FAULTS,
+    DMA_FAULTS,
+    PCIE_ERRORS,
+    PCIE_CORRECTED,
+    HARDWARE_ERRORS,
+    IRQ_IGNORED,
+    IOMMU_STUCK,
+    FAULTS_UNKNOWN,
+)
+
+MANY_CORRECTED = 100
+"""Corrected errors are what PCI Express is made for; this many are a sign."""
 
 _ADDRESS = r"(?P<address>(?:[0-9a-f]{4,8}:)?[0-9a-f]{2}:[01][0-9a-f]\.[0-7])"
+
+_UNCORRECTED = "Uncorrect(?:ed|able)"
+_RECEIVED = "(?:received from|received:)"
+
+_TARGET = re.compile(r"(?:fault addr |address=)(?:0x)?(?P<target>[0-9a-f]{1,16})\b", re.IGNORECASE)
+"""What the device tried to reach (I/O virtual address), Intel and AMD."""
+
+_SUPPRESSED = re.compile(
+    r"\b(?:dmar|amd_iommu|iommu|arm_smmu|aer|pci)\w*: (?P<count>\d{1,12}) callbacks suppressed"
+)
+"""The kernel's rate limit (lib/ratelimit.c), by the function that would have printed."""
+
+_INTERRUPTS = range(0xFEE00000, 0xFEF00000)
+"""Where x86 devices write their interrupts to."""
 
 _STUCK = re.compile(r"Completion-Wait loop timed out|IOTLB_INV_TIMEOUT", re.IGNORECASE)
 
 _FAULTS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(text, re.IGNORECASE), kind)
     for text, kind in (
-        (rf"DMAR: \[[^\]]*\] Request device \[{_ADDRESS}\]", "dma"),
+        (rf"DMAR: ?\[[^\]]*\] Request device \[{_ADDRESS}\]", "dma"),
         (rf"AMD-Vi: Event logged \[\w+ device={_ADDRESS}", "dma"),
         (rf"{_ADDRESS}: AMD-Vi: Event logged \[\w+", "dma"),
         (r"AMD-Vi: Event logged \[\w+", "dma"),
+        (rf"arm-smmu\S* \S+: event: [CF]_\w+ client: {_ADDRESS}", "dma"),
+        (r"arm-smmu\S* \S+: event: [CF]_\w+ client:", "dma"),
         (r"arm-smmu\S* \S+: (?:event 0x[0-9a-f]+ received|Unhandled context fault)", "dma"),
-        (rf"{_ADDRESS}: PCIe Bus Error: severity=Uncorrect(?:ed|able)", "pcie"),
-        (rf"AER: .*Uncorrect(?:ed|able) .*(?:received from|received:) {_ADDRESS}", "pcie"),
-        (r"AER: .*Uncorrect(?:ed|able) .*error (?:message )?received", "pcie"),
-        (rf"{_ADDRESS}: DPC: containment event", "pcie"),
+        (rf"{_ADDRESS}: PCIe Bus Error: severity={_UNCORRECTED} \(Fatal\)", "fatal"),
+        (rf"{_ADDRESS}: PCIe Bus Error: severity={_UNCORRECTED}", "non-fatal"),
+        (rf"{_ADDRESS}: PCIe Bus Error: severity=Correct(?:ed|able)", "corrected"),
+        (rf"AER: .*{_UNCORRECTED} \(Fatal\) .*{_RECEIVED} {_ADDRESS}", "fatal"),
+        (rf"AER: .*{_UNCORRECTED} .*{_RECEIVED} {_ADDRESS}", "non-fatal"),
+        (rf"AER: .*{_UNCORRECTED} \(Fatal\) .*error (?:message )?received", "fatal"),
+        (rf"AER: .*{_UNCORRECTED} .*error (?:message )?received", "non-fatal"),
+        (rf"{_ADDRESS}: DPC: containment event", "fatal"),
         (r"\[Hardware Error\]: (?:event severity|CPU \d+: Machine Check)", "hardware"),
+        (r"\birq \d+: nobody cared", "irq"),
     )
 )
 """The first that fits counts a line. Strings: drivers/iommu/intel/dmar.c, amd/iommu.c,
@@ -108,10 +158,12 @@ def judge(host: Host) -> list[Finding]:
     """
     faults = list(_find_faults(host))
     by_function, elsewhere = _attribute(host, faults)
+    by_function = {a: rows for a, rows in by_function.items() if _matter(rows)}
+    elsewhere = elsewhere if _matter(elsewhere) else []
     found = [_judge_function(host, host.by_address[a], rows) for a, rows in by_function.items()]
     stuck = [e for e in (log.find_line(host, _STUCK),) if e is not None]
     reach = log.describe_log(host)
-    seen = (*stuck, *_show(host, elsewhere))
+    seen = (*stuck, *_show(host, elsewhere), *_show_suppressed(host))
     if stuck:
         return [make_finding(ID, NODE, IOMMU_STUCK, *seen), *found]
     if not log.is_complete(host):
@@ -121,7 +173,7 @@ def judge(host: Host) -> list[Finding]:
     if elsewhere:
         return [make_finding(ID, NODE, _code_of(elsewhere), *seen), *found]
     if found or reach is None:
-        return found
+        return _with_suppressed(host, found)
     return [make_finding(ID, NODE, NO_FAULTS, reach)]
 
 
@@ -170,7 +222,17 @@ def _code_of(faults: Sequence[_Fault]) -> Code:
     kinds = {f.kind for f in faults}
     if "hardware" in kinds:
         return HARDWARE_ERRORS
-    return PCIE_ERRORS if "pcie" in kinds else DMA_FAULTS
+    if kinds & {"fatal", "non-fatal"}:
+        return PCIE_ERRORS
+    if "dma" in kinds:
+        return DMA_FAULTS
+    return IRQ_IGNORED if "irq" in kinds else PCIE_CORRECTED
+
+
+def _matter(faults: Sequence[_Fault]) -> bool:
+    """False for nothing, and for a few errors that the hardware corrected."""
+    corrected = sum(1 for f in faults if f.kind == "corrected")
+    return corrected >= MANY_CORRECTED or corrected < len(faults)
 
 
 def _show(host: Host, faults: Sequence[_Fault]) -> list[Evidence]:
@@ -183,4 +245,35 @@ def _show(host: Host, faults: Sequence[_Fault]) -> list[Evidence]:
         found.append(Evidence(log.SOURCE, f"{rows[0]} ({least}{len(rows)} such lines)"))
         if len(rows) > 1:
             found.append(Evidence(log.SOURCE, f"{rows[-1]} (the last one)"))
-    return found
+    return [*found, *_show_targets(faults)]
+
+
+def _show_targets(faults: Sequence[_Fault]) -> list[Evidence]:
+    """The addresses that were refused, decoded where the address itself tells something."""
+    matches = (_TARGET.search(f.line) for f in faults if f.kind == "dma")
+    targets = sorted({int(m["target"], 16) for m in matches if m is not None})
+    if not targets:
+        return []
+    text = f"0x{targets[0]:x}"
+    if len(targets) > 1:
+        text = f"{len(targets)} addresses from 0x{targets[0]:x} to 0x{targets[-1]:x}"
+    if any(t in _INTERRUPTS for t in targets):
+        text += " (0xfee00000 is where interrupts go: they were refused)"
+    elif targets == [0]:
+        text += " (a pointer that was never set: the device's driver or firmware)"
+    return [Evidence("refused DMA", text)]
+
+
+def _show_suppressed(host: Host) -> list[Evidence]:
+    found = list(log.find_lines(host, _SUPPRESSED))
+    if not found:
+        return []
+    count = sum(int(m["count"]) for m in found)
+    text = f"{found[0].string} ({count} lines in all were not printed)"
+    return [Evidence(log.SOURCE, text)]
+
+
+def _with_suppressed(host: Host, findings: list[Finding]) -> list[Finding]:
+    """The rate limit names no device, so each finding tells of it."""
+    more = tuple(_show_suppressed(host))
+    return [replace(f, evidence=(*f.evidence, *more)) for f in findings] if more else findings

@@ -5,11 +5,19 @@ praise a command line of which the next boot's version is not known, nor blame a
 processor's vendor ignores for more than being useless.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vfio_agent.checks import kernel_log as log
-from vfio_agent.checks.boot import Configured, find_configured, missing_configured
+from vfio_agent.checks.architecture import ARM, OTHER, describe_vendor, family_of, vendor_of
+from vfio_agent.checks.boot import (
+    Configured,
+    find_configured,
+    is_undecided,
+    missing_configured,
+    missing_loader,
+)
 from vfio_agent.checks.iommu_active import is_active
 from vfio_contract.codes import Code, make_finding
 from vfio_contract.drift import iommu_parameters
@@ -50,7 +58,7 @@ CMDLINE_PENDING = Code(
 CMDLINE_CONTRADICTS = Code(
     "CMDLINE_CONTRADICTS",
     Verdict.WARN,
-    "One parameter is given twice with opposite values.",
+    "One thing is asked for twice with opposite values.",
     "The last one wins, so it works now; whoever edits the line next may not see that.",
     "Leave one of them in the boot loader's configuration.",
 )
@@ -60,6 +68,21 @@ CMDLINE_WRONG_VENDOR = Code(
     "A parameter for the other vendor's IOMMU (intel_iommu on AMD, amd_iommu on Intel).",
     "It does nothing here: whoever wrote it believed to have enabled the IOMMU with it.",
     "Remove it. AMD's IOMMU needs no parameter; Intel's needs intel_iommu=on.",
+)
+CMDLINE_IGNORED = Code(
+    "CMDLINE_IGNORED",
+    Verdict.WARN,
+    "intel_iommu, amd_iommu or iommu has a value that the kernel does not know.",
+    "The kernel ignores it: whoever wrote it believed to have asked for something.",
+    "Write intel_iommu=on and iommu=pt as two parameters in lower case; reboot; vfioctl check",
+)
+CMDLINE_SOFT = Code(
+    "CMDLINE_SOFT",
+    Verdict.WARN,
+    "iommu=soft on the running command line.",
+    "It asks for bounce buffers in software, which kernels take as a wish to leave the hardware "
+    "IOMMU alone: an update may switch passthrough off with it.",
+    "Remove iommu=soft where the boot loader is configured; reboot; vfioctl check",
 )
 CMDLINE_PT_ON_SNP = Code(
     "CMDLINE_PT_ON_SNP",
@@ -80,7 +103,7 @@ CMDLINE_UNKNOWN = Code(
     "CMDLINE_UNKNOWN",
     Verdict.UNKNOWN,
     "The running command line, the boot loader's configuration or the processor's vendor could not "
-    "be read.",
+    "be read, or two boot loaders are configured differently.",
     "What the next boot will be told is not known. Unknown is not good.",
     "Get the missing evidence below, then: vfioctl check",
 )
@@ -91,6 +114,8 @@ CODES = (
     CMDLINE_PENDING,
     CMDLINE_CONTRADICTS,
     CMDLINE_WRONG_VENDOR,
+    CMDLINE_IGNORED,
+    CMDLINE_SOFT,
     CMDLINE_PT_ON_SNP,
     CMDLINE_DIFFERS,
     CMDLINE_UNKNOWN,
@@ -100,7 +125,15 @@ _SWITCHES = ("intel_iommu", "amd_iommu", "iommu", "intremap")
 _VENDOR_OF = {"intel_iommu": "intel", "amd_iommu": "amd"}
 _ENABLING = frozenset({"intel_iommu=on", "amd_iommu=on", "iommu=pt", "iommu=on", "iommu=force"})
 
-_VENDORS = {"GenuineIntel": "intel", "AuthenticAMD": "amd", "HygonGenuine": "amd"}
+_INTEL_VALUES = re.compile(r"on|off|igfx_off|forcedac|strict|sp_off|sm_on|sm_off|tboot_noforce")
+_X86_VALUES = re.compile(
+    r"off|force|noforce|biomerge|panic|nopanic|merge|nomerge|forcesac|allowdac|nodac|usedac|soft"
+    r"|pt|nopt|calgary|\d|leak|fullflush|nofullflush|memaper|noagp|noaperture|allowed|debug"
+)
+"""Beginnings that the kernel knows (drivers/iommu/intel/iommu.c, arch/x86/kernel/pci-dma.c, and
+amd_gart_64.c; 4.15 to 7.2), which it compares case-sensitively."""
+
+_KNOWN = {"intel_iommu": _INTEL_VALUES, "iommu": _X86_VALUES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +152,8 @@ class _Line:
 def judge(host: Host) -> list[Finding]:
     """Was the kernel told what passthrough needs, and will the next boot be?
 
-    Evidence: /proc/cmdline; GRUB's, systemd-boot's and the loader entries' configuration.
+    Evidence: /proc/cmdline; GRUB's, systemd-boot's and the loader entries' configuration; what
+              tells which of them starts the host.
     Meaning:  A parameter that is written but not booted, or booted but not written, surprises.
     Source:   Linux Documentation/admin-guide/kernel-parameters.txt; field guide step 4.
     """
@@ -144,11 +178,13 @@ def _judge_running(
     if not off:
         return None
     evidence = (*running.evidence, *_list(configured))
-    if any(_find_off(host, _line(row)) for row in configured or ()):
-        where = configured[0].evidence[0].source if configured else ""
-        decision = f"Remove {off} in {where}; {_then(configured)}; reboot; vfioctl check"
+    written = [row for row in configured or () if _find_off(host, _line(row))]
+    if written:
+        where = " and ".join(_where(host, row) for row in written)
+        install = " and ".join(dict.fromkeys(row.install for row in written))
+        decision = f"Remove {off} in {where}; {install}; reboot; vfioctl check"
     elif configured:
-        decision = f"It is removed already: {_then(configured)}; reboot; vfioctl check"
+        decision = f"It is removed already: {configured[0].remaining}reboot; vfioctl check"
     else:
         decision = f"Remove {off} where the boot loader is configured; reboot; vfioctl check"
     meaning = f"{off}: {CMDLINE_SABOTAGE.meaning}"
@@ -164,7 +200,7 @@ def _judge_vendor_known(
     if any(_is_ours(host, name) is None for name in named):
         path = "/sys/firmware/acpi/tables"
         return _unknown(Missing(path, f"sudo ls {path}; grep -m1 vendor_id /proc/cpuinfo"))
-    if _is_passthrough(running) and not _vendor(host):
+    if _is_passthrough(running) and not vendor_of(host):
         return _unknown(Missing("/proc/cpuinfo", "grep -m1 vendor_id /proc/cpuinfo"))
     return None
 
@@ -174,13 +210,13 @@ def _judge_configured(
 ) -> Finding | None:
     if configured is None:
         return _unknown(missing_configured(host), *running.evidence)
-    found: list[Finding] = []
+    found: list[Finding | None] = []
     for row in configured:
         evidence = (*running.evidence, *row.evidence)
         off = _find_off(host, _line(row))
         added, removed = _differ(running.options, row.options)
         if off:
-            decision = f"Remove {off} in {row.evidence[0].source}; {row.install}; vfioctl check"
+            decision = f"Remove {off} in {_where(host, row)}; {row.install}; vfioctl check"
             found.append(
                 make_finding(ID, NODE, CMDLINE_SABOTAGE_PENDING, *evidence, decision=decision)
             )
@@ -188,11 +224,16 @@ def _judge_configured(
             if is_active(host) is None:
                 missing = Missing("whether the IOMMU is active", "ls /sys/class/iommu")
                 return _unknown(missing, *evidence)
-            decision = f"{row.install}, reboot, vfioctl check"
+            decision = f"{row.remaining}reboot, vfioctl check"
             found.append(make_finding(ID, NODE, CMDLINE_PENDING, *evidence, decision=decision))
         elif added or removed:
             found.append(_report_difference(row, evidence, added, removed))
-    return min(found, key=lambda f: f.verdict is not Verdict.FAIL, default=None)
+        else:
+            found.append(None)
+    if is_undecided(configured) and len({f.code if f else "" for f in found}) > 1:
+        return _unknown(missing_loader(), *running.evidence, *_list(configured))
+    told = (f for f in found if f is not None)
+    return min(told, key=lambda f: f.verdict is not Verdict.FAIL, default=None)
 
 
 def _report_difference(
@@ -201,7 +242,14 @@ def _report_difference(
     parts = [f"{' '.join(added)} will come"] if added else []
     parts += [f"{' '.join(removed)} will be gone"] if removed else []
     meaning = f"After a reboot {' and '.join(parts)}. {CMDLINE_DIFFERS.meaning}"
-    decision = f"{CMDLINE_DIFFERS.decision} To install it: {row.install}"
+    decision = CMDLINE_DIFFERS.decision
+    lost = " ".join(removed)
+    if removed:
+        # the loader's own command would only make the loss take effect
+        decision = f"To keep {lost}: add it in {row.evidence[-1].source}, and only then "
+        decision += f"{row.install}; to give it up, reboot when it suits: vfioctl check"
+    elif not row.installed:
+        decision = f"{decision}. To install it: {row.install}"
     return make_finding(ID, NODE, CMDLINE_DIFFERS, *evidence, meaning=meaning, decision=decision)
 
 
@@ -210,10 +258,18 @@ def _judge_habits(host: Host, running: _Line) -> Finding | None:
         values = running.values(name)
         if any("on" in v for v in values) and any("off" in v for v in values):
             return make_finding(ID, NODE, CMDLINE_CONTRADICTS, *running.evidence)
-    vendor = _vendor(host)
+    if _is_passthrough(running) and _is_translated(running):
+        return make_finding(ID, NODE, CMDLINE_CONTRADICTS, *running.evidence)
+    vendor = vendor_of(host)
     if any(running.values(name) and _is_ours(host, name) is False for name in _VENDOR_OF):
-        shown = Evidence("/proc/cpuinfo", f"vendor_id {host.facts.cpu.vendor}")
+        shown = describe_vendor(host)
         return make_finding(ID, NODE, CMDLINE_WRONG_VENDOR, *running.evidence, shown)
+    ignored = _find_ignored(host, running)
+    if ignored:
+        meaning = f"{', '.join(ignored)}: {CMDLINE_IGNORED.meaning}"
+        return make_finding(ID, NODE, CMDLINE_IGNORED, *running.evidence, meaning=meaning)
+    if any("soft" in values for values in running.values("iommu")):
+        return make_finding(ID, NODE, CMDLINE_SOFT, *running.evidence)
     if _is_passthrough(running) and vendor == "amd":
         flags = host.facts.cpu.flags
         if flags is None:
@@ -225,9 +281,31 @@ def _judge_habits(host: Host, running: _Line) -> Finding | None:
     return None
 
 
+def _find_ignored(host: Host, line: _Line) -> list[str]:
+    """Every value that no kernel knows, with its parameter; [] where these parameters are unknown.
+
+    `amd_iommu=on` is none: it is unknown, too, but asks for what AMD's IOMMU does by itself.
+    """
+    if family_of(host) in (ARM, OTHER):
+        return []
+    found = []
+    for word in line.options.split():
+        name, _, listed = word.partition("=")
+        pattern = _KNOWN.get(name.replace("-", "_"))
+        strange = [v for v in listed.split(",") if v and pattern and not pattern.match(v)]
+        found += [word if v == listed else f"{v} in {word}" for v in strange]
+    return found
+
+
 def _is_passthrough(line: _Line) -> bool:
-    words = line.values("iommu") + line.values("iommu.passthrough")
-    return any({"pt", "1", "on"} & values for values in words)
+    if any("pt" in values for values in line.values("iommu")):
+        return True
+    return any({"1", "on", "y"} & values for values in line.values("iommu.passthrough"))
+
+
+def _is_translated(line: _Line) -> bool:
+    words = [v for v in line.values("iommu") if "nopt" in v]
+    return bool(words or [v for v in line.values("iommu.passthrough") if {"0", "off"} & v])
 
 
 def _find_off(host: Host, line: _Line) -> str:
@@ -252,21 +330,12 @@ def _is_ours(host: Host, name: str) -> bool | None:
     intel = name == "intel_iommu"
     table = firmware.dmar_sha256 if intel else firmware.ivrs_sha256
     shown = log.find_line(host, log.DMAR_TABLE if intel else log.IVRS_TABLE)
-    vendor = _vendor(host)
+    vendor = vendor_of(host)
     if vendor == _VENDOR_OF[name] or table or shown is not None:
         return True
     if any(unit.startswith("dmar" if intel else "ivhd") for unit in units):
         return True
     return False if vendor and (table == "" or log.is_complete(host)) else None
-
-
-def _vendor(host: Host) -> str:
-    """`intel`, `amd`, `other`, or "" where it is not known."""
-    cpu = host.facts.cpu
-    if cpu.vendor is not None:
-        return _VENDORS.get(cpu.vendor, "other")
-    flags = cpu.flags or ()
-    return "intel" if "vmx" in flags else "amd" if "svm" in flags else ""
 
 
 def _differ(running: str, configured: str) -> tuple[list[str], list[str]]:
@@ -283,8 +352,10 @@ def _list(configured: Sequence[Configured] | None) -> tuple[Evidence, ...]:
     return tuple(e for row in configured or () for e in row.evidence)
 
 
-def _then(configured: Sequence[Configured] | None) -> str:
-    return configured[0].install if configured else ""
+def _where(host: Host, row: Configured) -> str:
+    """The places that switch it off, of the several that one command line is put together from."""
+    found = [e.source for e in row.evidence if _find_off(host, _Line((), e.text.strip('"')))]
+    return " and ".join(found) or row.evidence[0].source
 
 
 def _unknown(missing: Missing, *evidence: Evidence) -> Finding:

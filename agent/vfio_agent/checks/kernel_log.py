@@ -93,11 +93,12 @@ def describe_log(host: Host) -> Evidence | None:
     log = host.readings.kernel_log
     if log is None:
         return None
+    lines = "1 line" if log.total_lines == 1 else f"{log.total_lines} lines"
     if log.complete:
-        return Evidence(SOURCE, f"complete from boot ({log.total_lines} lines)")
+        return Evidence(SOURCE, f"complete from boot ({lines})")
     start = "begins at boot" if log.from_boot else "its beginning is lost"
     end = "reaches userspace" if log.reached_userspace else "ends before userspace"
-    return Evidence(SOURCE, f"incomplete ({log.total_lines} lines): {start}, {end}")
+    return Evidence(SOURCE, f"incomplete ({lines}): {start}, {end}")
 
 
 def missing_log(host: Host) -> tuple[Missing, ...]:

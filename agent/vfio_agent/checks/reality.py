@@ -61,4 +61,4 @@ def describe_reality(reality: Reality, numbers: Sequence[int]) -> str:
         return f"{count} with PCI functions"
     if reality is Reality.NOIOMMU:
         return f"{count} named {NOIOMMU_NAME} (no IOMMU behind them)"
-    return f"{count} whose name could not be read"
+    return f"{count} that may be of vfio's no-IOMMU mode: name not read"

@@ -25,7 +25,7 @@ from vfio_contract.drift import reset_class
 from vfio_contract.findings import Evidence, Finding, Missing, Verdict
 from vfio_contract.host import Host
 from vfio_contract.model import NO_GROUP, PciFunction
-from vfio_contract.units import BROKEN_FLR, reset_domain
+from vfio_contract.units import BROKEN_FLR, has_broken_bus_reset, reset_domain
 
 ID = "reset-capability"
 
@@ -78,7 +78,7 @@ RESET_DISABLED = Code(
 RESET_QUIRK = Code(
     "RESET_QUIRK",
     Verdict.WARN,
-    "The id is on the kernel's list of devices that advertise FLR and hang on it.",
+    "The id is on the kernel's list of devices that hang on FLR or do not survive a bus reset.",
     "Its FLR is broken and not used; what is left is the weaker way that the evidence names.",
     "Test it: start, stop and start a VM without rebooting the host, before you rely on it.",
 )
@@ -145,8 +145,17 @@ def _decide(host: Host, function: PciFunction) -> tuple[Code, str, str]:
         path = f"{DEVICES}/{function.address}/reset_method"
         return RESET_DISABLED, "", f"echo default | sudo tee {path}; vfioctl check"
     code = _classify(host, function)
+    if code is RESET_SLOT and (broken := _broken_on_bus(host, function)):
+        return (
+            RESET_QUIRK,
+            f"A reset of the bus takes along {broken}, which may not survive it.",
+            "",
+        )
     if code in (RESET_SLOT, RESET_WEAK) and _has_broken_flr(function):
         return RESET_QUIRK, "", ""
+    if code is RESET_FUNCTION and _uses_broken_flr(function):
+        why = "This kernel does not know it yet and would use FLR, on which the device hangs."
+        return RESET_QUIRK, why, f"{RESET_QUIRK.decision} Or use a newer kernel."
     if code is RESET_SLOT:
         return code, _describe_domain(reset_domain(function, host.by_address)), ""
     return code, "", ""
@@ -206,7 +215,7 @@ def _first_on_bus(host: Host, function: PciFunction) -> PciFunction:
 
 def _class_on_old_kernel(host: Host, function: PciFunction) -> str | None:
     above = host.by_address.get(function.parent) if function.parent else None
-    if above is not None and above.is_bridge:
+    if above is not None and above.is_bridge and not _broken_on_bus(host, function):
         return "slot"
     config = function.config
     if function.parent is None or config is None or config.capabilities is None:
@@ -218,6 +227,18 @@ def _class_on_old_kernel(host: Host, function: PciFunction) -> str | None:
 
 def _has_broken_flr(function: PciFunction) -> bool:
     return (function.vendor, function.device) in BROKEN_FLR
+
+
+def _uses_broken_flr(function: PciFunction) -> bool:
+    """True when FLR is the first way in the list of a kernel that does not know better."""
+    return _has_broken_flr(function) and (function.reset_methods or ())[:1] == ("flr",)
+
+
+def _broken_on_bus(host: Host, function: PciFunction) -> str:
+    """The first function of the reset domain, or the port above it, with a broken bus reset."""
+    above = host.by_address.get(function.parent) if function.parent else None
+    members = [*_domain(host, function), *([above] if above is not None else [])]
+    return next((f"{m.address} ({m.ids})" for m in members if has_broken_bus_reset(m)), "")
 
 
 def _is_domain_blocked(host: Host, function: PciFunction) -> bool | None:

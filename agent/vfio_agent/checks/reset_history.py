@@ -39,8 +39,10 @@ RESET_CLEAN = Code(
 RESET_UNOBSERVED = Code(
     "RESET_UNOBSERVED",
     Verdict.WARN,
-    "The ledger holds no attempt, and the kernel log of this boot is incomplete.",
-    "A failed reset may have been lost with the log. No error line is not success.",
+    "No attempt is known: the ledger holds none and this boot's kernel log is incomplete, or the "
+    "evidence comes without the host's ledger.",
+    "A failed reset may have gone with the log or with earlier boots. No error line is not "
+    "success.",
     "Start, stop and start a VM once without rebooting the host, before you rely on it.",
 )
 RESET_PROBATION = Code(
@@ -119,7 +121,7 @@ def _judge_function(
         if row.last_evidence:
             evidence.append(Evidence(log.SOURCE, row.last_evidence))
     elif host.readings.ledger is not None:
-        evidence.append(Evidence(LEDGER, "no attempt recorded"))
+        evidence.append(Evidence(LEDGER, _describe_silence(host)))
     reach = log.describe_log(host)
     if code in (RESET_UNOBSERVED, RESET_CLEAN) and reach is not None:
         evidence.append(reach)
@@ -141,11 +143,26 @@ def _decide(host: Host, row: ResetSummary | None, lost: bool) -> Code:
     if row is None:
         if lost:
             return HISTORY_UNKNOWN
-        return RESET_CLEAN if log.is_complete(host) else RESET_UNOBSERVED
+        return RESET_CLEAN if _is_silence_telling(host) else RESET_UNOBSERVED
     if row.state == ResetState.CLEAN:
-        seen = row.attempts > 0 or log.is_complete(host)
+        seen = row.attempts > 0 or _is_silence_telling(host)
         return RESET_CLEAN if seen else RESET_UNOBSERVED
     return _BY_STATE.get(row.state, HISTORY_UNKNOWN)
+
+
+def _is_silence_telling(host: Host) -> bool:
+    """True when a failure would be known.
+
+    The ledger is the running host's own and never comes with a paste or a captured root: there
+    only the log was looked at.
+    """
+    return host.readings.live and log.is_complete(host)
+
+
+def _describe_silence(host: Host) -> str:
+    if host.readings.live:
+        return "no attempt recorded"
+    return "none came with this evidence; only its kernel log was looked at for failures"
 
 
 def _has_lost_rows(host: Host, rows: dict[str, ResetSummary]) -> bool:

@@ -14,12 +14,15 @@ from vfio_agent.checks.inventory import (
     report_nothing,
     subject_of,
 )
+from vfio_agent.checks.vf_rules import VfRules, count_of, find_rules, names_device
 from vfio_agent.checks.virtual_functions import PF_HAS_VFS, judge_vfs
+from vfio_agent.checks.vm_inventory import at_device, unread_vms
 from vfio_contract.codes import Code, make_finding
 from vfio_contract.findings import Evidence, Finding, Missing, Verdict
 from vfio_contract.host import Host
 from vfio_contract.intention import is_vfio_bound
-from vfio_contract.model import ConfigLine, PciFunction
+from vfio_contract.model import PciFunction
+from vfio_contract.vm import covered_by
 
 ID = "sriov"
 RULES = "/etc/udev/rules.d"
@@ -27,7 +30,7 @@ RULES = "/etc/udev/rules.d"
 SRIOV_READY = Code(
     "SRIOV_READY",
     Verdict.PASS,
-    "sriov_numvfs is not 0, and a configuration file makes VFs at boot.",
+    "sriov_numvfs is not 0, and a configuration file makes as many VFs at boot.",
     "The virtual functions are there now and after a reboot.",
     "No action.",
 )
@@ -41,8 +44,8 @@ SRIOV_UNUSED = Code(
 SRIOV_NOT_PERSISTENT = Code(
     "SRIOV_NOT_PERSISTENT",
     Verdict.WARN,
-    "VFs are enabled, and neither udev, sysfs.conf, tmpfiles.d, systemd, rc.local nor modprobe.d "
-    "makes any.",
+    "VFs are enabled, and neither udev, sysfs.conf, tmpfiles.d, systemd, rc.local, modprobe.d nor "
+    "a network configuration (interfaces, netplan, NetworkManager) makes any.",
     "VFs made by hand are gone after a reboot, and the VMs that use them do not start.",
     'Make it last, e.g. in /etc/udev/rules.d/70-sriov.rules: ACTION=="add", '
     'SUBSYSTEM=="pci", KERNEL=="ADDRESS", ATTR{sriov_numvfs}="N"',
@@ -56,6 +59,14 @@ SRIOV_MISSING = Code(
     "Enable SR-IOV in the firmware setup, then look why the rule failed: sudo dmesg | grep -i -e "
     "sriov -e VF",
 )
+SRIOV_COUNT = Code(
+    "SRIOV_COUNT",
+    Verdict.WARN,
+    "sriov_numvfs against the number in the configuration line that makes VFs at boot.",
+    "There are more or fewer VFs than somebody wants: after a reboot VMs may miss theirs, or get "
+    "others' addresses.",
+    "Make line and host agree; VFs can only be changed from 0: stop the VMs that use them first.",
+)
 SRIOV_VF_TOKEN = Code(
     "SRIOV_VF_TOKEN",
     Verdict.WARN,
@@ -67,7 +78,8 @@ SRIOV_VF_TOKEN = Code(
 SRIOV_UNKNOWN = Code(
     "SRIOV_UNKNOWN",
     Verdict.UNKNOWN,
-    "The number of VFs, their drivers, or the configuration that makes them could not be read.",
+    "The number of VFs, their drivers, or the configuration that makes them could not be read, or "
+    "which function a line of it is about.",
     "Whether the VFs are there to stay is not known. Unknown is not ready.",
     "Get the missing evidence below, then: vfioctl check",
 )
@@ -76,6 +88,7 @@ CODES = (
     SRIOV_UNUSED,
     SRIOV_NOT_PERSISTENT,
     SRIOV_MISSING,
+    SRIOV_COUNT,
     SRIOV_VF_TOKEN,
     PF_HAS_VFS,
     SRIOV_UNKNOWN,
@@ -112,14 +125,16 @@ def _judge_function(host: Host, function: PciFunction) -> Finding:
         ]
     if code is PF_HAS_VFS:
         evidence += [Evidence(f"{DEVICES}/{v.address}", describe(v, host)) for v in vfs]
-    evidence += [Evidence(r.source, r.text) for r in _rules(host, function)]
+    rules = find_rules(host, function)
+    evidence += [Evidence(r.source, r.text) for r in (*rules.own, *rules.unclear)]
+    evidence += _given_whole(host, function) if code is PF_HAS_VFS else []
     return make_finding(
         ID,
         subject_of(function),
         code,
         *evidence,
         intended=is_intended(host, (function.address, *(v.address for v in vfs))),
-        decision=code.decision.replace("ADDRESS", function.address),
+        decision=_advise(code, function),
         missing=missing,
     )
 
@@ -134,13 +149,66 @@ def _decide(host: Host, function: PciFunction) -> tuple[Code, tuple[Missing, ...
     if not enabled:
         if host.facts.sriov_rules is None:
             return SRIOV_UNKNOWN, rules_unread
-        named = any(_names(r, function) for r in host.facts.sriov_rules)
-        return (SRIOV_MISSING if named else SRIOV_UNUSED), ()
+        return _judge_wish(host, function)
     if bound:
         return _judge_both(host, function)
+    if _given_whole(host, function):
+        return PF_HAS_VFS, ()
+    if unread := unread_vms(host):
+        return SRIOV_UNKNOWN, unread  # one of them may name the physical function
     if host.facts.sriov_rules is None:
         return SRIOV_UNKNOWN, rules_unread
-    return (SRIOV_READY if _rules(host, function) else SRIOV_NOT_PERSISTENT), ()
+    return _judge_lasting(host, function)
+
+
+def _judge_wish(host: Host, function: PciFunction) -> tuple[Code, tuple[Missing, ...]]:
+    """There are no VFs: should there be any?"""
+    rules = find_rules(host, function)
+    named = [r for r in rules.own if names_device(host, r, function)]
+    if any(count_of(rule) != 0 for rule in named):
+        return SRIOV_MISSING, ()
+    if rules.unclear:
+        return SRIOV_UNKNOWN, _unclear(rules)
+    return SRIOV_UNUSED, ()
+
+
+def _judge_lasting(host: Host, function: PciFunction) -> tuple[Code, tuple[Missing, ...]]:
+    """There are VFs on a host driver: will as many be there after a reboot?"""
+    rules = find_rules(host, function)
+    if not rules.own:
+        return (SRIOV_UNKNOWN, _unclear(rules)) if rules.unclear else (SRIOV_NOT_PERSISTENT, ())
+    if rules.counts and function.sriov_num_vfs is None:
+        return SRIOV_UNKNOWN, (missing_attribute(host, function, "sriov_numvfs"),)
+    if rules.counts and function.sriov_num_vfs not in rules.counts:
+        return SRIOV_COUNT, ()
+    return SRIOV_READY, ()
+
+
+def _unclear(rules: VfRules) -> tuple[Missing, ...]:
+    paths = (rule.source.rpartition(":")[0] for rule in rules.unclear)
+    return tuple(Missing(f"what {path} is about", f"cat {path}") for path in dict.fromkeys(paths))
+
+
+def _given_whole(host: Host, function: PciFunction) -> list[Evidence]:
+    """Entries of VMs that take the physical function itself from the host."""
+    facts = host.facts
+    return [
+        at_device(vm, device)
+        for vm in facts.vms or ()
+        for device in vm.devices
+        if covered_by(device, facts.mappings, facts.host, function.address)
+    ]
+
+
+def _advise(code: Code, function: PciFunction) -> str:
+    decision = code.decision.replace("ADDRESS", function.address)
+    if code is SRIOV_MISSING and is_vfio_bound(function):
+        return (
+            "A vfio driver has it and makes no VFs by itself. Give it back to its host driver: "
+            f"sudo driverctl unset-override {function.address}; or load vfio-pci with "
+            "enable_sriov=1."
+        )
+    return decision
 
 
 def _judge_both(host: Host, function: PciFunction) -> tuple[Code, tuple[Missing, ...]]:
@@ -155,17 +223,6 @@ def _judge_both(host: Host, function: PciFunction) -> tuple[Code, tuple[Missing,
         lost = Missing(f"VFs of {function.address}", f"ls -l {DEVICES}/{function.address}/virtfn*")
         return SRIOV_UNKNOWN, (lost,)
     return SRIOV_VF_TOKEN, ()
-
-
-def _rules(host: Host, function: PciFunction) -> list[ConfigLine]:
-    """Lines that name this function, else those that name none."""
-    rules = host.facts.sriov_rules or ()
-    own = [r for r in rules if _names(r, function)]
-    return own or [r for r in rules if not any(_names(r, f) for f in host.functions)]
-
-
-def _names(rule: ConfigLine, function: PciFunction) -> bool:
-    return function.address in rule.text
 
 
 def _text(value: int | None) -> str:

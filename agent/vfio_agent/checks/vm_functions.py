@@ -7,12 +7,15 @@ functions complete when a function beside it was not read.
 
 from __future__ import annotations
 
+import shlex
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vfio_agent.checks.host_use import Use, find_uses
 from vfio_agent.checks.inventory import describe_driver, group_of, missing_attribute
 from vfio_agent.checks.mapping_entries import judge_mapping
+from vfio_agent.checks.vm_companions import judge_companions
 from vfio_agent.checks.vm_inventory import CODES as VM_CODES
 from vfio_agent.checks.vm_inventory import (
     at,
@@ -24,14 +27,14 @@ from vfio_agent.checks.vm_inventory import (
     named_functions,
     passed_functions,
 )
+from vfio_agent.checks.vm_mediated import VM_MDEV_PARENT, advise_parent, judge_mediated
 from vfio_contract.address import Address, slot_of
 from vfio_contract.codes import Code
 from vfio_contract.findings import Evidence, Finding, Missing, Verdict
 from vfio_contract.host import Host
 from vfio_contract.intention import is_vfio_bound
 from vfio_contract.model import NO_GROUP, PciFunction
-from vfio_contract.units import companions, reset_domain
-from vfio_contract.vm import PROXMOX, QEMU, VmConfig, VmDevice, covers, overlap
+from vfio_contract.vm import LIBVIRT, PROXMOX, QEMU, VmConfig, VmDevice, choices, covers, overlap
 
 ID = "vm-functions"
 
@@ -87,6 +90,22 @@ VM_NOT_BOUND = Code(
     "The VM does not start.",
     "Bind it to vfio-pci before the start, or let the hypervisor do it (managed='yes').",
 )
+VM_NOT_BINDABLE = Code(
+    "VM_NOT_BINDABLE",
+    Verdict.FAIL,
+    "An entry names a bridge, or a function that the kernel gave no IOMMU group.",
+    "No vfio driver takes it: the VM does not start.",
+    "Take the entry out; name the device below the bridge instead.",
+)
+VM_VF_TOKEN = Code(
+    "VM_VF_TOKEN",
+    Verdict.FAIL,
+    "A vfio driver has the physical function of a VF that the VM names, and no entry gives a "
+    "vf-token.",
+    "The kernel refuses the VF without the token of whoever holds the physical function.",
+    "Give the physical function back to its host driver, or start QEMU by hand with the token of "
+    "the process that holds it (vfio-pci,vf-token=UUID).",
+)
 VM_DEVICE_SHARED = Code(
     "VM_DEVICE_SHARED",
     Verdict.FAIL,
@@ -122,7 +141,10 @@ CODES = (
     VM_DEVICE_TWICE,
     VM_DEVICE_MISSING,
     MAPPING_STALE,
+    VM_NOT_BINDABLE,
     VM_NOT_BOUND,
+    VM_MDEV_PARENT,
+    VM_VF_TOKEN,
     VM_DEVICE_SHARED,
     VM_COMPANION_LEFT,
     VM_COMPANION_APART,
@@ -136,7 +158,10 @@ _WORST_FIRST = (
     VM_DEVICE_TWICE,
     VM_DEVICE_MISSING,
     MAPPING_STALE,
+    VM_NOT_BINDABLE,
     VM_NOT_BOUND,
+    VM_MDEV_PARENT,
+    VM_VF_TOKEN,
     VM_DEVICE_SHARED,
     VM_COMPANION_LEFT,
     VM_FUNCTIONS_UNKNOWN,
@@ -146,10 +171,11 @@ _WORST_FIRST = (
 
 @dataclass(slots=True)
 class _Verdicts:
-    """What was found about one VM: evidence by code, and what is missing."""
+    """What was found about one VM: evidence by code, what is missing, sharper decisions."""
 
     found: dict[Code, dict[Evidence, None]] = field(default_factory=dict)
     missing: dict[Missing, None] = field(default_factory=dict)
+    decisions: dict[Code, str] = field(default_factory=dict)
 
     def add(self, code: Code, *evidence: Evidence) -> None:
         self.found.setdefault(code, {}).update(dict.fromkeys(evidence))
@@ -181,13 +207,33 @@ def _judge_vm(host: Host, vm: VmConfig, uses: Mapping[Address, Use]) -> Finding:
     if passed is not None:
         _find_absent(host, vm, verdicts)
         _find_shared(host, vm, passed, verdicts)
+    left: dict[Address, None] = {}
     for device in vm.devices:
+        mediated = judge_mediated(host, vm, device)
+        for evidence in mediated.broken.values():
+            verdicts.add(VM_MDEV_PARENT, *evidence)
+            verdicts.decisions.setdefault(VM_MDEV_PARENT, advise_parent(mediated.broken))
+        if mediated.missing:
+            verdicts.add(VM_FUNCTIONS_UNKNOWN, at_device(vm, device))
+            verdicts.lack(*mediated.missing)
         functions = named_functions(host, device) or []
         for function in functions:
+            if function.is_bridge is None:
+                verdicts.lack(missing_attribute(host, function, "config"))
             _judge_use(vm, device, function, uses, verdicts)
             _judge_binding(host, vm, device, function, verdicts)
+            _judge_token(host, vm, device, function, verdicts)
             if passed is not None:
-                _judge_companions(host, vm, function, passed, verdicts)
+                beside = judge_companions(host, vm, function, passed)
+                left.update(dict.fromkeys((*beside.left, *beside.apart)))
+                verdicts.lack(*beside.missing)
+                if beside.left:
+                    verdicts.add(VM_COMPANION_LEFT, *beside.left.values())
+                if beside.apart:
+                    verdicts.add(VM_COMPANION_APART, *beside.apart.values())
+    if left:
+        decision = _advise_companions(vm, list(left))
+        verdicts.decisions |= dict.fromkeys((VM_COMPANION_LEFT, VM_COMPANION_APART), decision)
     for code in _WORST_FIRST:
         if code in verdicts.found:
             return _report(vm, code, verdicts)
@@ -201,7 +247,17 @@ def _report(vm: VmConfig, code: Code, verdicts: _Verdicts) -> Finding:
     missing = tuple(verdicts.missing) if code is VM_FUNCTIONS_UNKNOWN else ()
     others = [c.name for c in order[1:] if c in verdicts.found and c is not VM_FUNCTIONS_UNKNOWN]
     meaning = f"{code.meaning} Also: {', '.join(others)}." if others else ""
-    return make_vm_finding(ID, vm, code, *evidence, meaning=meaning, missing=missing)
+    decision = verdicts.decisions.get(code, "")
+    return make_vm_finding(
+        ID, vm, code, *evidence, meaning=meaning, decision=decision, missing=missing
+    )
+
+
+def _advise_companions(vm: VmConfig, left: list[Address]) -> str:
+    names = ", ".join(left)
+    if vm.kind == LIBVIRT:
+        return f"virsh edit {shlex.quote(vm.name)}: one hostdev more for each of {names}"
+    return f"Pass {names} too (Proxmox: the address without its function number)."
 
 
 # --- the configuration by itself -----------------------------------------------------------------
@@ -248,18 +304,31 @@ def _find_absent(host: Host, vm: VmConfig, verdicts: _Verdicts) -> None:
             if not any(covers(written, f.address) for f in host.functions):
                 text = f"{device.key}: this host has no function at {written}"
                 verdicts.add(VM_DEVICE_MISSING, at(vm, device.line, text))
+            bridge = host.by_address.get(Address(written))
+            if bridge is not None and bridge.is_bridge and not device.mdev:
+                text = f"{written} is a bridge"
+                verdicts.add(VM_NOT_BINDABLE, at_device(vm, device), at(vm, device.line, text))
 
 
 def _find_shared(
     host: Host, vm: VmConfig, passed: Mapping[Address, PciFunction], verdicts: _Verdicts
 ) -> None:
-    """Other VMs that hold, or will by themselves take, what this one names by address."""
-    mine = {a for d in vm.devices if not d.mapping for a in passed if _names(d, a)}
+    """Other VMs that hold, or will by themselves take, what this one is sure to get.
+
+    Of a mapping with several entries nobody knows which one a VM takes; it is short when the VMs
+    that start by themselves want more of them than there are.
+    """
+    mine = {a for d in vm.devices for a in passed if _is_sure_of(host, d, a)}
+    mapped = Counter(d.mapping for d in vm.devices if d.mapping)
     for other in judged_vms(host):
         if other.name == vm.name or other.autostart is False:
             continue
         for device in other.devices:
-            if device.mapping or not any(_names(device, a) for a in mine):
+            taken = any(_is_sure_of(host, device, a) for a in mine)
+            if device.mapping in mapped:
+                mapped[device.mapping] += 1
+                taken = taken or mapped[device.mapping] > len(_alternatives(host, device))
+            if not taken:
                 continue
             if other.autostart is None and other.kind != QEMU:
                 verdicts.lack(Missing(f"autostart of {other.name}", "virsh list --all --autostart"))
@@ -267,8 +336,14 @@ def _find_shared(
                 verdicts.add(VM_DEVICE_SHARED, at_device(other, device))
 
 
-def _names(device: VmDevice, address: Address) -> bool:
-    return not device.mdev and any(covers(written, address) for written in device.addresses)
+def _alternatives(host: Host, device: VmDevice) -> tuple[tuple[str, ...], ...]:
+    return choices(device, host.facts.mappings, host.facts.host) or ()
+
+
+def _is_sure_of(host: Host, device: VmDevice, address: Address) -> bool:
+    """True when this entry can only mean that function."""
+    alternatives = () if device.mdev else _alternatives(host, device)
+    return len(alternatives) == 1 and any(covers(text, address) for text in alternatives[0])
 
 
 def _judge_use(
@@ -292,6 +367,9 @@ def _judge_binding(
     host: Host, vm: VmConfig, device: VmDevice, function: PciFunction, verdicts: _Verdicts
 ) -> None:
     """A device that runs is bound; one that the hypervisor binds may be anywhere at rest."""
+    if vm.kind != QEMU and host.members and group_of(host, function) == NO_GROUP:
+        text = f"{function.address} is in no IOMMU group"
+        verdicts.add(VM_NOT_BINDABLE, at_device(vm, device), at(vm, device.line, text))
     if device.managed or vm.kind == QEMU:
         return
     bound = is_vfio_bound(function)
@@ -302,30 +380,19 @@ def _judge_binding(
         verdicts.add(VM_NOT_BOUND, at_device(vm, device), at(vm, device.line, text))
 
 
-def _judge_companions(
-    host: Host,
-    vm: VmConfig,
-    function: PciFunction,
-    passed: Mapping[Address, PciFunction],
-    verdicts: _Verdicts,
+def _judge_token(
+    host: Host, vm: VmConfig, device: VmDevice, function: PciFunction, verdicts: _Verdicts
 ) -> None:
-    slot = [f for f in host.functions if slot_of(f.address) == slot_of(function.address)]
-    verdicts.lack(
-        *(missing_attribute(host, f, "class") for f in slot if f.class_code is None),
-        *(Missing(f"place of {f.address}", "lspci -t") for f in slot if f.parent is None),
-    )
-    for address in companions(function, host.by_address):
-        if address in passed:
-            continue
-        companion = host.by_address[address]
-        groups = group_of(host, function), group_of(host, companion)
-        text = f"{address} is not passed ({describe_driver(companion)})"
-        line = next((d.line for d in vm.devices if _names(d, function.address)), 0)
-        together = groups[0] == groups[1] != NO_GROUP
-        if None in groups:
-            gone = function if groups[0] is None else companion
-            verdicts.lack(missing_attribute(host, gone, "iommu_group"))
-        elif together or address in reset_domain(function, host.by_address):
-            verdicts.add(VM_COMPANION_LEFT, at(vm, line, text))
-        else:
-            verdicts.add(VM_COMPANION_APART, at(vm, line, text))
+    """A VF of a physical function that a vfio driver has is refused without its token."""
+    if function.physfn is None:
+        verdicts.lack(missing_attribute(host, function, "physfn"))
+    if not function.physfn or any(name == "vf-token" for name, _ in device.options):
+        return
+    owner = host.by_address.get(function.physfn)
+    bound = None if owner is None else is_vfio_bound(owner)
+    if bound is None:
+        path = f"/sys/bus/pci/devices/{function.physfn}/driver"
+        verdicts.lack(Missing(path, f"lspci -k -s {function.physfn}"))
+    elif bound:
+        text = f"{function.address} is a VF of {function.physfn}, which a vfio driver has"
+        verdicts.add(VM_VF_TOKEN, at_device(vm, device), at(vm, device.line, text))

@@ -8,15 +8,17 @@ an unread configuration pass for a host without VMs.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
 
 from vfio_agent.checks.inventory import DEVICES, find_remedy
+from vfio_agent.checks.vm_virsh import VIRSH
 from vfio_contract.address import Address, slot_of
 from vfio_contract.codes import Code, make_finding
 from vfio_contract.findings import NODE, Evidence, Finding, Missing, Verdict
 from vfio_contract.host import Host
-from vfio_contract.model import PciFunction
-from vfio_contract.vm import VmConfig, VmDevice, choices
+from vfio_contract.model import Gap, PciFunction
+from vfio_contract.vm import LIBVIRT, QEMU, VmConfig, VmDevice, choices, covers
 
 _SOURCES = re.compile(
     r"/etc/pve/qemu-server(?:/.*)?|/etc/libvirt/qemu(?:/.*)?|/proc/[0-9]+/cmdline"
@@ -24,6 +26,7 @@ _SOURCES = re.compile(
 """Not the mappings: they matter to the VMs that name one (`missing_passed`)."""
 
 _FOLDERS = ("/etc/pve/qemu-server", "/etc/libvirt/qemu")
+_SPEAKER = "vm-functions"
 MAPPINGS = "/etc/pve/mapping/pci.cfg"
 
 VMS_UNKNOWN = Code(
@@ -49,10 +52,13 @@ def judged_vms(host: Host) -> list[VmConfig]:
 
 
 def judge_vms(check: str, host: Host, judge: Callable[[VmConfig], Finding]) -> list[Finding]:
-    """One finding per judged VM, and one about the node where that is not the whole truth."""
+    """One finding per judged VM, and one about the node where that is not the whole truth.
+
+    Beside VMs that were read one check says for all that others may not have been.
+    """
     found = [judge(vm) for vm in judged_vms(host)]
-    missing = _unread(host)
-    if missing:
+    missing = unread_vms(host)
+    if missing and (not found or check == _SPEAKER):
         found.append(make_finding(check, NODE, VMS_UNKNOWN, missing=missing))
     elif not found:
         text = f"{len(host.facts.vms or ())} VMs, none names a host device"
@@ -60,12 +66,19 @@ def judge_vms(check: str, host: Host, judge: Callable[[VmConfig], Finding]) -> l
     return found
 
 
-def _unread(host: Host) -> tuple[Missing, ...]:
+def unread_vms(host: Host) -> tuple[Missing, ...]:
+    """What would show the configurations that could not be read; () when all were."""
     gaps = [gap for gap in host.readings.gaps if _SOURCES.fullmatch(gap.path)]
-    found = [Missing(gap.path, gap.remedy or f"cat {gap.path}") for gap in gaps]
+    found = [Missing(_name_gap(gap), gap.remedy or f"cat {gap.path}") for gap in gaps]
     if host.facts.vms is None and not found:
         found = [Missing(folder, f"ls {folder}; sudo vfioctl check") for folder in _FOLDERS]
     return tuple(found)
+
+
+def _name_gap(gap: Gap) -> str:
+    """The path, and why a file that was read tells of no VM (broken XML, a line and its fault)."""
+    told = gap.path.endswith((".xml", ".conf")) and gap.errno == 0
+    return f"{gap.path}: {gap.reason}" if told and gap.reason != "not captured" else gap.path
 
 
 def make_vm_finding(
@@ -77,7 +90,12 @@ def make_vm_finding(
     decision: str = "",
     missing: tuple[Missing, ...] = (),
 ) -> Finding:
-    """A finding about one VM; VMs always move the verdict."""
+    """A finding about one VM; VMs always move the verdict. libvirt's decision is in virsh's words.
+
+    Each configuration is decided upon with the tool that its hypervisor brings.
+    """
+    if vm.kind == LIBVIRT and code.name in VIRSH:
+        decision = VIRSH[code.name].replace("NAME", shlex.quote(vm.name))
     return make_finding(
         check,
         f"vm:{vm.name}",
@@ -96,8 +114,10 @@ def at(vm: VmConfig, line: int, text: str) -> Evidence:
 
 
 def at_device(vm: VmConfig, device: VmDevice) -> Evidence:
-    """The entry as it is written."""
+    """The entry as it is written; of libvirt the host's device first, which no attribute names."""
     words = ",".join(f"{key}={value}" for key, value in device.options)
+    if vm.kind == LIBVIRT:
+        words = ",".join(["+".join(device.addresses) or device.mdev or "no host device", words])
     return at(vm, device.line, f"{device.key}: {words}")
 
 
@@ -108,6 +128,16 @@ def at_setting(vm: VmConfig, default: str, *keys: str) -> Evidence:
             if setting.key == key:
                 return at(vm, setting.line, f"{key}: {setting.value}")
     return at(vm, 0, default)
+
+
+def is_process(vm: VmConfig) -> bool:
+    """True for what a running QEMU told itself, not for a pasted command line (qm showcmd)."""
+    return vm.kind == QEMU and vm.source.startswith("/proc/")
+
+
+def names_address(device: VmDevice, address: Address) -> bool:
+    """True when this entry names that function itself, by address and not by a mapping."""
+    return not device.mdev and any(covers(written, address) for written in device.addresses)
 
 
 def named_functions(host: Host, device: VmDevice) -> list[PciFunction] | None:

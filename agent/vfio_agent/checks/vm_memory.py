@@ -4,10 +4,12 @@ A VM with a host device has all its memory pinned at start. It must never call m
 whose amount on either side is not known. What several VMs need together is `memory-headroom`'s.
 """
 
+from vfio_agent.checks.device_holders import find_vm
 from vfio_agent.checks.inventory import find_remedy
 from vfio_agent.checks.vm_inventory import CODES as VM_CODES
 from vfio_agent.checks.vm_inventory import (
     at_setting,
+    is_process,
     judge_vms,
     make_vm_finding,
 )
@@ -46,6 +48,13 @@ VM_HUGEPAGES_ON_DEMAND = Code(
     "On a host that has run for a while memory is fragmented and the start fails.",
     "Reserve them at boot: hugepagesz= and hugepages= on the kernel command line.",
 )
+VM_MEMORY_TIGHT = Code(
+    "VM_MEMORY_TIGHT",
+    Verdict.WARN,
+    "The VM does not run as far as could be seen, and its memory is more than MemAvailable now.",
+    "Pinning takes all of it at once: the start fails, or the host swaps and kills processes.",
+    "Stop what uses the memory before the start, or give the VM less.",
+)
 VM_BALLOON = Code(
     "VM_BALLOON",
     Verdict.WARN,
@@ -65,6 +74,7 @@ CODES = (
     VM_MEMORY_TOO_LARGE,
     VM_HUGEPAGES_SHORT,
     VM_HUGEPAGES_ON_DEMAND,
+    VM_MEMORY_TIGHT,
     VM_BALLOON,
     VM_MEMORY_UNKNOWN,
     *VM_CODES,
@@ -78,7 +88,8 @@ _MIB = 1 << 20
 def judge(host: Host) -> list[Finding]:
     """Can all of the VM's memory be pinned?
 
-    Evidence: memory, balloon and huge pages of the VM; MemTotal and huge pages of the host.
+    Evidence: memory, balloon and huge pages of the VM, and whether it runs; MemTotal, MemAvailable
+              and huge pages of the host.
     Meaning:  Devices write to guest memory at any time, so none of it may move or go.
     Source:   Linux vfio_iommu_type1 (pinning), qm.conf(5); field guide step 12.
     """
@@ -101,11 +112,31 @@ def _judge_vm(host: Host, vm: VmConfig) -> Finding:
         paged = _judge_hugepages(host, vm, vm.memory_bytes)
         if paged is not None:
             return paged
+    elif _is_short_now(host, vm, vm.memory_bytes):
+        return make_vm_finding(ID, vm, VM_MEMORY_TIGHT, *evidence, *_describe_available(host))
     if 0 < vm.balloon_bytes < vm.memory_bytes:
         balloon = at_setting(vm, "", "balloon", "currentMemory")
         decision = VM_BALLOON.decision.replace("VMID", vm.name)
         return make_vm_finding(ID, vm, VM_BALLOON, *evidence, balloon, decision=decision)
     return make_vm_finding(ID, vm, VM_MEMORY_READY, *evidence)
+
+
+def _is_short_now(host: Host, vm: VmConfig, needed: int) -> bool:
+    """True for a VM at rest that the memory left would not hold; a running one has its share."""
+    memory = host.readings.memory
+    if memory is None or memory.available_bytes is None or needed <= memory.available_bytes:
+        return False
+    active = {find_vm(holder) for holder in host.readings.holders or ()}
+    return not is_process(vm) and vm.name not in active
+
+
+def _describe_available(host: Host) -> list[Evidence]:
+    memory = host.readings.memory
+    available = None if memory is None else memory.available_bytes
+    found = [] if available is None else [f"MemAvailable {available // _MIB} MiB"]
+    if host.readings.holders is None:
+        found.append("whether the VM runs was not seen")
+    return [Evidence(_MEMINFO, text) for text in found]
 
 
 def _judge_hugepages(host: Host, vm: VmConfig, needed: int) -> Finding | None:

@@ -1,9 +1,9 @@
 """Block devices and what is under each, down to PCI functions.
 
 Partitions stand on their disk; LVM, crypt, multipath and md devices on their `slaves`, however
-deep; loop devices on what their file's mount stands on; NVMe multipath devices on their
-controllers. A device whose way down cannot be followed has `functions` None and leaves a gap: it
-must never look as if it stood on nothing.
+deep; ZFS volumes on the disks of the pools; loop devices on what their file's mount stands on; NVMe
+multipath devices on their controllers. A device whose way down cannot be followed has `functions`
+None and leaves a gap: it must never look as if it stood on nothing.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _VIRTUAL = "/sys/devices/virtual/"
 
 _IN_MEMORY = re.compile(r"(?:ram|zram|nullb)\d+")
 _STACKED = re.compile(r"(?:dm-|md)[\w-]+")
+_ZFS_VOLUME = re.compile(r"zd\d+")
 _CONTROLLER = re.compile(r"nvme\d+")
 _SESSION = re.compile(r"/session\d+/")
 
@@ -186,6 +187,8 @@ class _Walk:
             return self._file(disk)
         if _IN_MEMORY.fullmatch(disk.name):
             return self._memory(disk)
+        if _ZFS_VOLUME.fullmatch(disk.name):
+            return self._zfs_volume()
         return unknown(f"what a device like {disk.name} stands on is not followed")
 
     def _slaves(self, place: str) -> Standing:
@@ -213,11 +216,26 @@ class _Walk:
     def _file(self, disk: _Disk) -> Standing:
         if not disk.label.startswith("/") or disk.label.endswith(" (deleted)"):
             return unknown("the file behind it cannot be found")
+        ground = self._find_ground()
+        if ground is None:
+            return unknown("the mount that holds its file is not known")
+        return ground.of_path(disk.label)
+
+    def _find_ground(self) -> Ground | None:
         if self._ground is None:
             self._ground = make_ground(self._reader, self._disks.values())
-        if self._ground is None:
-            return unknown("the mount that holds its file is not known")
-        return self._ground.of_path(disk.label)
+        return self._ground
+
+    def _zfs_volume(self) -> Standing:
+        """sysfs does not say which pool a volume is in, so that it stands on all of them."""
+        ground = self._find_ground()
+        pools = ground.pools() if ground is not None else None
+        if ground is None or not pools:
+            return unknown("the ZFS pool that holds it is not known")
+        found = NOTHING
+        for pool in pools:
+            found |= ground.of_pool(pool)
+        return found
 
     def _memory(self, disk: _Disk) -> Standing:
         """zram may write back to a disk (Documentation/admin-guide/blockdev/zram.rst)."""

@@ -19,6 +19,7 @@ import tarfile
 from collections.abc import Sequence
 from contextlib import suppress
 
+from vfio_agent.collect.boot_options import GRUB_FILES, strip_grub
 from vfio_agent.collect.holders import DELETED, ENDED, HELD_NODE
 from vfio_agent.collect.host import collect_host, collector_name
 from vfio_agent.collect.kernel_log import CAPTURED_LOG, LIVE_LOG
@@ -89,6 +90,7 @@ class RecordingRoot:
         self._listings: dict[str, Names] = {}
         self._errors: dict[str, int] = {}
         self._reached: set[str] = set()
+        self._modified: dict[str, int] = {}
         self._directories: dict[str, str] = {"": ""}
 
     # --- Root -------------------------------------------------------------------------------
@@ -179,6 +181,16 @@ class RecordingRoot:
                 self._reached.add(self._canonical(path, follow=True)[0])
         return results
 
+    def modified(self, path: str) -> int:
+        """See `Root`."""
+        try:
+            found = self._root.modified(path)
+        except OSError as error:
+            self._keep_error(path, error)
+            raise
+        self._modified[path] = found
+        return found
+
     def authoritative(self, path: str) -> bool:
         """See `Root`."""
         return True
@@ -190,7 +202,8 @@ class RecordingRoot:
             self._files[CAPTURED_LOG] = render_kmsg(data)
         else:
             canonical = self._canonical(path, follow=True)[0]
-            self._files[canonical] = redact_file(canonical, data)
+            kept = strip_grub(data) if path in GRUB_FILES else redact_file(canonical, data)
+            self._files[canonical] = kept
 
     def _keep_error(self, path: str, error: OSError) -> None:
         number = error.errno or errno.EIO
@@ -269,6 +282,7 @@ class RecordingRoot:
             ),
             empty_dirs=frozenset(empty),
             nodes=nodes,
+            modified=self._modified,
         )
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:

@@ -13,7 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from struct import Struct
 
-from vfio_contract.model import Acs, ConfigSpace, PcieCapability, SriovCapability
+from vfio_contract.model import (
+    Acs,
+    ConfigSpace,
+    PcieCapability,
+    ResizableBar,
+    SriovCapability,
+)
+from vfio_contract.quirks import has_wide_acs
 
 _U16 = Struct("<H").unpack_from
 _U32 = Struct("<I").unpack_from
@@ -25,9 +32,10 @@ _FULL_BYTES = 0x1000
 # ids of capabilities
 _PM, _MSI, _PCIX, _PCIE, _MSIX, _AF = 0x01, 0x05, 0x07, 0x10, 0x11, 0x13
 # ids of extended capabilities
-_DSN, _ACS, _SRIOV = 0x0003, 0x000D, 0x0010
+_DSN, _ACS, _SRIOV, _REBAR = 0x0003, 0x000D, 0x0010, 0x0015
 
-_EXTENDED_BYTES = {_DSN: 12, _ACS: 8, _SRIOV: 0x40}
+_MAX_BARS = 6
+_EXTENDED_BYTES = {_DSN: 12, _ACS: 12, _SRIOV: 0x40, _REBAR: 4 + 8 * _MAX_BARS}
 """How much of each extended capability is looked at, its header included."""
 
 _LINKED = frozenset({0, 1, 4, 5, 6, 7, 8})
@@ -113,6 +121,7 @@ def parse_config(data: bytes) -> ConfigSpace:
         acs=_acs(data, above[_ACS], faults) if _ACS in above else None,
         sriov=_sriov(data, above[_SRIOV], faults) if _SRIOV in above else None,
         serial_number=_serial_number(data, above[_DSN], faults) if _DSN in above else None,
+        resizable=_resizable(data, extended, above.get(_REBAR), faults),
         faults=tuple(faults),
     )
 
@@ -320,8 +329,13 @@ def _msix_vectors(data: bytes, offset: int, faults: list[str]) -> int | None:
 
 
 def _acs(data: bytes, offset: int, faults: list[str]) -> Acs | None:
-    if not _holds(data, offset, _EXTENDED_BYTES[_ACS], "ACS", faults):
+    if not _holds(data, offset, 8, "ACS", faults):
         return None
+    if has_wide_acs(_U16(data, 0)[0], _U16(data, 2)[0]):
+        if not _holds(data, offset, 12, "ACS", faults):
+            return None
+        control: int = _U16(data, offset + 8)[0]
+        return Acs(capability=_U16(data, offset + 4)[0], control=control, wide=True)
     return Acs(capability=_U16(data, offset + 4)[0], control=_U16(data, offset + 6)[0])
 
 
@@ -334,6 +348,27 @@ def _sriov(data: bytes, offset: int, faults: list[str]) -> SriovCapability | Non
         num_vfs=_U16(data, offset + 0x10)[0],
         vf_device=_U16(data, offset + 0x1A)[0],
     )
+
+
+def _resizable(
+    data: bytes, extended: Found | None, offset: int | None, faults: list[str]
+) -> tuple[ResizableBar, ...] | None:
+    """PCI Express 7.8.6; () where the list is whole and has no such capability."""
+    if offset is None:
+        return None if extended is None or faults else ()
+    if not _holds(data, offset, 12, "Resizable BAR", faults):
+        return None
+    count = min(data[offset + 8] >> 5, _MAX_BARS)
+    if not _holds(data, offset, 4 + 8 * count, "Resizable BAR", faults):
+        return None
+    found = []
+    for place in range(offset + 4, offset + 4 + 8 * count, 8):
+        low: int = _U32(data, place)[0]
+        control: int = _U32(data, place + 4)[0]
+        # sizes of 256 TiB and more are told by the upper half of the control register
+        sizes = low >> 4 | (control >> 16) << 28
+        found.append(ResizableBar(control & 7, 1 << 20 + (control >> 8 & 0x3F), sizes))
+    return tuple(found)
 
 
 def _serial_number(data: bytes, offset: int, faults: list[str]) -> str | None:

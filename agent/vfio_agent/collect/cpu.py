@@ -6,8 +6,12 @@ evidence. A missing flag line must never read as a processor without the feature
 
 from __future__ import annotations
 
-from vfio_agent.collect.reader import Reader, decode
-from vfio_contract.model import Cpu
+import errno
+from collections.abc import Sequence
+
+from vfio_agent.collect.kvm import DEVICE, MADE
+from vfio_agent.collect.reader import REMEDY_ROOT, Reader, decode
+from vfio_contract.model import Cpu, Module, Snapshot
 
 _CPUINFO = "/proc/cpuinfo"
 _HEAD_BYTES = 16 << 10
@@ -82,6 +86,36 @@ def collect_kvm_device(reader: Reader) -> bool | None:
         return False
     reader.gap("/dev/kvm", "not captured", "ls -l /dev/kvm")
     return None
+
+
+def collect_kvm(
+    reader: Reader,
+    *,
+    device: bool | None,
+    modules: Sequence[Module] | None,
+    previous: Snapshot | None,
+) -> str | None:
+    """What KVM said when it was asked for a VM: "" for yes, else why not; None if not asked.
+
+    `previous` is this boot's last snapshot: what worked once is not asked again. A directory that
+    somebody copied holds no answer.
+    """
+    root = reader.root
+    if not device or not any(m.name.startswith("kvm") for m in modules or ()):
+        return None
+    if previous is not None and previous.readings.kvm == "":
+        return ""
+    if not root.live and root.privileged is None:
+        return None
+    try:
+        return "" if root.read(DEVICE).strip() == MADE.strip() else None
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM):
+            reader.gap(DEVICE, error, REMEDY_ROOT if root.live else "")
+            return None
+        if not error.errno or error.errno == errno.ETIMEDOUT:
+            return None
+        return f"KVM_CREATE_VM: {error.strerror or error}"
 
 
 def _first_processor(text: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from vfio_agent.collect import zpool
 from vfio_agent.collect.device_path import innermost_function
 from vfio_agent.collect.mounts import Mount, MountTable
 from vfio_agent.collect.reader import Reader
@@ -93,6 +94,7 @@ class Ground:
         self._mapped = mapped
         self._done: dict[int, Standing] = {}
         self._open: set[int] = set()
+        self._pools: Mapping[str, tuple[zpool.Leaf, ...] | None] | None = None
 
     def of_mount(self, mount: Mount) -> Standing:
         """What a mount stands on; a mount that stands on itself is unresolved."""
@@ -130,6 +132,39 @@ class Ground:
             return None  # the caller says what it could not find
         return real if real in self._known else None
 
+    # --- ZFS --------------------------------------------------------------------------------
+
+    def pools(self) -> tuple[str, ...] | None:
+        """The imported ZFS pools, mounted or not; None when they are not known."""
+        imported = zpool.list_imported(self._reader)
+        if imported is None:
+            return None
+        mounted = [
+            re.split("[/@]", mount.source, maxsplit=1)[0]
+            for mount in self.table.mounts
+            if mount.fstype == "zfs"
+        ]
+        return tuple(sorted({*imported, *mounted}))
+
+    def of_pool(self, name: str) -> Standing:
+        """What a ZFS pool stands on: every disk, log, cache and spare of it."""
+        if self._pools is None:
+            self._pools = zpool.read_pools(self._reader)
+        leaves = self._pools.get(name)
+        if leaves is None:
+            return unknown(f"the disks of ZFS pool {name} are not in {zpool.CACHE}")
+        found = NOTHING
+        for leaf in leaves:
+            if leaf.kind == "file":
+                found |= self.of_path(leaf.path)
+                continue
+            device = self.device_named(leaf.path)
+            if device is None:
+                found |= unknown(f"disk {leaf.path} of ZFS pool {name} cannot be found")
+            else:
+                found |= Standing(devices=frozenset({device}))
+        return found
+
     # --- by filesystem ----------------------------------------------------------------------
 
     def _resolve(self, mount: Mount) -> Standing:
@@ -145,7 +180,7 @@ class Ground:
             "9p": self._plan9,
             "virtiofs": self._virtiofs,
             "btrfs": self._btrfs,
-            "zfs": lambda _: unknown("the disks of a ZFS pool are not followed yet"),
+            "zfs": lambda m: self.of_pool(re.split("[/@]", m.source, maxsplit=1)[0]),
             "bcachefs": lambda _: unknown("the disks of a bcachefs are not followed yet"),
         }
         if kind in special:

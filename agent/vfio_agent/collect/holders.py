@@ -1,8 +1,9 @@
 """Which processes have a VFIO group or device node open.
 
-The only proof that a VM has a device is its open file; /proc/PID/fd of other users needs root. This
-module must never read a process's arguments or environment (they hold secrets), and never report
-"nobody" when there was a process it could not look into.
+The only proof that a VM has a device is its open file; /proc/PID/fd of other users needs root. Of a
+process's arguments only the name that a QEMU gives its VM is taken, because they hold secrets. This
+module must never report "nobody" when there was a process it could not look into, nor where some
+are hidden from it (hidepid, a container's own process table).
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ from __future__ import annotations
 import errno
 import re
 
+from vfio_agent.collect.mounts import collect_mounts
 from vfio_agent.collect.reader import REMEDY_ROOT, Reader, decode
+from vfio_agent.collect.vms import is_qemu_command
+from vfio_agent.vmconf.qemu_cmdline import parse_qemu, split_cmdline
 from vfio_contract.model import Holder
 
 VFIO = "/dev/vfio"
@@ -23,6 +27,13 @@ ENDED = (errno.ENOENT, errno.ESRCH)
 
 _TICKS_PER_SECOND = 100
 """USER_HZ: the unit of /proc/PID/stat on every Linux architecture that runs VFIO."""
+
+_HIDING = frozenset({"2", "4", "invisible", "ptraceable"})
+"""Values of hidepid that leave other users' processes out (Documentation/filesystems/proc.rst)."""
+
+_PID_NAMESPACE = f"{PROC}/1/ns/pid"
+_FIRST_NAMESPACE = "pid:[4026531836]"
+"""The host's own (include/linux/proc_ns.h, PROC_PID_INIT_INO); a container's has another number."""
 
 _STATUS = re.compile(r"^(?:VmLck|VmPin):\s+([0-9]{1,16}) kB$", re.MULTILINE)
 _MEMLOCK = re.compile(r"^Max locked memory\s+(unlimited|[0-9]{1,20})\s", re.MULTILINE)
@@ -52,6 +63,10 @@ def _scan(reader: Reader) -> tuple[Holder, ...] | None:
     listed = reader.names(PROC)
     if listed is None:
         return None
+    hidden = _why_hidden(reader)
+    if hidden:
+        reader.gap(f"{PROC}/*/fd", hidden, REMEDY_ROOT)
+        return None
     pids = [name for name in listed if name.isascii() and name.isdecimal()]
     paths: list[str] = []
     refused: OSError | None = None
@@ -78,7 +93,25 @@ def _scan(reader: Reader) -> tuple[Holder, ...] | None:
     return tuple(_holder(reader, *row) for row in rows)
 
 
+def _why_hidden(reader: Reader) -> str:
+    """Why there may be processes that /proc does not list, "" when it lists them all."""
+    try:
+        space = reader.root.link(_PID_NAMESPACE)
+    except OSError:
+        space = ""  # for root alone; whoever else looks is refused at the open files already
+    if space and space != _FIRST_NAMESPACE:
+        return "a container's process table: the host's processes are not in it"
+    if reader.root.privileged:
+        return ""
+    table = collect_mounts(reader)
+    for mount in table.mounts if table is not None else ():
+        if mount.point == PROC and mount.fstype == "proc" and mount.option("hidepid") in _HIDING:
+            return f"{PROC} is mounted with hidepid={mount.option('hidepid')}"
+    return ""
+
+
 def _holder(reader: Reader, node: str, pid: str, stale: bool) -> Holder:
+    command = _command(reader, pid)
     state, started = _parse_stat(_quiet(reader, f"{PROC}/{pid}/stat"))
     status = _STATUS.findall(_quiet(reader, f"{PROC}/{pid}/status"))
     limit = _MEMLOCK.search(_quiet(reader, f"{PROC}/{pid}/limits"))
@@ -88,14 +121,24 @@ def _holder(reader: Reader, node: str, pid: str, stale: bool) -> Holder:
     return Holder(
         path=node,
         pid=int(pid),
-        command=_command(reader, pid),
+        command=command,
         control_group=max(paths, key=len, default=None),
         started_seconds=started,
         state=state,
         locked_bytes=sum(int(n) << 10 for n in status) if status else None,
         memlock_bytes=None if limit is None else (-1 if limit[1] == "unlimited" else int(limit[1])),
         stale_node=stale,
+        vm=_name_vm(reader, pid) if is_qemu_command(command) else "",
     )
+
+
+def _name_vm(reader: Reader, pid: str) -> str | None:
+    try:
+        data = reader.root.read(f"{PROC}/{pid}/cmdline")
+    except OSError:
+        return None
+    vm = parse_qemu(split_cmdline(data), source="", fallback_name="")
+    return "" if vm is None else vm.name
 
 
 def _parse_stat(text: str) -> tuple[str | None, float | None]:

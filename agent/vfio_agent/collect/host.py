@@ -8,18 +8,22 @@ place of another's: the collecting machine's own name, kernel or clock never sta
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
-
-from vfio_agent.collect.boot_options import collect_boot_options
-from vfio_agent.collect.cpu import collect_cpu, collect_kvm_device
+from vfio_agent.collect.address_widths import collect_address_widths
+from vfio_agent.collect.boot_options import collect_boot_options, collect_boot_path
+from vfio_agent.collect.contention import collect_cpu_time, collect_disks
+from vfio_agent.collect.cpu import collect_cpu, collect_kvm, collect_kvm_device
 from vfio_agent.collect.firmware import collect_firmware
 from vfio_agent.collect.framebuffers import collect_framebuffers
 from vfio_agent.collect.groups import collect_groups, collect_iommu_units
 from vfio_agent.collect.holders import collect_holders
 from vfio_agent.collect.hugepages import collect_hugepages
+from vfio_agent.collect.initramfs import collect_initramfs
 from vfio_agent.collect.intents import collect_intents
-from vfio_agent.collect.interrupts import collect_device_interrupts, collect_interrupt_chips
+from vfio_agent.collect.interrupts import (
+    collect_cpu_isolation,
+    collect_device_interrupts,
+    collect_interrupt_chips,
+)
 from vfio_agent.collect.kernel import (
     collect_boot_id,
     collect_cmdline,
@@ -42,6 +46,7 @@ from vfio_agent.collect.sriov_rules import collect_sriov_rules
 from vfio_agent.collect.storage import collect_block, collect_storage_uses
 from vfio_agent.collect.vms import collect_mappings, collect_vms
 from vfio_contract.model import Facts, Kernel, KernelLog, PciFunction, Readings, Snapshot
+from vfio_contract.version import VERSION
 
 UNKNOWN_HOST = "unknown"
 """The name of a host that none of its files tells."""
@@ -71,28 +76,34 @@ def collect_host(
     pci = collect_functions(reader, kernel=kernel, holders=holders, previous=previous)
     network = collect_network(reader)
     block = collect_block(reader)
+    name = host or _host_name(reader)
+    vms = collect_vms(reader)
+    units = collect_iommu_units(reader)
+    boot_options = collect_boot_options(reader)
     facts = Facts(
-        host=host or _host_name(reader),
+        host=name,
         kernel=kernel,
         firmware=collect_firmware(reader),
         cpu=collect_cpu(reader),
         cmdline=cmdline,
         kvm_device=collect_kvm_device(reader),
         modules=collect_modules(reader),
-        iommu_units=collect_iommu_units(reader),
+        iommu_units=units,
         groups=collect_groups(reader),
         functions=pci.functions,
         intents=collect_intents(reader, cmdline),
         block=block,
-        storage_uses=collect_storage_uses(reader, block, network),
+        storage_uses=collect_storage_uses(reader, block, network, vms=vms, host=name),
         network=network,
         keyboards=collect_keyboards(reader),
         memory_total_bytes=collect_memory_total(reader),
-        boot_options=collect_boot_options(reader),
+        boot_options=boot_options,
         module_rules=collect_module_rules(reader),
         sriov_rules=collect_sriov_rules(reader),
-        vms=collect_vms(reader),
+        vms=vms,
         mappings=collect_mappings(reader),
+        address_widths=collect_address_widths(reader, units),
+        boot_path=collect_boot_path(reader, boot_options, cmdline),
     )
     return Snapshot(
         facts=facts,
@@ -113,18 +124,23 @@ def collect_host(
             pressure=collect_pressure(reader),
             interrupts=collect_device_interrupts(reader),
             framebuffers=collect_framebuffers(reader),
+            kvm=collect_kvm(
+                reader, device=facts.kvm_device, modules=facts.modules, previous=previous
+            ),
+            initramfs=collect_initramfs(
+                reader, release=kernel.release, rules=facts.module_rules, intents=facts.intents
+            ),
+            cpu_time=collect_cpu_time(reader),
+            disks=collect_disks(reader),
+            cpu_isolation=collect_cpu_isolation(reader),
             gaps=reader.gaps,
         ),
     )
 
 
-@cache
 def collector_name() -> str:
     """`vfioctl 0.1.0`."""
-    try:
-        return f"vfioctl {version('vfioctl')}"
-    except PackageNotFoundError:
-        return "vfioctl"  # run from a source tree that was never installed
+    return f"vfioctl {VERSION}"
 
 
 def _host_name(reader: Reader) -> str:

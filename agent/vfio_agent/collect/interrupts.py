@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from vfio_agent.collect.reader import Reader
-from vfio_contract.model import DeviceInterrupt
+from vfio_contract.model import CpuIsolation, DeviceInterrupt
 
 _INTERRUPTS = "/proc/interrupts"
 _LIMIT_BYTES = 16 << 20
@@ -21,6 +21,56 @@ _DEVICE = re.compile(r"-(?:[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]|[0-9a-f]
 
 _FLOW = re.compile(r"-(?:edge|level|fasteoi)$")
 """What kernels before 3.19 append."""
+
+
+_ISOLATED = "/sys/devices/system/cpu/isolated"
+_NOHZ_FULL = "/sys/devices/system/cpu/nohz_full"
+
+_BALANCERS = (
+    "/sys/fs/cgroup/system.slice/irqbalance.service/cgroup.procs",
+    "/sys/fs/cgroup/systemd/system.slice/irqbalance.service/cgroup.procs",
+    "/run/irqbalance.pid",
+)
+"""What a running irqbalance leaves: its control group (versions 2 and 1), or its pid."""
+
+_SOCKETS = "/run/irqbalance"
+"""Holds a socket while it runs (irqbalance since 1.4)."""
+
+
+def collect_cpu_isolation(reader: Reader) -> CpuIsolation:
+    """Which processors were set aside, and whether irqbalance runs."""
+    isolated = reader.optional(_ISOLATED)
+    nohz = reader.optional(_NOHZ_FULL)
+    return CpuIsolation(
+        isolated=_cpus(isolated), nohz_full=_cpus(nohz), irqbalance=_is_balanced(reader)
+    )
+
+
+def _cpus(text: str | None) -> str | None:
+    return "" if text == "(null)" else text  # what kernels print for an empty mask
+
+
+def _is_balanced(reader: Reader) -> bool | None:
+    unread: OSError | None = None
+    for path in _BALANCERS:
+        try:
+            if reader.root.read(path).strip():
+                return True
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            unread = unread or error
+    try:
+        if any(name.endswith(".sock") for name in reader.root.list(_SOCKETS)):
+            return True
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        unread = unread or error
+    if unread is None:
+        return False
+    reader.gap(_SOCKETS, unread, "pgrep -a irqbalance")
+    return None
 
 
 def collect_interrupt_chips(reader: Reader) -> tuple[str, ...] | None:

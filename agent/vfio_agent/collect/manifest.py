@@ -32,7 +32,8 @@ class Manifest:
 
     `errors` maps a path to the errno that reading it gave; `listings` a directory to all its names
     where the capture's files do not show them; `complete` names directories whose files do;
-    `nodes` maps a device node to (`c` or `b`, major, minor).
+    `nodes` maps a device node to (`c` or `b`, major, minor), `modified` a file, as it was
+    asked for, to the time of its last change in seconds since 1970.
     """
 
     LIMIT_BYTES: ClassVar[int] = 64 * 1024 * 1024
@@ -46,6 +47,7 @@ class Manifest:
     empty_dirs: frozenset[str]
     nodes: Mapping[str, tuple[str, int, int]]
     below: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    modified: Mapping[str, int] = field(default_factory=dict)
 
     def lists(self, directory: str) -> bool:
         """True when the recorder saw every name in this directory."""
@@ -70,6 +72,7 @@ class Manifest:
             "complete": sorted(self.complete),
             "empty_dirs": sorted(self.empty_dirs),
             "nodes": {path: list(node) for path, node in self.nodes.items()},
+            "modified": dict(self.modified),
         }
         return (json.dumps(document, sort_keys=True, indent=0) + "\n").encode("ascii")
 
@@ -92,7 +95,7 @@ def read_manifest(data: bytes) -> Manifest | None:
         raise BadCapture(f"{MANIFEST} has schema {schema!r}, this version reads {SCHEMA!r}")
     try:
         return _parse(document)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BadCapture(f"{MANIFEST} is damaged: {type(error).__name__}: {error}") from error
 
 
@@ -107,6 +110,8 @@ def _parse(document: dict[str, object]) -> Manifest:
         for path, names in _dict(document["listings"]).items()
     }
     complete = frozenset(map(str, _list(document["complete"])))
+    # older captures have none
+    modified = {str(p): int(t) for p, t in _dict(document.get("modified", {})).items()}
     folders = (node.rpartition("/")[0] for node in nodes)
     return Manifest(
         boot_id=str(document["boot_id"]),
@@ -118,13 +123,20 @@ def _parse(document: dict[str, object]) -> Manifest:
         empty_dirs=empty,
         nodes=nodes,
         below=names_below((*empty, *listings, *complete, *folders)),
+        modified=modified,
     )
+
+
+_PATH_CHARS = 4096
+"""PATH_MAX of Linux; each step up a path costs its length."""
 
 
 def names_below(directories: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """By directory the names in it that lead to any of these, which are directories themselves."""
     found: dict[str, set[str]] = {}
     for path in directories:
+        if len(path) > _PATH_CHARS:
+            raise ValueError(f"a path of {len(path)} characters")
         while path:
             path, _, name = path.rpartition("/")
             found.setdefault(path, set()).add(name)

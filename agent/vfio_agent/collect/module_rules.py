@@ -2,7 +2,7 @@
 
 modprobe.d, /etc/modules, modules-load.d and what the initramfs generators are told. What an image
 really holds is not looked at: it is tens of megabytes of compressed cpio. Only lines that name a
-module which matters for passthrough are kept.
+module which matters for passthrough, or keep a host driver out, are kept.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ INITRAMFS_TOOLS = "/etc/initramfs-tools/modules"
 DRACUT_FOLDERS = ("/etc/dracut.conf.d", "/usr/lib/dracut/dracut.conf.d")
 DRACUT_FILE = "/etc/dracut.conf"
 MKINITCPIO = "/etc/mkinitcpio.conf"
+
+OPTIONS = frozenset({"allow_unsafe_interrupts", "dma_entry_limit", "enable_unsafe_noiommu_mode"})
+"""Parameters that weaken or limit VFIO when modprobe.d sets them; ids are intentions."""
 
 _DRACUT = re.compile(r"""(?:add_drivers|force_drivers)\+?=\s*["']?([^"'#]*)""")
 _MKINITCPIO = re.compile(r"MODULES\+?=\(?([^)#]*)\)?")
@@ -42,6 +45,18 @@ def collect_module_rules(reader: Reader) -> tuple[ModuleRule, ...] | None:
 
 
 def _matters(rule: ModuleRule) -> bool:
+    return names_vfio(rule) or _keeps_a_driver_out(rule)
+
+
+def _keeps_a_driver_out(rule: ModuleRule) -> bool:
+    """True for the administrator's own lines; distributions ship hundreds for fb and watchdogs."""
+    if rule.kind not in ("blacklist", "install") or rule.module.endswith(("fb", "_wdt")):
+        return False
+    return rule.source.startswith("/etc/") and "modprobe" not in rule.value
+
+
+def names_vfio(rule: ModuleRule) -> bool:
+    """True when the line is about a part of VFIO, or loads one before another module."""
     named = (rule.module, *rule.value.split())
     return any(n.startswith(("vfio", "iommufd")) or n.endswith("vfio_pci") for n in named)
 
@@ -66,6 +81,10 @@ def _from_modprobe(path: str, text: str) -> Iterator[ModuleRule]:
             yield ModuleRule(kind, module, "", source)
         elif kind == "install":
             yield ModuleRule(kind, module, " ".join(words[2:]), source)
+        elif kind == "options":
+            kept = [w for w in words[2:] if w.partition("=")[0].replace("-", "_") in OPTIONS]
+            if kept:
+                yield ModuleRule(kind, module, " ".join(kept), source)
 
 
 def _first(path: str, text: str) -> Iterator[tuple[str, str]]:

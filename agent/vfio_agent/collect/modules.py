@@ -1,14 +1,20 @@
 """The kernel modules that matter for passthrough, loaded or built in, with their parameters.
 
-/sys/module shows both sorts; /proc/modules is there where only it was captured. Only parameters
-that some check reads are read. A module that is not in the result is not in the kernel, so a
-listing that may be incomplete yields None.
+/proc/modules has the loaded ones, /sys/module also those built in that have parameters, and
+modules.builtin all that are built in. Only parameters that some check reads are read. A module that
+is not in the result is not in the kernel, so a listing that may be incomplete yields None; where
+a part of VFIO is missing and modules.builtin was not read, a gap says so.
 """
 
 from __future__ import annotations
 
 from vfio_agent.collect.reader import Reader, decode
 from vfio_contract.model import Module
+
+BUILTIN = "/lib/modules/*/modules.builtin"
+_REMEDY = "grep -e vfio -e iommufd /lib/modules/$(uname -r)/modules.builtin"
+_NEEDED = frozenset({"vfio", "vfio_pci"})
+_BACKENDS = frozenset({"vfio_iommu_type1", "vfio_iommu_spapr_tce", "iommufd"})
 
 _MODULES = frozenset({"iommufd", "irqbypass", "mdev", "pci_stub", "xen_pciback"})
 
@@ -39,8 +45,11 @@ def collect_modules(reader: Reader) -> tuple[Module, ...] | None:
             "/proc/modules", "not captured, and /sys/module is not whole", "cat /proc/modules"
         )
         return None
-    names = {name for name in (*(loaded or ()), *(shown or ())) if _matters(name)}
-    return tuple(_collect_module(reader, name) for name in sorted(names))
+    builtin = _collect_builtin(reader)
+    names = {n for n in (*(loaded or ()), *(shown or ()), *(builtin or ())) if _matters(n)}
+    if builtin is None and not (names >= _NEEDED and names & _BACKENDS):
+        reader.gap(BUILTIN, "not read, so a module that is not listed may be built in", _REMEDY)
+    return tuple(_collect_module(reader, name, builtin) for name in sorted(names))
 
 
 def _matters(name: str) -> bool:
@@ -56,6 +65,29 @@ def _collect_loaded(reader: Reader) -> tuple[str, ...] | None:
     return tuple(line.split()[0].replace("-", "_") for line in text.split("\n") if line.split())
 
 
+def _collect_builtin(reader: Reader) -> frozenset[str] | None:
+    """Names in the running kernel's modules.builtin; none where there is no such file.
+
+    The file belongs to the kernel's modules (Linux Documentation/kbuild/kbuild.rst); a kernel
+    without modules comes without it.
+    """
+    try:
+        release = decode(reader.root.read("/proc/sys/kernel/osrelease"))
+    except OSError:
+        release = ""
+    path = f"/lib/modules/{release}/modules.builtin"
+    if not release or "/" in release:
+        return None
+    try:
+        text = decode(reader.root.read(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return frozenset()
+    except OSError:
+        return None
+    names = (line.rpartition("/")[2].partition(".ko")[0] for line in text.split("\n"))
+    return frozenset(name.strip().replace("-", "_") for name in names if name.strip())
+
+
 def _quiet_names(reader: Reader, path: str) -> list[str] | None:
     try:
         return reader.root.list(path)
@@ -63,11 +95,12 @@ def _quiet_names(reader: Reader, path: str) -> list[str] | None:
         return None
 
 
-def _collect_module(reader: Reader, name: str) -> Module:
+def _collect_module(reader: Reader, name: str, builtin: frozenset[str] | None) -> Module:
     folder = f"/sys/module/{name}/parameters"
     wanted = [n for n in reader.optional_names(folder) or () if n in _PARAMETERS]
     values = reader.texts([f"{folder}/{n}" for n in wanted])
     return Module(
         name=name,
         parameters=tuple((n, v) for n, v in zip(wanted, values, strict=True) if v is not None),
+        builtin=None if builtin is None else name in builtin,
     )

@@ -61,6 +61,11 @@ _ALL = _ASKED | frozenset(_REQUIRED)
 _MATTERS = frozenset({*_REQUIRED, *_OPTIONAL[:6], *_LINKS, "config", "reset", "vfio-dev"})
 """Attributes that some check reads: not having captured one is a gap."""
 
+_BUS_NAMES = frozenset({"pci_bus", "secondary_bus_number"})
+"""What only a bridge has: its bus, and (since Linux 5.4) the bus's number."""
+
+_BUS_NUMBER_SINCE = (5, 4)
+
 _POWER, _STATUS = "power_state", "power/runtime_status"
 _NO_SUCH = "no-such-attribute"
 
@@ -81,7 +86,8 @@ class _Shape:
     """What functions with the same attributes have in common.
 
     `names` are all attributes, `absent` those of interest that are known not to be there, `reads`
-    and `links` what to read of them, `virtual` the links to virtual functions.
+    and `links` what to read of them, `virtual` the links to virtual functions. `whole` is True when
+    any name that is not there is known to be absent.
     """
 
     names: frozenset[str]
@@ -89,9 +95,10 @@ class _Shape:
     reads: tuple[str, ...]
     links: tuple[str, ...]
     virtual: tuple[str, ...]
+    whole: bool
 
 
-_NO_SHAPE = _Shape(frozenset(), frozenset(), (), (), ())
+_NO_SHAPE = _Shape(frozenset(), frozenset(), (), (), (), whole=False)
 """Of a function whose directory could not be listed: nothing is read, nothing is known."""
 
 
@@ -143,6 +150,8 @@ def collect_functions(
     _read_waking(reader, devices, _held(devices, holders), before)
     roots = _root_paths(reader, devices)
     indexes = _vf_indexes(reader, devices)
+    # the directory of a function in which another function's lies belongs to a bridge
+    above = {posixpath.dirname(device.directory) for device in devices}
     functions = []
     readings = []
     for device in devices:
@@ -154,6 +163,7 @@ def collect_functions(
             absent=device.shape.absent,
             link=device.link,
             awake=device.awake,
+            has_bus=device.directory in above or _shows_bus(device, kernel),
         )
         nodes = None if device.has("vfio-dev") is None else device.vfio_nodes
         functions.append(
@@ -170,6 +180,15 @@ def collect_functions(
         )
         readings.append(pci_values.make_reading(attributes, nodes))
     return Collected(functions=tuple(functions), readings=tuple(readings))
+
+
+def _shows_bus(device: _Device, kernel: Kernel) -> bool | None:
+    """Whether its attributes are those of a bridge; None where nobody listed them all."""
+    if _BUS_NAMES & device.shape.names:
+        return True
+    version = kernel.version
+    whole = device.shape.whole and version is not None and version >= _BUS_NUMBER_SINCE
+    return False if whole else None
 
 
 # --- beside the functions ----------------------------------------------------------------------
@@ -216,7 +235,7 @@ def _find_attributes(reader: Reader, devices: Sequence[_Device]) -> None:
     for device, have in listed:
         proof = root.live or root.authoritative(f"{device.directory}/{_NO_SUCH}")
         if (have, proof) not in shapes:
-            shapes[have, proof] = _make_shape(have, _ALL if proof else captured)
+            shapes[have, proof] = _make_shape(have, _ALL if proof else captured, whole=proof)
         device.shape = shapes[have, proof]
     if not all(proof for _, proof in shapes):
         for name in sorted(_MATTERS - captured):
@@ -224,7 +243,7 @@ def _find_attributes(reader: Reader, devices: Sequence[_Device]) -> None:
             reader.gap(path, "not captured for any function", f"ls -ld {path}")
 
 
-def _make_shape(names: Sequence[str], known: frozenset[str]) -> _Shape:
+def _make_shape(names: Sequence[str], known: frozenset[str], *, whole: bool) -> _Shape:
     """`known` are the attributes whose absence from `names` is one.
 
     Of the required ones an absent one is read too, so that its error becomes the gap.
@@ -236,6 +255,7 @@ def _make_shape(names: Sequence[str], known: frozenset[str]) -> _Shape:
         reads=(*(n for n in _REQUIRED if n in known), *(n for n in _OPTIONAL if n in have)),
         links=tuple(n for n in _LINKS if n in have),
         virtual=tuple(n for n in names if _VIRTUAL.fullmatch(n)),
+        whole=whole,
     )
 
 

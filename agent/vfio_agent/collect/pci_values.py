@@ -14,6 +14,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from vfio_agent.collect.config_space import Link, parse_config, parse_link
+from vfio_agent.collect.config_witness import (
+    find_contradiction,
+    find_other_class,
+    find_stranger,
+)
 from vfio_agent.collect.pci_place import DEVICES, Above
 from vfio_agent.collect.reader import Reader, decode
 from vfio_agent.collect.root import Names
@@ -65,7 +70,8 @@ def find_link(config: bytes | OSError | None) -> Link | None:
 class Attributes:
     """What was read of one function; `absent` holds the names it is known not to have.
 
-    `link` is what its config space says of the link, None where that does not say it.
+    `link` is what its config space says of the link, None where that does not say it. `has_bus`
+    tells whether the kernel made it a bridge, None where sysfs does not show that.
     """
 
     reader: Reader
@@ -75,6 +81,7 @@ class Attributes:
     absent: frozenset[str]
     link: Link | None
     awake: bool
+    has_bus: bool | None
 
     def gap(self, name: str, cause: OSError | str) -> None:
         """Record that this attribute could not be read or understood."""
@@ -179,9 +186,9 @@ def make_function(
         device=device,
         subsystem_vendor=subsystem_vendor,
         subsystem_device=subsystem_device,
-        class_code=a.number("class", _HEX6, base=16),
+        class_code=_class_code(a),
         revision=a.number("revision", _HEX2, base=16),
-        driver=a.link_name("driver"),
+        driver=_driver(a),
         driver_override=_driver_override(a),
         group=_group(a),
         vfio_device=None if vfio_nodes is None else bool(vfio_nodes),
@@ -231,11 +238,13 @@ def _config(a: Attributes, *, before: PciFunction | None) -> ConfigSpace | None:
     if not data:
         a.gap("config", "empty: 0 bytes")
         return None
-    stranger = _stranger(a, data)
-    if stranger:
-        a.gap("config", stranger)
-        return None
     config, _ = _parse_config(data)
+    wrong = find_stranger(data, a.raw("vendor"), a.raw("device")) or find_contradiction(
+        config, a.raw("class"), has_bus=a.has_bus
+    )
+    if wrong:
+        a.gap("config", wrong)
+        return None
     if config.dead and not a.awake:
         a.gap("config", f"all {len(data)} bytes read ff, but the function is asleep")
         return before.config if before is not None else None
@@ -249,19 +258,20 @@ def _config(a: Attributes, *, before: PciFunction | None) -> ConfigSpace | None:
     return config
 
 
-def _stranger(a: Attributes, data: bytes) -> str:
-    """What tells that these bytes are another function's, "" when nothing does.
+def _driver(a: Attributes) -> str | None:
+    target = a.links.get("driver")
+    if isinstance(target, str) and posixpath.basename(posixpath.dirname(target)) != "drivers":
+        a.gap("driver", f"not a link to a driver: {target[:_QUOTED_BYTES]!r}")
+        return None
+    return a.link_name("driver")
 
-    The kernel read its ids from the same space. A VF's own read as ffff (SR-IOV 3.4.1.1), and so
-    do those of a function that does not answer.
-    """
-    own = data[:4]
-    if len(own) < 4 or own == b"\xff\xff\xff\xff":
-        return ""
-    found = f"{int.from_bytes(own[:2], 'little'):04x}:{int.from_bytes(own[2:], 'little'):04x}"
-    said = [_HEX4.fullmatch(a.raw(name) or b"") for name in ("vendor", "device")]
-    expected = ":".join(match[1].decode().lower() for match in said if match is not None)
-    return "" if None in said or found == expected else f"begins with {found}, sysfs: {expected}"
+
+def _class_code(a: Attributes) -> int | None:
+    other = find_other_class(a.values.get("config"), a.raw("class"))
+    if other:
+        a.gap("class", other)
+        return None
+    return a.number("class", _HEX6, base=16)
 
 
 def _physfn(a: Attributes) -> Address | None:

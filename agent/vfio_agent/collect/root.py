@@ -17,6 +17,8 @@ from typing import Protocol, TypeVar
 
 from vfio_agent.collect.config_space import gather_config
 from vfio_agent.collect.deadline import DEADLINE_S, Deadline, run_here
+from vfio_agent.collect.kvm import DEVICE as KVM_DEVICE
+from vfio_agent.collect.kvm import probe_kvm
 
 T = TypeVar("T")
 
@@ -63,7 +65,10 @@ class Root(Protocol):
         """True when read as root, False when not, None when a capture does not say."""
 
     def read(self, path: str, *, limit: int = LIMIT_BYTES) -> bytes:
-        """The file's bytes, cut at `limit`. /dev/kmsg gives all records there are, in order."""
+        """The file's bytes, cut at `limit`. /dev/kmsg gives all records there are, in order.
+
+        /dev/kvm gives the answer of `kvm.probe_kvm`.
+        """
 
     def read_many(self, paths: Sequence[str]) -> ManyBytes:
         """Many files in one hand-over; a blocked read does not stop the others."""
@@ -92,6 +97,9 @@ class Root(Protocol):
     def real_many(self, paths: Sequence[str]) -> ManyTexts:
         """Many canonical paths in one hand-over."""
 
+    def modified(self, path: str) -> int:
+        """When the file's content last changed, in seconds since 1970."""
+
     def authoritative(self, path: str) -> bool:
         """True when a missing `path` is proof that the host did not have it."""
 
@@ -116,6 +124,9 @@ class GuardedRoot:
         raise NotImplementedError
 
     def _canonical(self, path: str) -> str:
+        raise NotImplementedError
+
+    def _changed(self, path: str) -> int:
         raise NotImplementedError
 
     def _many(self, operation: Callable[[str], T], paths: Sequence[str]) -> Many[T]:
@@ -144,6 +155,10 @@ class GuardedRoot:
     def real(self, path: str) -> str:
         """See `Root`."""
         return self._one(self._canonical, path)
+
+    def modified(self, path: str) -> int:
+        """See `Root`."""
+        return self._one(self._changed, path)
 
     def read_many(self, paths: Sequence[str]) -> ManyBytes:
         """See `Root`."""
@@ -201,6 +216,8 @@ class LiveRoot(GuardedRoot):
     def _load(self, path: str, limit: int = LIMIT_BYTES) -> bytes:
         if path == "/dev/kmsg":
             return read_kmsg(self._prefix + path, limit)
+        if path == KVM_DEVICE:
+            return probe_kvm(self._prefix + path)
         descriptor = os.open(self._prefix + path, _FLAGS)
         try:
             data = os.read(descriptor, _CHUNK if limit > _CHUNK else limit)
@@ -236,6 +253,9 @@ class LiveRoot(GuardedRoot):
     def _canonical(self, path: str) -> str:
         found = os.path.realpath(self._prefix + path, strict=True)
         return found.removeprefix(os.path.realpath(self._prefix)) if self._prefix else found
+
+    def _changed(self, path: str) -> int:
+        return int(os.stat(self._prefix + path).st_mtime)
 
 
 def _read_rest(descriptor: int, data: bytes, limit: int) -> bytes:

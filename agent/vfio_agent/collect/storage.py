@@ -1,9 +1,9 @@
-"""Everything that needs storage: mounts and swap areas, each with what it stands on.
+"""Everything that needs storage: mounts, swap areas, pools and VMs' disks, with what they stand on.
 
 Entries that stand on the same ground are one use, named by the shortest of their mount points, so
 that the many mounts of containers neither hide the disk nor change the facts when they come and go.
-What is not covered yet (pools without a mount, raw disks of VMs) is not listed here; what is
-listed and could not be followed says so.
+Disks that are in use without a mount (`claimed_disks`) are uses too; what could not be followed
+says so.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from vfio_agent.collect.block import collect_block, is_networked, make_ground
+from vfio_agent.collect.claimed_disks import find_claimed
 from vfio_agent.collect.ground import Ground, Standing, unknown
 from vfio_agent.collect.network import routes_known
 from vfio_agent.collect.reader import Reader
 from vfio_contract.address import address_key
 from vfio_contract.model import BlockDevice, NetDevice, StorageUse
+from vfio_contract.vm import VmConfig
 
 __all__ = ["collect_block", "collect_storage_uses", "parse_swaps"]
 
@@ -30,11 +32,15 @@ def collect_storage_uses(
     reader: Reader,
     block: Sequence[BlockDevice] | None,
     network: Sequence[NetDevice] | None,
+    *,
+    vms: Sequence[VmConfig] | None = (),
+    host: str = "",
 ) -> tuple[StorageUse, ...] | None:
     """Uses of storage and of the network for storage; None when no mount table can be read.
 
     A use of the network is resolved when the routes of the interfaces in `network` are known: the
-    interfaces that carry them are needed anyway.
+    interfaces that carry them are needed anyway. `vms` are this host's VMs, None when not known;
+    `host` is its name as a Proxmox node.
     """
     ground = make_ground(reader, block or ())
     if ground is None:
@@ -42,6 +48,7 @@ def collect_storage_uses(
     below = {device.name: device for device in block or ()}
     found = [(f"{m.point} ({m.fstype})", ground.of_mount(m)) for m in ground.table.mounts]
     found += _collect_swaps(reader, ground)
+    found += find_claimed(reader, ground, block or (), vms, host)
     uses: dict[StorageUse, str] = {}
     for name, standing in found:
         for use in _make_uses(standing, below, routes=routes_known(network)):

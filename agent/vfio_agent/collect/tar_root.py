@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterator
 from io import BytesIO
 
+from vfio_agent.collect.gathered import GATHERED
 from vfio_agent.collect.manifest import MANIFEST, BadCapture
 from vfio_agent.collect.tree_root import DIRECTORY, FILE, LINK, TreeRoot
 
@@ -28,7 +29,9 @@ MAX_MEMBER_BYTES = 64 * 1024 * 1024
 MAX_TOTAL_BYTES = 256 * 1024 * 1024
 """Of the tar itself, unpacked."""
 
-_HOST_NAMES = frozenset({"sys", "proc", "dev", "etc", "run", "usr", "lib", "dmesg", MANIFEST})
+_HOST_NAMES = frozenset(
+    {"sys", "proc", "dev", "etc", "run", "usr", "lib", "dmesg", MANIFEST, GATHERED}
+)
 
 _DAMAGE = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError, OverflowError)
 

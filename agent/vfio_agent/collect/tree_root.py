@@ -12,6 +12,7 @@ import errno
 import os
 
 from vfio_agent.collect.deadline import DEADLINE_S
+from vfio_agent.collect.gathered import GATHERED, read_gathered
 from vfio_agent.collect.manifest import MANIFEST, Manifest, read_manifest
 from vfio_agent.collect.root import LIMIT_BYTES, GuardedRoot, Names, NotCaptured
 
@@ -45,9 +46,10 @@ class TreeRoot(GuardedRoot):
         raise NotImplementedError
 
     def _load_manifest(self) -> None:
-        if self._entries("").get(MANIFEST) == FILE:
-            self._manifest = read_manifest(self._open("/" + MANIFEST, Manifest.LIMIT_BYTES + 1))
-            self._scanned.clear()  # what was scanned so far lacks what the manifest adds
+        for name, read in ((MANIFEST, read_manifest), (GATHERED, read_gathered)):
+            if self._manifest is None and self._entries("").get(name) == FILE:
+                self._manifest = read(self._open("/" + name, Manifest.LIMIT_BYTES + 1))
+        self._scanned.clear()  # what was scanned so far lacks what the manifest adds
 
     @property
     def live(self) -> bool:
@@ -106,6 +108,15 @@ class TreeRoot(GuardedRoot):
     def _canonical(self, path: str) -> str:
         return self._resolve(path, follow=True)[0] or "/"
 
+    def _changed(self, path: str) -> int:
+        """What our recorder saw; the times of copied files say nothing about the host."""
+        if self._manifest is None:
+            raise NotCaptured(path)
+        found = self._manifest.modified.get(path)
+        if found is None:
+            raise self._missing(path, path)
+        return found
+
     # --- resolution -------------------------------------------------------------------------
 
     def _entries(self, directory: str) -> dict[str, str]:
@@ -126,6 +137,7 @@ class TreeRoot(GuardedRoot):
             found.setdefault(name, OTHER)
         if not directory:
             found.pop(MANIFEST, None)
+            found.pop(GATHERED, None)
 
     def _resolve(self, path: str, *, follow: bool) -> tuple[str, str]:
         """(canonical path, kind); `follow` says whether a link in the last place is followed."""
@@ -216,7 +228,8 @@ class DirectoryRoot(TreeRoot):
             # gone since the scan: says something about the capture, nothing about the host
             raise NotCaptured(path) from None
         try:
-            wanted = _CHUNK if limit > _CHUNK else limit
+            # in one read, so that a log of 100 MB is not in memory twice
+            wanted = min(limit, max(_CHUNK, os.fstat(descriptor).st_size + 1))
             data = os.read(descriptor, wanted)
             if len(data) < wanted:
                 return data

@@ -6,7 +6,8 @@ a gap that names the command to run. This package must never take the end of a p
 a list, nor let two contradicting texts decide anything.
 """
 
-from vfio_agent.pasted.evidence import EvidenceError, Given, gather
+from vfio_agent.pasted.evidence import Given, gather
 from vfio_agent.pasted.remedies import reword_report
+from vfio_agent.pasted.source import EvidenceError
 
 __all__ = ["EvidenceError", "Given", "gather", "reword_report"]

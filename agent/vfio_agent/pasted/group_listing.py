@@ -19,6 +19,12 @@ MAX_GROUP = 1 << 20
 _MEMBER = re.compile(r"/iommu_groups/(\d{1,7})/devices/([\w:.-]{1,64})")
 _FOLDER = re.compile(r"\s*\S{0,80}/iommu_groups/(\d{1,7})(?:/devices/?)?:\s*$")
 _LINK = re.compile(rf"({ADDRESS})/iommu_group -> \S{{0,80}}/iommu_groups/(\d{{1,7}})")
+_READ_LINK = re.compile(
+    rf"\s*\S{{0,60}}?\b({ADDRESS}):?(?: ->)?\s+(?:\.\./|/)\S{{0,80}}/iommu_groups/(\d{{1,7}})\s*$"
+)
+_ENTRY = re.compile(rf"\s*l[rwx-]{{9}}\S?\s.{{1,80}}\s({ADDRESS}) -> \S{{0,400}}\b\1\s*$")
+"""A row of `ls -l` in a group's folder, which leads to the function of the same name."""
+
 _PLACE = re.compile(rf"devices/(pci[0-9a-f]{{4,8}}:[0-9a-f]{{2}})((?:/{ADDRESS}){{1,32}})\b")
 _HEAD = re.compile(
     r"[^\w/]{0,16}(?:iommu[ _]*)?group[ :#]{0,12}(\d{1,7})\b[\s:#=>|.-]{0,16}(.*)", re.IGNORECASE
@@ -74,6 +80,10 @@ def parse_group_line(line: str, *, inside: int = -1) -> GroupLine | None:
         head = _HEAD.match(line)
         if head is not None:
             return GroupLine(opens=_number(head[1]), rest=head[2])
+    entry = _ENTRY.match(line) if inside >= 0 and " -> " in line else None
+    if entry is not None:
+        member = (inside, parse_address(entry[1]))
+        return GroupLine(members=(member,), places=tuple(_find_places(line)))
     if inside >= 0 and _LIST_OF.match(line):
         members = tuple((inside, parse_address(a)) for a in _EACH.findall(line))
         return GroupLine(members=members)
@@ -86,6 +96,8 @@ def _parse_paths(line: str) -> GroupLine | None:
         return GroupLine(opens=_number(folder[1]))
     members = [(_number(n), _member_name(name)) for n, name in _MEMBER.findall(line)]
     members += [(_number(n), parse_address(a)) for a, n in _LINK.findall(line)]
+    if not members and (read := _READ_LINK.match(line)) is not None:
+        members = [(_number(read[2]), parse_address(read[1]))]
     kept = tuple(m for m in members if m[0] >= 0)
     if not kept:
         return None

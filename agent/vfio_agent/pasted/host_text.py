@@ -11,20 +11,23 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from vfio_agent.pasted.prompt import PROMPT, command_of, find_host
 from vfio_agent.pasted.recognise import Kind, Text
 from vfio_contract.model import Holder
 
-_PROMPT = re.compile(r"(?:\[?[\w.-]{1,32}@[\w.-]{1,64}[^#$]{0,80})?[#$] ?\S")
 _CMDLINE = re.compile(r"(?:BOOT_IMAGE=|initrd=\\|root=\S+ )")
 _PARAMETERS = re.compile(r'(?:[A-Za-z0-9_.,:/-]+(?:=(?:"[^"]*"|\S*))?\s*)+$')
 _MODULE = re.compile(r"[\w-]{1,64}\s+\d+\s+-?\d+(?:\s+\S+)?$")
 _UNAME = re.compile(r"Linux (\S+) (\d+\.\d+\S*) (#\d.{0,120}?)((?: [a-z]\w{3,11})+)? GNU/Linux$")
 _UNAME_CHARS = 400
 _HOLDER = re.compile(r"(\S+)\s+(\d{1,10})\s.{0,200}?\s(/dev/vfio/\S{1,80})$")
+_USER = re.compile(r"(/dev/vfio/[^\s:]{1,80}):\s+\S{1,32}\s+(\d{1,10})\s+\S{1,8}\s+(\S{1,64})$")
+"""A line of `fuser -v`."""
+
 _FSYNCS = re.compile(r"FSYNCS/SECOND:\s+(\d{1,9}(?:\.\d{1,9})?)$")
 _UNIT = re.compile(r"(?:dmar|ivhd)\d+|(?:arm-)?smmu[\w.:-]*")
 _INTERRUPT = re.compile(r"\s*[\w-]{1,12}:\s")
-_MACHINES = frozenset(
+MACHINES = frozenset(
     {"x86_64", "i686", "i586", "aarch64", "armv7l", "ppc64le", "ppc64", "riscv64", "s390x"}
 )
 
@@ -67,6 +70,11 @@ def parse_host_text(text: Text, kinds: Sequence[Kind]) -> HostText:
     for kind in kinds:
         if kind in readers:
             readers[kind](text, found)
+    host = find_host(text.lines)
+    if host:
+        found.put("/proc/sys/kernel/hostname", host)  # uname's, if it is there, came first
+    if Kind.TREE in kinds:
+        found.left_out.append((Kind.TREE, "it names no ids, classes or drivers: lspci -nnk"))
     return found
 
 
@@ -74,7 +82,7 @@ def _section(text: Text, start: int) -> Iterator[tuple[str, bool]]:
     """Lines from `start` to the next empty line or command; True where the text ends there."""
     for number in range(start, len(text.lines)):
         line = text.lines[number]
-        if not line.strip() or (number > start and _PROMPT.match(line)):
+        if not line.strip() or (number > start and PROMPT.match(line)):
             return
         yield line, number == len(text.lines) - 1
 
@@ -87,6 +95,9 @@ def _read_cmdline(text: Text, found: HostText) -> None:
     """A mail wraps a long line: what follows is joined while it looks like parameters."""
     start = next((n for n, line in enumerate(text.lines) if _CMDLINE.match(line)), -1)
     if start < 0:
+        return
+    if start and "/etc/kernel/cmdline" in command_of(text.lines[start - 1]):
+        found.left_out.append((Kind.CMDLINE, "it is what the next boot will use: /proc/cmdline"))
         return
     words: list[str] = []
     for line, last in _section(text, start):
@@ -102,6 +113,9 @@ def _read_cmdline(text: Text, found: HostText) -> None:
 def _read_modules(text: Text, found: HostText) -> None:
     start = next((n for n, line in enumerate(text.lines) if line.startswith("Module ")), -1)
     if start < 0:
+        return
+    if start and "|" in command_of(text.lines[start - 1]):
+        found.left_out.append((Kind.LSMOD, "it was filtered: what it lacks may be loaded"))
         return
     rows: list[str] = []
     for line, last in _section(text, start + 1):
@@ -135,7 +149,7 @@ def _read_lscpu(text: Text, found: HostText) -> None:
             found.left_out.append((Kind.LSCPU, "its flags have no end: they may be cut"))
             return
     machine = fields.get("Architecture", "").strip()
-    if machine in _MACHINES:
+    if machine in MACHINES:
         found.put("/proc/sys/kernel/arch", machine)
     if machine not in ("x86_64", "i686"):
         return
@@ -216,7 +230,7 @@ def _read_uname(text: Text, found: HostText) -> None:
             found.put("/proc/sys/kernel/osrelease", match[2])
             found.put("/proc/sys/kernel/version", match[3])
             machine = (match[4] or "").split()
-            if machine and machine[0] in _MACHINES:
+            if machine and machine[0] in MACHINES:
                 found.put("/proc/sys/kernel/arch", machine[0])
             return
 
@@ -228,6 +242,9 @@ def _read_holders(text: Text, found: HostText) -> None:
         match = _HOLDER.match(line)
         if match is not None and match[3] != "/dev/vfio/vfio":
             rows[Holder(path=match[3], pid=int(match[2]), command=match[1])] = None
+        match = _USER.match(line)
+        if match is not None and match[1] != "/dev/vfio/vfio":
+            rows[Holder(path=match[1], pid=int(match[2]), command=match[3])] = None
     if rows:
         found.holders = tuple(sorted(rows, key=lambda r: (r.path, r.pid)))
     else:

@@ -16,7 +16,14 @@ from typing import TypeVar
 from vfio_agent.pasted.listing import Listing
 from vfio_agent.pasted.lspci import Listed
 from vfio_agent.pasted.lspci_config import UNREAD
-from vfio_contract.address import Address, address_key, function_number, slot_of
+from vfio_agent.pasted.wholeness import (
+    domain_of,
+    doubt_end,
+    find_doubts,
+    find_holes,
+    open_slot,
+)
+from vfio_contract.address import Address, address_key, slot_of
 from vfio_contract.model import NO_GROUP, ConfigSpace, IommuGroup, PciFunction
 
 Value = TypeVar("Value")
@@ -59,13 +66,17 @@ def build_inventory(listings: Sequence[Listing]) -> Inventory:
     if all(row.group is not None for row in joined):
         # a whole `lspci -vv` lists the groups as well as a loop does, function by function
         members |= {row.address: row.group for row in joined if row.group != NO_GROUP}
-    tree = _Tree(joined, listings, conflicts)
-    functions = tuple(_make_function(row, tree) for row in joined)
+    tree = Tree(joined, listings, conflicts)
+    unsure = open_slot(joined, listings)
+    functions = tuple(
+        _make_function(row, tree, alone=slot_of(row.address) != unsure) for row in joined
+    )
     numbers = {n for n in members.values() if n is not None}
     numbers |= {row.group for row in joined if row.group is not None and row.group != NO_GROUP}
-    holes = _find_holes(numbers)
+    holes = find_holes(numbers)
     if joined:
-        doubts += _find_doubts(joined, tree)
+        doubts += find_doubts(joined, tree)
+        doubts += doubt_end(joined, tree, listings)
     return Inventory(
         functions=functions or None,
         groups=_make_groups(members),
@@ -80,7 +91,7 @@ def build_inventory(listings: Sequence[Listing]) -> Inventory:
 
 
 @dataclass(frozen=True, slots=True)
-class _Joined:
+class Joined:
     address: Address
     above: tuple[Address, ...]
     class_code: int | None
@@ -96,6 +107,7 @@ class _Joined:
     config: ConfigSpace | None
     virtual: bool
     hotplug: bool
+    link: bool
 
 
 def _join_members(listings: Sequence[Listing], conflicts: list[str]) -> dict[str, int | None]:
@@ -112,7 +124,7 @@ def _join_members(listings: Sequence[Listing], conflicts: list[str]) -> dict[str
 
 def _join(
     address: Address, rows: Sequence[Listed], member_of: int | None, conflicts: list[str]
-) -> _Joined:
+) -> Joined:
     def settle(what: str, values: Iterable[Value | None]) -> Value | None:
         known = list(dict.fromkeys(v for v in values if v is not None))
         if len(known) > 1:
@@ -125,7 +137,7 @@ def _join(
     sub_class = settle("class", (c >> 8 for c in classes))
     # the row that shows the programming interface says more than the one that does not
     class_code = None if sub_class is None else max(c for c in classes if c >> 8 == sub_class)
-    return _Joined(
+    return Joined(
         address=address,
         above=max((r.header.above for r in rows), key=len),
         class_code=class_code,
@@ -141,6 +153,7 @@ def _join(
         config=_best_config(address, [r.config for r in rows if r.config is not None], conflicts),
         virtual=any(r.virtual for r in rows),
         hotplug=any(r.hotplug for r in rows),
+        link=any(r.link for r in rows),
     )
 
 
@@ -175,11 +188,11 @@ def _best_config(
 # --- the tree ------------------------------------------------------------------------------------
 
 
-class _Tree:
+class Tree:
     """Who is above whom: from paths where a text shows them, else from the bridges' bus numbers."""
 
     def __init__(
-        self, rows: Sequence[_Joined], listings: Sequence[Listing], conflicts: list[str]
+        self, rows: Sequence[Joined], listings: Sequence[Listing], conflicts: list[str]
     ) -> None:
         self.told: dict[Address, str | None] = {}
         self.roots: dict[Address, str] = {}
@@ -189,7 +202,7 @@ class _Tree:
         self._parents: dict[Address, Address | None] = {}
         shared: set[tuple[str, int]] = set()
         for row in rows:
-            domain = _domain(row.address)
+            domain = domain_of(row.address)
             config = row.config
             kind = None if config is None else config.header_type
             if kind == 0:
@@ -231,7 +244,7 @@ class _Tree:
         if address in self.told:
             told = self.told[address]
             return None if told is None else Address(told)
-        domain, bus = _domain(address), address_key(address)[1]
+        domain, bus = domain_of(address), address_key(address)[1]
         above = self.bridges.get((domain, bus))
         if above is not None:
             return None if above == address else above
@@ -260,15 +273,14 @@ class _Tree:
         return ""
 
 
-def _domain(address: Address) -> str:
-    return address.partition(":")[0]
-
-
-def _make_function(row: _Joined, tree: _Tree) -> PciFunction:
+def _make_function(row: Joined, tree: Tree, *, alone: bool) -> PciFunction:
+    """`alone`: no further function of its slot can have been cut off."""
     config = row.config
     sriov = None if config is None else config.sriov
     # without the capability there are no VFs; where it was not read nothing is known
     plain = config is not None and config.extended is not None and 0x10 not in config.extended
+    if not alone:
+        plain = False  # nor companions
     return PciFunction(
         address=row.address,
         parent=tree.parent_of(row.address),
@@ -313,7 +325,7 @@ def _make_groups(members: Mapping[str, int | None]) -> tuple[IommuGroup, ...] | 
     )
 
 
-def _find_names(rows: Sequence[_Joined]) -> tuple[tuple[str, str], ...]:
+def _find_names(rows: Sequence[Joined]) -> tuple[tuple[str, str], ...]:
     found: dict[str, str] = {}
     for row in rows:
         if row.vendor is None or row.device is None or not row.name:
@@ -321,67 +333,3 @@ def _find_names(rows: Sequence[_Joined]) -> tuple[tuple[str, str], ...]:
         ids = f"{row.vendor:04x}:{row.device:04x}"
         found.setdefault(ids, row.name.split(f" [{ids}]")[0].split(" (rev ")[0].strip())
     return tuple(sorted(found.items()))
-
-
-# --- is it the whole list? -----------------------------------------------------------------------
-
-
-def _find_holes(numbers: set[int]) -> list[str]:
-    """The kernel counts groups from 0, so a number that nobody has is a group nobody listed."""
-    if not numbers:
-        return []
-    # ranges, not every number: one absurd number must not cost a million steps
-    ordered = [-1, *sorted(numbers)]
-    holes = []
-    for low, high in pairwise(ordered):
-        if high - low > 1:
-            holes.append(f"{low + 1}" if high - low == 2 else f"{low + 1}-{high - 1}")
-    return [f"no member of group {', '.join(holes[:6])} is listed"] if holes else []
-
-
-def _find_doubts(rows: Sequence[_Joined], tree: _Tree) -> list[str]:
-    doubts: list[str] = []
-    domains = {_domain(row.address) for row in rows}
-    if "0000" in domains and not any(row.address.startswith("0000:00:") for row in rows):
-        doubts.append("nothing of bus 0000:00 is listed")
-    known = {row.address for row in rows}
-    last: dict[str, int] = {}
-    for row in rows:
-        last[_domain(row.address)] = address_key(row.address)[1]
-    for row in rows:
-        if function_number(row.address) and not row.virtual and row.group != NO_GROUP:
-            first = Address(f"{slot_of(row.address)}.0")
-            grouped = row.group is not None
-            if first not in known and not grouped:
-                doubts.append(f"{first} is not listed, and every slot has a function 0")
-        bus = address_key(row.address)[1]
-        domain = _domain(row.address)
-        if (
-            bus
-            and domain not in tree.unnumbered
-            and (domain, bus) not in tree.bridges
-            and tree.is_below(domain, bus)
-            and not row.virtual
-        ):
-            doubts.append(f"the bridge to bus {domain}:{bus:02x} is not listed")
-        doubts += _doubt_bridge(row, tree, last[domain])
-    return doubts
-
-
-def _doubt_bridge(row: _Joined, tree: _Tree, last: int) -> Iterable[str]:
-    """A bridge reaches further buses by bridges below it, unless it keeps numbers for hot-plug.
-
-    Texts are cut at their end, so only buses behind the `last` one that is listed may be lost.
-    """
-    config = row.config
-    if config is None or not config.secondary_bus or config.subordinate_bus is None:
-        return
-    domain = _domain(row.address)
-    if config.subordinate_bus > max(config.secondary_bus, last) and not row.hotplug:
-        below = any(
-            (domain, bus) in tree.bridges
-            for bus in range(config.secondary_bus + 1, config.subordinate_bus + 1)
-        )
-        if not below:
-            low, high = config.secondary_bus, config.subordinate_bus
-            yield f"{row.address} leads to buses {low:02x}-{high:02x}, of which none is listed"

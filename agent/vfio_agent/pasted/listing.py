@@ -13,13 +13,19 @@ from dataclasses import dataclass, replace
 
 from vfio_agent.pasted.group_listing import Place, TableRow, parse_group_line, parse_table_row
 from vfio_agent.pasted.lspci import Form, Header, Listed, describe, form_of, parse_header
+from vfio_agent.pasted.prompt import PROMPT, command_of
+from vfio_agent.pasted.pvesh import NOT_WHOLE, PveshTable
 from vfio_agent.pasted.recognise import Text
 from vfio_contract.model import NO_GROUP
 
-_PROMPT = re.compile(r"(?:\[?[\w.-]{1,32}@[\w.-]{1,64}[^#$]{0,80})?[#$] ?\S")
 _IN_GROUP = re.compile(r"\s*IOMMU group: \d+\s*$")
 _ENDED = re.compile(r"[\])]$")
 _GAP_MARK = re.compile(r"\s*(?:\[?(?:\.{3,}|…|snip|cut|truncated|skipped)\]?|<snip>)\s*$", re.I)
+
+_FILTERED = re.compile(
+    r".*(?:lspci|iommu_groups).*\|\s*(?:sudo\s+)?(?:[ef]?grep|rg|head|tail|sed\s+-n)\b"
+)
+"""A prompt whose command shows only a part of the list."""
 
 _HALF = re.compile(r"\s*[0-9a-fA-F]{1,8}(?::[0-9a-fA-F:.]{0,12})?(?:\s+[A-Z\[].{0,80})?\s*$")
 """A line that may be the beginning of a header line."""
@@ -32,14 +38,17 @@ MAX_ROWS = 2000
 class Listing:
     """What one text lists. `doubts` say why it may not be the whole list; () for no sign of it.
 
-    `members` are (group, device name) of listings by group; `by_group` is True when there are any.
-    `places` come from link targets.
+    `members` are (group, device name) of listings by group; `by_group` is True when there are any,
+    `paths` those of them that were shown as links, not as lspci's lines. `places` come from link
+    targets. `ended` is True when the text goes on after the list, so that it was not cut there.
     """
 
     functions: tuple[Listed, ...]
     members: tuple[tuple[int, str], ...]
     places: tuple[Place, ...]
     doubts: tuple[str, ...]
+    paths: tuple[tuple[int, str], ...] = ()
+    ended: bool = False
 
     @property
     def by_group(self) -> bool:
@@ -63,7 +72,10 @@ class _Reader:
         self.members: list[tuple[int, str]] = []
         self.places: list[Place] = []
         self.table: list[TableRow] = []
+        self.paths: list[tuple[int, str]] = []
+        self.pvesh = PveshTable()
         self.doubts: list[str] = []
+        self.ended = False
         self._open: _Block | None = None
         self._group = -1
         self._indent = -1
@@ -84,6 +96,9 @@ class _Reader:
         row = parse_table_row(line) if line[0].isdigit() else None
         if row is not None:
             self.table.append(row)
+            self.ended = False
+            return
+        if self.pvesh.take(line):
             return
         header = parse_header(line) if "." in line else None
         if header is not None:
@@ -93,12 +108,16 @@ class _Reader:
             return
         if _GAP_MARK.match(line):
             self.doubts.append(f"something was left out at {line.strip()!r}")
-        if _PROMPT.match(line):
+        if PROMPT.match(line):
             self._open, self._group, self._indent = None, -1, -1
+            self.ended = True
+            if _FILTERED.match(line):
+                self.doubts.append(f"it was filtered: {command_of(line)[:60]}")
         elif self._open is not None and len(self._open.rows) < MAX_ROWS:
             self._open.rows.append(line)
         else:
             self._unread = line
+            self.ended = self.ended or not _HALF.match(line)
 
     def _begin(self, header: Header, line: str, group: int = -1) -> None:
         indent = len(line) - len(line.lstrip())
@@ -110,6 +129,7 @@ class _Reader:
             else:
                 self._group, self._indent = -1, -1
         self._open = _Block(header, [], group)
+        self.ended = False
         self.blocks.append(self._open)
         if group >= 0:
             self.members.append((group, header.address))
@@ -118,7 +138,9 @@ class _Reader:
         found = parse_group_line(line, inside=self._group)
         if found is None:
             return False
+        self.ended = False
         self.members += found.members
+        self.paths += found.members
         self.places += found.places
         if found.members:
             self._open = None
@@ -166,13 +188,17 @@ def parse_listing(text: Text) -> Listing:
             found = replace(found, group=block.group)
         functions.append(found)
     functions = _settle_groups(functions)
-    functions += [_from_table(row) for row in reader.table]
-    members = [*reader.members, *((row.group, str(row.address)) for row in reader.table)]
+    table = [*reader.table, *reader.pvesh.rows]
+    functions += [_from_table(row) for row in table]
+    members = [*reader.members]
+    members += [(row.group, str(row.address)) for row in table if row.group != NO_GROUP]
     return Listing(
         functions=tuple(functions),
         members=tuple(dict.fromkeys(members)),
         places=tuple(dict.fromkeys(reader.places)),
-        doubts=tuple(dict.fromkeys(reader.doubts)),
+        paths=tuple(dict.fromkeys(reader.paths)),
+        ended=reader.ended and not text.cut,
+        doubts=tuple(dict.fromkeys([*reader.doubts, *([NOT_WHOLE] if reader.pvesh.rows else [])])),
     )
 
 

@@ -48,7 +48,8 @@ class Listed:
     """One function of one paste.
 
     `group` is None where the text shows none; `virtual` True where its name says that it is a VF.
-    `hotplug` is True for a port that may reserve bus numbers for what is not there yet.
+    `hotplug` is True for a port that may reserve bus numbers for what is not there yet, `link` for
+    a root or downstream port, below which is one device.
     `whole` is False where the text may end inside the function.
     """
 
@@ -62,6 +63,7 @@ class Listed:
     config: ConfigSpace | None
     virtual: bool
     hotplug: bool
+    link: bool
     whole: bool
 
     @property
@@ -91,6 +93,7 @@ _V_FORM = re.compile(r"\s*Flags: .{0,200}\bdevsel\b")
 _VV_FORM = re.compile(r"\s*Control: I/O[+-] Mem[+-]")
 _NODE = re.compile(r"\s*NUMA node: (\d{1,5})\s*$")
 _HEX = re.compile(r"\s{0,32}([0-9a-f]{2,3}): ((?:[0-9a-f]{2} ){0,15}[0-9a-f]{2})\s*$")
+_LINK_PORT = re.compile(r"\s*Capabilities: .{0,20}Express (?:\(v\d\) )?(?:Root|Downstream) Port\b")
 _HOTPLUG = re.compile(r"\bHotPlug\+")
 _VIRTUAL = re.compile(r"virtual function|\bVF\b", re.IGNORECASE)
 _DEAD = "!!! Unknown header type"
@@ -191,6 +194,7 @@ def describe(header: Header, rows: Sequence[str], *, form: Form, whole: bool) ->
         config=_config(header, rows, dump, form=form, whole=whole),
         virtual=_VIRTUAL.search(header.name) is not None or dump[:4] == b"\xff" * 4 != dump,
         hotplug=any(_HOTPLUG.search(row) for row in rows),
+        link=any(_LINK_PORT.match(row) for row in rows),
         whole=whole,
     )
 
@@ -236,8 +240,8 @@ def _complete(header: Header, dump: bytes) -> Header:
 def _config(
     header: Header, rows: Sequence[str], dump: bytes, *, form: Form, whole: bool
 ) -> ConfigSpace | None:
-    if any(_DEAD in row for row in rows):
-        return parse_config(b"\xff" * 64)
+    if any(_DEAD in row for row in rows) and len(dump) < 64:
+        return None  # gone, or asleep in D3cold: the text does not tell which
     if len(dump) >= 64:
         config = parse_config(dump)
         if len(dump) >= 256 or config.dead or form < Form.VV or not whole:

@@ -17,7 +17,8 @@ SCAN_BYTES = 8 << 20
 """Holds `lspci -nnvvxxxx` of 500 functions (13 KiB each)."""
 
 SCAN_LINES = 400_000
-LINE_CHARS = 4096
+LINE_CHARS = 16_384
+"""Holds QEMU's command line for a VM of two dozen devices."""
 
 
 class Kind(StrEnum):
@@ -39,6 +40,16 @@ class Kind(StrEnum):
     LSOF = "lsof /dev/vfio"
     LSHW = "lshw"
     PVEPERF = "pveperf"
+    QM_CONFIG = "qm config"
+    QEMU = "QEMU command line"
+    DOMAIN = "libvirt domain"
+    MAPPING = "pci.cfg"
+    MODPROBE = "modprobe.d"
+    GRUB = "/etc/default/grub"
+    DRIVERCTL = "driverctl"
+    MEMINFO = "/proc/meminfo"
+    FREE = "free"
+    TREE = "lspci -t"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +69,14 @@ _QUOTE = re.compile(r"\s{0,8}(?:>\s?)+")
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-def decode_text(data: bytes) -> bytes:
-    """The bytes as UTF-8 where a byte order mark says that they are UTF-16."""
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return data.decode("utf-16", "replace").encode("utf-8", "replace")
-    return data.removeprefix(b"\xef\xbb\xbf")
-
-
-def clean(data: bytes) -> Text:
+def clean(data: bytes, *, more: bool = False) -> Text:
     """Lines without quote marks, colours, NULs and carriage returns; their indentation is kept.
 
-    Linear in the searched part. Bytes that are not UTF-8 become `\\xNN`.
+    Linear in the searched part. Bytes that are not UTF-8 become `\\xNN`. `more`: the data is only
+    the beginning of the text.
     """
     head = data[:SCAN_BYTES]
-    cut = len(data) > len(head)
+    cut = more or len(data) > len(head)
     rows = head.replace(b"\0", b"").split(b"\n", SCAN_LINES)
     if len(rows) > SCAN_LINES:
         cut = True
@@ -95,8 +100,8 @@ def _clean_line(row: bytes) -> str:
 
 
 def is_archive(data: bytes) -> bool:
-    """True for a tar, or for the compressed forms in which tars travel."""
-    return data.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")) or data[257:262] == b"ustar"
+    """True for a tar, or for xz, in which only tars travel; others were unpacked before."""
+    return data.startswith(b"\xfd7zXZ\x00") or data[257:262] == b"ustar"
 
 
 def is_artifact(data: bytes) -> bool:
@@ -108,6 +113,16 @@ def is_artifact(data: bytes) -> bool:
 # --- text ----------------------------------------------------------------------------------------
 
 ADDRESS = r"(?:(?:[0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[01][0-9a-fA-F]\.[0-7])"
+
+_RULES = ("options", "softdep", "blacklist")
+MODPROBE_LINE = re.compile(
+    r"\s*(?:options\s+vfio[-_]\w+\s+\S|softdep\s+\S+\s+(?:pre|post):"
+    r"|blacklist\s+(?:nouveau|nvidia\w*|radeon|amdgpu|i915|xe|ast|snd_hda_intel|xhci\w*)\s*$)"
+)
+"""A line of /etc/modprobe.d that bears on passthrough."""
+
+_IN_FILE = r"(?:/\S{1,200}\.conf:(?:\d+:)?)?"
+"""What `grep -r` writes before a line."""
 
 _SIGNS: tuple[tuple[Kind, str, re.Pattern[str]], ...] = (
     (
@@ -122,12 +137,15 @@ _SIGNS: tuple[tuple[Kind, str, re.Pattern[str]], ...] = (
         Kind.GROUPS,
         "roup",
         re.compile(
-            r".{0,200}/iommu_groups/\d+/devices/\S|.{0,200}/iommu_group -> \S*/iommu_groups/\d"
+            r".{0,200}/iommu_groups/\d+/devices/\S|\s*\S{0,80}/iommu_groups/\d+/devices/?:\s*$"
+            rf"|\s*\S{{0,60}}?\b{ADDRESS}:?(?: ->)?\s+(?:\.\./|/)\S{{0,80}}/iommu_groups/\d+\s*$"
+            r"|.{0,200}/iommu_group -> \S*/iommu_groups/\d"
             r"|(?!\s+IOMMU group: \d+\s*$)\W{0,16}(?:IOMMU )?Group:?\s{0,8}\d{1,6}\b(?!\s*with\b)"
             r"|group\tbdf\tids\tclass",
             re.IGNORECASE,
         ),
     ),
+    (Kind.GROUPS, "iommugroup", re.compile(r"\s*[│|].{0,400}\biommugroup\b.{0,400}[│|]\s*$")),
     (Kind.CMDLINE, "=", re.compile(r"(?:BOOT_IMAGE=|initrd=\\|root=\S+ )\S*")),
     (Kind.LSMOD, "Module", re.compile(r"Module\s+Size\s+Used by")),
     (Kind.LSCPU, ":", re.compile(r"(?:Architecture|CPU op-mode\(s\)):\s")),
@@ -146,16 +164,54 @@ _SIGNS: tuple[tuple[Kind, str, re.Pattern[str]], ...] = (
     (
         Kind.LSOF,
         "/dev/vfio/",
-        re.compile(r"\S+\s+\d+\s.{0,200}\s/dev/vfio/\S"),
+        re.compile(r"\S+\s+\d+\s.{0,200}\s/dev/vfio/\S|/dev/vfio/\S+:\s+\S+\s+\d+\s"),
     ),
     (Kind.LSHW, "*-", re.compile(r"\s+\*-(?:core|firmware)\s*$")),
     (Kind.PVEPERF, "/SECOND:", re.compile(r"(?:FSYNCS|REGEX)/SECOND:\s")),
+    (
+        Kind.QM_CONFIG,
+        ": ",
+        re.compile(
+            r"hostpci\d{1,2}: \S|scsihw: \S+$|vmgenid: \S+$|smbios1: \S|bootdisk: \S+$"
+            r"|ostype: (?:l2[46]|w\w+|other|solaris)$|boot: (?:order=\S*|[acdn]{1,4})$"
+            r"|meta: creation-qemu=|net\d{1,2}: (?:virtio|e1000|vmxnet3|rtl8139)\S*=\S"
+        ),
+    ),
+    (
+        Kind.QEMU,
+        "kvm",
+        re.compile(r"(?:.{0,300}\s/\S{0,80}/|/\S{0,80}/)?(?:qemu-)?kvm\s+(?:-\w|\\$)"),
+    ),
+    (
+        Kind.QEMU,
+        "qemu-system-",
+        re.compile(r"(?:.{0,300}\s/\S{0,80}/|/\S{0,80}/)?qemu-system-\w{1,20}\s+(?:-\w|\\$)"),
+    ),
+    (Kind.DOMAIN, "<domain", re.compile(r"\s*<domain[\s>]")),
+    (Kind.MAPPING, "map ", re.compile(r"\s+map\s+(?:\S*,)?id=[0-9a-fA-F]{4}:")),
+    *((Kind.MODPROBE, word, re.compile(_IN_FILE + MODPROBE_LINE.pattern)) for word in _RULES),
+    (
+        Kind.GRUB,
+        "GRUB_CMDLINE_LINUX",
+        re.compile(r"\s*(?:export )?GRUB_CMDLINE_LINUX(?:_\w+)?\+?="),
+    ),
+    (
+        Kind.DRIVERCTL,
+        "vfio",
+        re.compile(
+            r"[0-9a-fA-F]{4}:[0-9a-fA-F]{2}:\w\w\.[0-7] [\w-]*vfio[\w-]*(?:\s*$| \[\*\]| \()"
+        ),
+    ),
+    (Kind.MEMINFO, "MemTotal:", re.compile(r"MemTotal:\s+\d+ kB$")),
+    (Kind.FREE, "used", re.compile(r"\s+total\s+used\s+free\b")),
+    (Kind.TREE, "-[", re.compile(r"\s*[-+\\]-?\[[0-9a-f]{4}(?::[0-9a-f]{2})?\]-")),
 )
 """Kind, a part that every such line has (a quick look before the pattern), and its sign."""
 
 _BOOT = re.compile(r"Linux version \S+ \(")
 
 
+_STAMP = re.compile(r"(?:<\d+>)?\[\s*\d+\.\d{6}\]")
 _STAMPS = ("[", "<", "kern")
 
 
@@ -166,6 +222,8 @@ def recognise_text(text: Text) -> tuple[Kind, ...]:
     for line in text.lines:
         if not line or line.isspace():
             continue
+        if Kind.KERNEL_LOG in found and _STAMP.match(line):
+            continue  # of a long log each line is looked at once
         for row in left:
             if row[1] in line and row[2].match(line):
                 found.add(row[0])

@@ -36,6 +36,12 @@ _PASTEABLE = {
     "/proc/version": "uname -a",
     "/proc/sys/kernel/hostname": "uname -a",
     "/dev/vfio": "sudo lsof /dev/vfio/*",
+    "/proc/meminfo": "cat /proc/meminfo",
+    "/etc/default/grub": "cat /etc/default/grub",
+    "/etc/modprobe.d": "grep -r . /etc/modprobe.d",
+    "/etc/pve/qemu-server": "qm config VMID",
+    "/etc/pve/mapping/pci.cfg": "cat /etc/pve/mapping/pci.cfg",
+    "/etc/libvirt/qemu": "virsh dumpxml NAME",
 }
 
 

@@ -9,13 +9,19 @@ Source: libvirt formatdomain.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from xml.parsers import expat
 
-from vfio_agent.vmconf.properties import parse_size, parse_switch
+from vfio_agent.vmconf.properties import parse_size, parse_switch, split_properties
+from vfio_agent.vmconf.qemu_cmdline import (
+    find_devices,
+    find_disguises,
+    find_raw_disks,
+    read_options,
+)
 from vfio_agent.vmconf.secrets import redact_value
-from vfio_contract.vm import LIBVIRT, VmConfig, VmDevice, VmSetting
+from vfio_contract.vm import LIBVIRT, VmConfig, VmDevice, VmDisk, VmSetting
 
 MAX_DEPTH = 64
 """libvirt's own schema is a dozen levels deep."""
@@ -48,8 +54,14 @@ _SETTINGS = frozenset(
 )
 """Elements whose attributes are kept as settings, each with its line."""
 
+_DISK_SOURCE = "domain/devices/disk/source"
+_METADATA = "domain/metadata/"
+_ARGUMENT = "domain/qemu:commandline/qemu:arg"
 _HOSTDEV = "domain/devices/hostdev"
 _INTERFACE = "domain/devices/interface"
+_ALSO_HOSTDEVS = frozenset({(_INTERFACE, "hostdev"), ("domain/devices/disk", "nvme")})
+"""A disk of type nvme is QEMU's own NVMe driver on VFIO: it takes the whole controller."""
+
 _RANGES = {"domain": 0xFFFFFFFF, "bus": 0xFF, "slot": 0xFF, "function": 0xF}
 
 Attributes = Mapping[str, str]
@@ -61,7 +73,7 @@ class _Refused(Exception):
 
 @dataclass(slots=True)
 class _Entry:
-    """A hostdev (or hostdev interface) while it is read; paths are relative to it."""
+    """A hostdev (or interface or disk that is one) while it is read; paths are relative to it."""
 
     line: int
     path: str
@@ -92,6 +104,10 @@ class _DomainReader:
         self._texts: dict[str, str] = {}
         self._entries: list[_Entry] = []
         self._open: _Entry | None = None
+        self._disks: list[VmDisk] = []
+        self._arguments: list[tuple[int, str]] = []
+        self._system: tuple[int, str] | None = None
+        self._no_hypervisor = False
         self._parser = expat.ParserCreate()
 
     @property
@@ -120,11 +136,23 @@ class _DomainReader:
         path = "/".join(self._path)
         if path in _SETTINGS and path not in self._settings:
             self._settings[path] = (self.line, attributes)
-        if path == _HOSTDEV or (path == _INTERFACE and attributes.get("type") == "hostdev"):
+        self._note(path, name, attributes)
+        if path == _HOSTDEV or (path, attributes.get("type")) in _ALSO_HOSTDEVS:
             self._open = _Entry(self.line, path, attributes)
             self._entries.append(self._open)
         elif self._open is not None:
             self._open.inside.setdefault(path.removeprefix(f"{self._open.path}/"), attributes)
+
+    def _note(self, path: str, name: str, attributes: Attributes) -> None:
+        """What there may be several of, and what metadata says of the guest (libosinfo)."""
+        if path == _DISK_SOURCE and attributes.get("dev", "").startswith("/dev/"):
+            self._disks.append(VmDisk(self.line, attributes["dev"]))
+        elif path == _ARGUMENT:
+            self._arguments.append((self.line, attributes.get("value", "")))
+        elif path.startswith(_METADATA) and name.rpartition(":")[2] == "os":
+            self._system = self._system or (self.line, attributes.get("id", ""))
+        elif path == "domain/cpu/feature" and attributes.get("name") == "hypervisor":
+            self._no_hypervisor = attributes.get("policy") == "disable"
 
     def _end(self, _: str) -> None:
         if self._open is not None and "/".join(self._path) == self._open.path:
@@ -145,7 +173,7 @@ class _DomainReader:
         devices = [
             _make_device(entry, number, faults)
             for number, entry in enumerate(self._entries)
-            if entry.attributes.get("type") in ("pci", "mdev", "hostdev")
+            if entry.attributes.get("type") in ("pci", "mdev", "hostdev", "nvme")
         ]
         name = self._texts.get("domain/name", "").strip()
         if not name:
@@ -161,16 +189,32 @@ class _DomainReader:
             cpu=self._cpu(),
             accelerated=self._attribute("domain", "type") == "kvm",
             disguises=self._disguises(),
-            guest="",
+            guest=guest_of(self._system[1]) if self._system is not None else "",
             memory_bytes=memory,
             balloon_bytes=self._balloon(memory),
             hugepages=self._hugepages(),
             autostart=autostart,
             template=False,
-            devices=tuple(devices),
+            devices=(*devices, *self._added_devices()),
             settings=self._list_settings(),
             faults=tuple(faults),
+            raw_disks=self._raw_disks(),
         )
+
+    def _added_devices(self) -> Iterator[VmDevice]:
+        """Devices that `qemu:commandline` adds behind libvirt's back: it does not bind them."""
+        lines = [line for line, _ in self._arguments]
+        words = ["qemu", *(value for _, value in self._arguments)]
+        for device in find_devices(list(read_options(words)), prefix="qemu:arg -device"):
+            yield replace(device, line=lines[device.line - 1], managed=False)
+
+    def _raw_disks(self) -> tuple[VmDisk, ...] | None:
+        words = ["qemu", *(value for _, value in self._arguments)]
+        behind = find_raw_disks(list(read_options(words)))
+        if behind is None:
+            return None
+        added = (replace(disk, line=self._arguments[disk.line - 1][0]) for disk in behind)
+        return (*self._disks, *added)
 
     def _attribute(self, path: str, name: str) -> str:
         return self._settings.get(path, (0, {}))[1].get(name, "")
@@ -196,6 +240,12 @@ class _DomainReader:
         if parse_switch(self._attribute("domain/features/hyperv/vendor_id", "state")) is True:
             value = self._attribute("domain/features/hyperv/vendor_id", "value")
             found.append(f"hyperv vendor_id={value}")
+        if self._no_hypervisor:
+            found.append("cpu feature hypervisor disabled")
+        words = ["qemu", *(value for _, value in self._arguments)]
+        for _, option, text in read_options(words):
+            if option == "-cpu":
+                found += find_disguises(split_properties(text, first="model"))
         return tuple(found)
 
     def _size(self, path: str) -> int | None:
@@ -227,7 +277,25 @@ class _DomainReader:
             text = self._texts.get(path, "").strip()
             key = path.removeprefix("domain/")
             found.append(VmSetting(key, " ".join([*words, *([text] if text else [])]), line))
+        words = ["qemu", *(value for _, value in self._arguments)]
+        for place, option, value in read_options(words):
+            if option == "-cpu":
+                line = self._arguments[place - 1][0]
+                found.append(VmSetting("qemu:commandline -cpu", redact_value(option, value), line))
+        if self._system is not None:
+            found.append(VmSetting("ostype", redact_value("id", self._system[1]), self._system[0]))
         return tuple(found)
+
+
+def guest_of(identifier: str) -> str:
+    """`win11` of libosinfo's `http://microsoft.com/win/11`; other systems by their own name.
+
+    "" when nothing is stated.
+    """
+    name = identifier.strip().partition("://")[2].rstrip("/").lower()
+    if name.startswith("microsoft.com/win"):
+        return "win" + name.removeprefix("microsoft.com/win").strip("/").replace("/", "-")
+    return f"other {name}" if name else ""
 
 
 def _make_device(entry: _Entry, number: int, faults: list[tuple[int, str]]) -> VmDevice:
@@ -244,6 +312,7 @@ def _make_device(entry: _Entry, number: int, faults: list[tuple[int, str]]) -> V
         if not address:
             faults.append((entry.line, f"{key}: its source is no PCI address"))
     rom = entry.inside.get("rom", {})
+    disk = entry.inside.get("source", {}) if kind == "nvme" else {}
     return VmDevice(
         key=key,
         line=entry.line,
@@ -251,7 +320,7 @@ def _make_device(entry: _Entry, number: int, faults: list[tuple[int, str]]) -> V
         mapping="",
         mdev=mediated,
         pcie=None,
-        managed=entry.attributes.get("managed") == "yes",
+        managed="yes" in (entry.attributes.get("managed"), disk.get("managed")),
         primary_display=False,
         rom_file=rom.get("file", ""),
         rom_bar=parse_switch(rom.get("bar", "")),

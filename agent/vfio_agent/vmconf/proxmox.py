@@ -17,12 +17,26 @@ from vfio_agent.vmconf.properties import (
     parse_switch,
     split_properties,
 )
-from vfio_agent.vmconf.qemu_cmdline import find_devices, find_disguises, read_options
+from vfio_agent.vmconf.qemu_cmdline import (
+    find_devices,
+    find_disguises,
+    find_raw_disks,
+    read_options,
+    split_arguments,
+)
 from vfio_agent.vmconf.secrets import redact_value
-from vfio_contract.vm import PROXMOX, VmConfig, VmDevice, VmSetting, complete_address
+from vfio_contract.vm import (
+    PROXMOX,
+    VmConfig,
+    VmDevice,
+    VmDisk,
+    VmSetting,
+    complete_address,
+)
 
 _SETTING = re.compile(r"([a-z][a-z_-]*[0-9]*):\s*(.*)", re.IGNORECASE)
 _HOSTPCI = re.compile(r"hostpci[0-9]{1,2}")
+_DRIVE = re.compile(r"(?:ide|sata|scsi|virtio|efidisk|tpmstate)[0-9]{1,2}")
 _DEFAULT_MEMORY = "512"
 """MiB, qm.conf(5)."""
 
@@ -35,7 +49,7 @@ def parse_proxmox(text: str, *, name: str, source: str) -> VmConfig:
     lines = list(_read_lines(text, faults))
     written = {key: value for _, key, value in lines}  # of a repeated key the last counts
     cpu = split_properties(written.get("cpu", ""), first="cputype")
-    arguments = written.get("args", "").split()
+    arguments = split_arguments(written.get("args", ""))
     added = list(read_options(["kvm", *arguments]))
     added_cpu = split_properties(
         next((v for _, option, v in reversed(added) if option == "-cpu"), ""), first="model"
@@ -65,6 +79,7 @@ def parse_proxmox(text: str, *, name: str, source: str) -> VmConfig:
             if not _HOSTPCI.fullmatch(key) and key != "description"
         ),
         faults=tuple(faults),
+        raw_disks=_raw_disks(lines, added, args_line),
     )
 
 
@@ -119,6 +134,25 @@ def parse_hostpci(value: str, *, key: str, line: int, faults: list[tuple[int, st
         rom_bar=parse_switch(find_property(properties, "rombar")),
         options=tuple((name, redact_value(name, text)) for name, text in properties),
     )
+
+
+def _raw_disks(
+    lines: list[_Line], added: list[tuple[int, str, str]], args_line: int
+) -> tuple[VmDisk, ...] | None:
+    """Drives whose volume is a path below /dev: a disk of the host, not of a storage."""
+    behind = find_raw_disks(added)
+    if behind is None:
+        return None
+    return (*_written_disks(lines), *(VmDisk(args_line, disk.path) for disk in behind))
+
+
+def _written_disks(lines: list[_Line]) -> Iterator[VmDisk]:
+    last = {key: number for number, key, _ in lines}
+    for number, key, value in lines:
+        if _DRIVE.fullmatch(key) and last[key] == number:
+            volume = find_property(split_properties(value, first="file"), "file", "volume")
+            if volume.startswith("/dev/"):
+                yield VmDisk(number, volume)
 
 
 def _added_devices(options: list[tuple[int, str, str]], line: int) -> Iterator[VmDevice]:

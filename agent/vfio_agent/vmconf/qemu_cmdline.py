@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 
 from vfio_agent.vmconf.properties import (
@@ -18,8 +19,15 @@ from vfio_agent.vmconf.properties import (
     parse_switch,
     split_properties,
 )
-from vfio_agent.vmconf.secrets import redact_value
-from vfio_contract.vm import QEMU, VmConfig, VmDevice, VmSetting, complete_address
+from vfio_agent.vmconf.secrets import REDACTED, redact_value
+from vfio_contract.vm import (
+    QEMU,
+    VmConfig,
+    VmDevice,
+    VmDisk,
+    VmSetting,
+    complete_address,
+)
 
 _PROGRAM = re.compile(r"(?:qemu-system-[a-z0-9_]+|qemu-kvm|kvm|qemu)(?:-spice)?")
 _VFIO_DRIVERS = frozenset({"vfio-pci", "vfio-pci-nohotplug"})
@@ -28,6 +36,10 @@ _MDEV = re.compile(r"/sys/(?:bus/mdev/devices|devices/.*)/([0-9a-fA-F-]{36})/?")
 _FLAGS = frozenset(
     {"-enable-kvm", "-nodefaults", "-nographic", "-daemonize", "-S", "-snapshot", "-no-shutdown"}
 )
+_DRIVES = frozenset({"-drive", "-blockdev", "-hda", "-hdb", "-hdc", "-hdd", "-cdrom"})
+_DEVICE_FILE = re.compile(r"(?:^|[,.]file(?:name)?=|^file=|\"filename\":\s*\")(/dev/[^,\"\s]+)")
+"""`file=/dev/sdb`, `file.filename=/dev/sdb`, `{"filename": "/dev/sdb"}` or the bare path."""
+
 _ARGUMENT_BYTES = 1 << 16
 """A longer argument is no device that we know."""
 
@@ -79,7 +91,16 @@ def parse_qemu(words: Sequence[str], *, source: str, fallback_name: str) -> VmCo
             if option in ("-machine", "-M", "-cpu", "-m", "-accel", "-id", "-name")
         ),
         faults=tuple(_find_faults(options)),
+        raw_disks=find_raw_disks(options),
     )
+
+
+def split_arguments(text: str) -> list[str]:
+    """Words of a line of arguments, quotes as a shell takes them; an open quote is a character."""
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return text.split()
 
 
 def read_options(words: Sequence[str]) -> Iterator[Word]:
@@ -163,6 +184,19 @@ def _make_device(properties: Properties, place: int, prefix: str) -> VmDevice:
         rom_bar=parse_switch(find_property(properties, "rombar")),
         options=tuple((key, redact_value(key, value)) for key, value in properties),
     )
+
+
+def find_raw_disks(options: Sequence[Word]) -> tuple[VmDisk, ...] | None:
+    """Drives that are block devices of the host; None where a capture left a drive out."""
+    found = []
+    for place, option, value in options:
+        if option in _DRIVES and len(value) <= _ARGUMENT_BYTES:
+            if value == REDACTED:
+                return None
+            match = _DEVICE_FILE.search(value)
+            if match is not None:
+                found.append(VmDisk(place, match[1]))
+    return tuple(found)
 
 
 def _find_faults(options: Sequence[Word]) -> Iterator[tuple[int, str]]:

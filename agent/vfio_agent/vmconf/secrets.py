@@ -17,7 +17,12 @@ _WORD = re.compile(r"(?<![\w-])([\w-]++)=(\"[^\"]*\"|'[^']*'|[^,\s]+)")
 _CONF_LINE = re.compile(r"([a-z][a-z_\-]*[0-9]*):\s*(.*)", re.IGNORECASE)
 
 _XML_ATTRIBUTE = re.compile(rb"(?<![\w:.-])([\w:.-]++)(\s*+=\s*+)(\"[^\"]*\"|'[^']*')")
+_XML_SYSTEM = re.compile(rb"<(?:[\w-]+:)?os\s+id=(\"[\w:/.+-]*\"|'[\w:/.+-]*')")
+"""The guest's system in libosinfo's metadata: the one thing there that a check wants."""
+
 _XML_ELEMENTS = (b"description", b"metadata", b"launchSecurity", b"passwd", b"password")
+
+_DEVICE_FILE = re.compile(r"/dev/[\w/.:+@-]+")
 
 _PLAIN_OPTIONS = frozenset(
     {"-name", "-id", "-machine", "-M", "-cpu", "-m", "-accel", "-device", "-bios", "-mem-path"}
@@ -98,6 +103,9 @@ def _empty_elements(data: bytes, name: bytes) -> bytes:
             stop = data.find(b"</" + name + b">", opened)
             place = len(data) if stop < 0 else stop
             parts.append(b"\n" * data.count(b"\n", opened, place))
+            if name == b"metadata" and stop >= 0:
+                system = _XML_SYSTEM.search(data, opened, place)
+                parts.append(b"<os id=%s/>" % system[1] if system is not None else b"")
     return b"".join((*parts, data[place:]))
 
 
@@ -125,13 +133,53 @@ def redact_arguments(words: Sequence[str]) -> list[str]:
 def _redact_argument(option: str, text: str) -> str:
     if option in _PLAIN_OPTIONS or (option == "-object" and text.startswith("memory-backend-")):
         return redact_words(text)
-    return "if=pflash" if option == "-drive" and "if=pflash" in text else REDACTED
+    if option in ("-drive", "-blockdev", "-hda", "-hdb", "-hdc", "-hdd", "-cdrom"):
+        return _redact_drive(text)
+    return REDACTED
+
+
+def _redact_drive(text: str) -> str:
+    """Of a drive only what says that it is firmware, or a block device of the host."""
+    if "if=pflash" in text:
+        return "if=pflash"
+    match = _DEVICE_FILE.search(text)
+    return f"file={match[0]}" if match is not None else "file="
+
+
+_NETWORK_FOLDERS = (
+    "/etc/network/",
+    "/etc/netplan/",
+    "/etc/NetworkManager/",
+    "/etc/systemd/network/",
+    "/etc/systemd/system/",
+)
+_NETWORK_LINE = re.compile(
+    rb"\s*(?:\[[\w-]+\]|[\w.@-]+:|(?:iface|auto|allow-hotplug)\s+\S+"
+    rb"|(?:interface-name|Path|OriginalName|(?:Permanent)?MACAddress)\s*=.*"
+    rb"|.*(?:sriov_numvfs|SR-IOVVirtualFunctions|virtual-function-count|total-vfs).*)"
+)
+"""Network configurations and units: lines about VFs, and what says which interface they are of."""
+
+_STORAGE_LINE = re.compile(rb"\w+:\s*\S+|\s+(?:vgname|thinpool|nodes|disable|content)\b.*")
+_PV_LINE = re.compile(rb"\s*device = \"/dev/[^\"]*\".*")
+
+
+def _keep_lines(data: bytes, wanted: re.Pattern[bytes]) -> bytes:
+    """Lines of this shape; the others empty, so that lines are counted as before."""
+    lines = data.split(b"\n")
+    return b"\n".join(line if wanted.fullmatch(line.rstrip()) else b"" for line in lines)
 
 
 def redact_file(path: str, data: bytes) -> bytes:
     """The redacted content of a file that the VM collector reads; any other as it is."""
     if path.startswith("/etc/pve/") and path.endswith(".conf"):
         return redact_conf(data)
+    if path.startswith(_NETWORK_FOLDERS):
+        return _keep_lines(data, _NETWORK_LINE)
+    if path == "/etc/pve/storage.cfg":
+        return _keep_lines(data, _STORAGE_LINE)
+    if path.startswith("/etc/lvm/backup/"):
+        return _keep_lines(data, _PV_LINE)
     if path.startswith("/etc/libvirt/") and path.endswith(".xml"):
         return redact_xml(data)
     if path.startswith("/proc/") and path.endswith("/cmdline") and path != "/proc/cmdline":

@@ -7,7 +7,7 @@ import click
 from vfio_cli.client import connect
 from vfio_cli.completion import complete_node
 from vfio_cli.endpoint import coordinator_options
-from vfio_cli.exits import FAILURE, OK, WARNING
+from vfio_cli.exits import FAILURE, OK, UNKNOWN, WARNING
 from vfio_cli.help import Taught
 from vfio_cli.output import WITHOUT_NAME, emit, make_document, output_option
 from vfio_cli.screens.baseline import accepted_screen, baseline_screen
@@ -27,8 +27,8 @@ node_argument = click.argument("node", metavar="NODE", shell_complete=complete_n
     cls=Taught,
     examples=("vfioctl baseline show pve07", "vfioctl baseline show pve07 -o json"),
     exits="0 nothing that matters differs, 1 something differs but nothing was lost, 2 isolation "
-    "or function was lost (also: no baseline, no such node), 3 the coordinator cannot be "
-    "reached, 64 wrong usage.",
+    "or function was lost (also: no baseline), 3 not known (the node is not heard) or the "
+    "coordinator cannot be reached, 64 no such node or wrong usage.",
 )
 @node_argument
 @output_option(*WITHOUT_NAME)
@@ -42,6 +42,8 @@ def show(node: str, form: str, endpoint: str | None, tls: str | None) -> int:
         screen=lambda wide: baseline_screen(found, wide=wide),
         document=lambda: make_document("baseline", baseline=found),
     )
+    if not found.compared:
+        return UNKNOWN
     _, tone = verdict_words(found.drift, comparable=True)
     return {"bad": FAILURE, "warn": WARNING}.get(tone, OK)
 
@@ -50,8 +52,8 @@ def show(node: str, form: str, endpoint: str | None, tls: str | None) -> int:
     "accept",
     cls=Taught,
     examples=("vfioctl baseline accept pve07",),
-    exits="0 accepted, 2 no such node or no inventory of this boot, 3 the coordinator cannot be "
-    "reached, 64 wrong usage.",
+    exits="0 accepted, 2 no inventory of this boot, 3 the coordinator cannot be reached, 64 no "
+    "such node or wrong usage.",
 )
 @node_argument
 @output_option(*WITHOUT_NAME)

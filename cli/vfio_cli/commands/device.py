@@ -7,7 +7,7 @@ import click
 from vfio_agent.inspect import Inspection
 from vfio_cli.exits import Mistake
 from vfio_cli.help import Taught
-from vfio_cli.look import look, look_at_evidence
+from vfio_cli.look import from_options, look, look_at_evidence, source_words
 from vfio_cli.output import WITHOUT_NAME, emit, make_document, output_option
 from vfio_cli.screens.devices import DeviceView, list_screen, show_screen
 from vfio_cli.survey import (
@@ -31,19 +31,12 @@ root_option = click.option(
 )
 
 
-from_option = click.option(
-    "--from",
-    "evidence",
-    multiple=True,
-    metavar="PATH",
-    help="Given evidence instead, as for check; once for each PATH.",
-)
-
-
-def _seen(root: str | None, evidence: tuple[str, ...]) -> Inspection:
+def _seen(root: str | None, evidence: tuple[str, ...], more: tuple[str, ...]) -> Inspection:
+    if more and not evidence:
+        raise Mistake(f"{more[0]}: to look at a file's evidence: --from {more[0]}")
     if root is not None and evidence:
         raise Mistake("--root and --from: give one of them")
-    return look_at_evidence(evidence) if evidence else look(root)
+    return look_at_evidence((*evidence, *more)) if evidence else look(root)
 
 
 @device.command(
@@ -57,11 +50,11 @@ def _seen(root: str | None, evidence: tuple[str, ...]) -> Inspection:
     exits="0 listed, 3 the functions could not be read, 64 wrong usage.",
 )
 @root_option
-@from_option
+@from_options
 @output_option()
-def list_(root: str | None, evidence: tuple[str, ...], form: str) -> int:
+def list_(root: str | None, evidence: tuple[str, ...], more: tuple[str, ...], form: str) -> int:
     """List the PCI functions: group, driver, reset, intention and verdict."""
-    seen = _seen(root, evidence)
+    seen = _seen(root, evidence, more)
     rows = list_devices(seen.host, seen.report)
     known = seen.snapshot.facts.functions is not None
     emit(
@@ -82,17 +75,20 @@ def list_(root: str | None, evidence: tuple[str, ...], form: str) -> int:
 )
 @click.argument("address")
 @root_option
-@from_option
+@from_options
 @output_option(*WITHOUT_NAME)
-def show(address: str, root: str | None, evidence: tuple[str, ...], form: str) -> int:
+def show(
+    address: str, root: str | None, evidence: tuple[str, ...], more: tuple[str, ...], form: str
+) -> int:
     """Show one function with all evidence about it."""
     try:
         wanted = parse_address(address)
     except ValueError as error:
         raise Mistake(f"ADDRESS {error}") from None
-    seen = _seen(root, evidence)
+    seen = _seen(root, evidence, more)
     if wanted not in seen.host.by_address:
-        raise Mistake(f"ADDRESS {wanted}: no such function here: vfioctl device list")
+        there = f"vfioctl device list{source_words(root, (*evidence, *more))}"
+        raise Mistake(f"ADDRESS {wanted}: no such function here: {there}")
     view = device_view(seen, wanted)
     emit(
         form,

@@ -31,7 +31,7 @@ DEFAULT_LAST = 50
         "vfioctl events --node pve07 --last 200",
         "vfioctl events --watch              as they come",
     ),
-    exits="0 shown, 2 no such node, 3 the coordinator cannot be reached, 64 wrong usage.",
+    exits="0 shown, 3 the coordinator cannot be reached, 64 no such node or wrong usage.",
 )
 @click.option(
     "--node", default="", metavar="NODE", shell_complete=complete_node, help="Only this node."

@@ -1,19 +1,55 @@
-"""`vfioctl explain`: what a check looks at or what a code means, without any server."""
+"""`vfioctl explain`: whatever name vfioctl prints, without any server.
+
+A check, a code, a symptom or a message of `diagnose`, an error of the coordinator. Where one name
+is two things, both are told.
+"""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from vfio_agent.checks import CATALOGUE, Check, list_codes
 from vfio_agent.checks import explain as find
+from vfio_agent.diagnosis import MESSAGES, SYMPTOMS, Message, Symptom, find_message, find_symptom
 from vfio_cli.exits import Mistake
 from vfio_cli.help import Taught
 from vfio_cli.output import emit, make_document, output_option
-from vfio_cli.screens.explain import CheckNotes, check_screen, code_screen, index_screen
+from vfio_cli.screens.explain import (
+    CheckNotes,
+    Index,
+    check_screen,
+    code_screen,
+    error_screen,
+    index_screen,
+    message_screen,
+    symptom_screen,
+)
+from vfio_cli.screens.layout import Line, Lines
 from vfio_contract.codes import CLUSTER_CODES, Code
+from vfio_contract.errors import CATALOGUE as ERRORS
+from vfio_contract.errors import ErrorCode
+from vfio_contract.findings import Verdict
+
+RISK_CODES = (
+    Code(
+        "RESET_ONE_SHOT",
+        Verdict.WARN,
+        "A reset that works only after the host was rebooted. No check of this version gives this "
+        "code; `vfioctl risk accept` knows it.",
+        "The device can be given to one VM in each boot of the host: the next one finds it wedged, "
+        "or as the last one left it.",
+        "Reboot the host between two VMs. To place without that, somebody accepts the risk "
+        "(vfioctl risk accept --node NODE --code RESET_ONE_SHOT) and the request says --allow "
+        "one-shot-reset.",
+    ),
+)
+"""Codes that a risk decision may be about and that no check gives."""
 
 
 def complete_name(
@@ -29,45 +65,128 @@ def complete_name(
     examples=(
         "vfioctl explain group-isolation",
         "vfioctl explain GROUP_WIDENED",
+        "vfioctl explain group-not-viable    a message of: vfioctl diagnose --error",
         "vfioctl explain                     all that there is",
     ),
-    exits="0 explained, 64 there is no such check or code.",
+    exits="0 explained, 64 there is no such name.",
 )
-@click.argument("name", required=False, metavar="[CHECK|CODE]", shell_complete=complete_name)
+@click.argument("name", required=False, metavar="[NAME]", shell_complete=complete_name)
 @output_option()
 def explain(name: str | None, form: str) -> int:
-    """What a check looks at, or what a code means and asks for."""
+    """What a check looks at, what a code asks for, what a symptom, message or error is."""
     if name is None:
         checks = [notes_of(check) for check in CATALOGUE]
+        index = Index(
+            checks=checks,
+            cluster=CLUSTER_CODES,
+            risks=RISK_CODES,
+            symptoms=[symptom.name for symptom in SYMPTOMS],
+            messages=[message.id for message in MESSAGES],
+            errors=[str(code) for code in ERRORS],
+        )
         emit(
             form,
-            screen=lambda _: index_screen(checks, CLUSTER_CODES),
-            document=lambda: make_document("explain", checks=checks, cluster_codes=CLUSTER_CODES),
+            screen=lambda _: index_screen(index),
+            document=lambda: make_document(
+                "explain",
+                checks=checks,
+                cluster_codes=CLUSTER_CODES,
+                risk_codes=RISK_CODES,
+                symptoms=index.symptoms,
+                messages=index.messages,
+                errors=index.errors,
+            ),
             names=_names,
         )
         return 0
-    found = find(name)
-    if found is None:
+    topics = _find_topics(name)
+    if not topics:
         near = difflib.get_close_matches(name.lower(), [n.lower() for n in _names()], n=1)
         hint = next((f" Did you mean {n}?" for n in _names() if [n.lower()] == near), "")
-        raise Mistake(f"{name!r} is no check and no code.{hint} All of them: vfioctl explain")
-    if isinstance(found, Code):
-        givers = [check.id for check in CATALOGUE if found in check.codes]
-        emit(
-            form,
-            screen=lambda _: code_screen(found, givers),
-            document=lambda: make_document("explain", code=found, given_by=givers),
-            names=lambda: [found.name],
+        raise Mistake(
+            f"{name!r} is no check, code, symptom, message or error.{hint} All of them: vfioctl "
+            "explain"
         )
-    else:
-        notes = notes_of(found)
-        emit(
-            form,
-            screen=lambda _: check_screen(notes),
-            document=lambda: make_document("explain", check=notes),
-            names=lambda: [notes.id],
-        )
+    emit(
+        form,
+        screen=lambda _: _joined(topics),
+        document=lambda: make_document("explain", **{k: v for t in topics for k, v in t.document}),
+        names=lambda: [topic.name for topic in topics],
+    )
     return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Topic:
+    """One thing that a name is: its screen, and its part of the document as (key, value)."""
+
+    name: str
+    screen: Callable[[], Lines]
+    document: tuple[tuple[str, Any], ...]
+
+
+def _find_topics(name: str) -> list[_Topic]:
+    """All that the name is; written exactly so first, for a message may be called as a code is."""
+    lower, upper = name.lower(), name.upper().replace("-", "_")
+    topics: list[_Topic] = []
+    found = find(name) or next((code for code in RISK_CODES if code.name == upper), None)
+    if isinstance(found, Code):
+        topics.append(_code_topic(found))
+    elif found is not None:
+        topics.append(_check_topic(found))
+    if upper in ERRORS:
+        topics.append(_error_topic(ErrorCode(upper)))
+    symptom, message = find_symptom(lower), find_message(lower)
+    if symptom is not None:
+        topics.append(_symptom_topic(symptom))
+    if message is not None:
+        topics.append(_message_topic(message))
+    return sorted(topics, key=lambda topic: topic.name != name)
+
+
+def _check_topic(check: Check) -> _Topic:
+    notes = notes_of(check)
+    return _Topic(notes.id, lambda: check_screen(notes), (("check", notes),))
+
+
+def _code_topic(code: Code) -> _Topic:
+    givers = _givers(code)
+    shown = ["no check of this version"] if code in RISK_CODES else givers
+    document = (("code", code), ("given_by", givers))
+    return _Topic(code.name, lambda: code_screen(code, shown), document)
+
+
+def _error_topic(code: ErrorCode) -> _Topic:
+    text = ERRORS[code]
+    document = (("error", {"name": str(code), "status": text.status, "text": text.text}),)
+    return _Topic(str(code), lambda: error_screen(str(code), text), document)
+
+
+def _symptom_topic(symptom: Symptom) -> _Topic:
+    return _Topic(symptom.name, lambda: symptom_screen(symptom), (("symptom", symptom),))
+
+
+def _message_topic(message: Message) -> _Topic:
+    document = {
+        "id": message.id,
+        "kind": message.kind,
+        "examples": message.examples,
+        "causes": message.causes,
+        "follows": message.follows,
+        "source": message.source,
+    }
+    return _Topic(message.id, lambda: message_screen(message), (("message", document),))
+
+
+def _joined(topics: list[_Topic]) -> Lines:
+    lines: Lines = []
+    for topic in topics:
+        lines += [Line("")] * bool(lines) + topic.screen()
+    return lines
+
+
+def _givers(code: Code) -> list[str]:
+    return [check.id for check in CATALOGUE if code in check.codes]
 
 
 def notes_of(check: Check) -> CheckNotes:
@@ -90,4 +209,15 @@ def notes_of(check: Check) -> CheckNotes:
 
 
 def _names() -> list[str]:
-    return [*(check.id for check in CATALOGUE), *(code.name for code in list_codes())]
+    codes = (*list_codes(), *RISK_CODES)
+    return list(
+        dict.fromkeys(
+            (
+                *(check.id for check in CATALOGUE),
+                *(code.name for code in codes),
+                *(symptom.name for symptom in SYMPTOMS),
+                *(message.id for message in MESSAGES),
+                *(str(code) for code in ERRORS),
+            )
+        )
+    )

@@ -25,7 +25,7 @@ from vfio_contract.findings import NODE, summarise
         "vfioctl vm lint -o json",
     ),
     exits="0 fine, 1 warnings, 2 a VM will not start or takes from the host, 3 not known, "
-    "64 wrong usage.",
+    "64 no such VM or wrong usage.",
 )
 @click.argument("names", metavar="[VM]...", nargs=-1)
 @click.option("--root", metavar="PATH", help="A captured host: a directory or a tar of its root.")

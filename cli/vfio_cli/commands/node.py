@@ -8,7 +8,7 @@ from vfio_cli.client import connect
 from vfio_cli.completion import complete_node
 from vfio_cli.endpoint import coordinator_options
 from vfio_cli.help import Taught
-from vfio_cli.output import WITHOUT_NAME, emit, make_document, output_option
+from vfio_cli.output import WITHOUT_NAME, emit, make_document, output_option, tell_stop
 from vfio_cli.screens.layout import Line
 from vfio_cli.screens.nodes import heard_verdict, list_screen, list_table, show_screen, state_word
 from vfio_cli.terminal import repeat
@@ -24,7 +24,7 @@ def node() -> None:
 node_argument = click.argument("name", metavar="NODE", shell_complete=complete_node)
 
 _CHANGE_EXITS = (
-    "0 done, 2 no such node or not allowed, 3 the coordinator cannot be reached, 64 wrong usage."
+    "0 done, 2 not allowed, 3 the coordinator cannot be reached, 64 no such node or wrong usage."
 )
 
 
@@ -51,7 +51,7 @@ def list_(watch: bool, form: str, endpoint: str | None, tls: str | None) -> int:
         )
         return 0
 
-    return repeat(once, watch=watch)
+    return repeat(once, watch=watch, tell=tell_stop(form))
 
 
 @node.command(
@@ -59,7 +59,7 @@ def list_(watch: bool, form: str, endpoint: str | None, tls: str | None) -> int:
     cls=Taught,
     examples=("vfioctl node show pve07", "vfioctl node show pve07 -o json"),
     exits="the node's verdict: 0 pass, 1 warning, 2 fail, 3 not known or the coordinator cannot "
-    "be reached; 2 also for no such node; 64 wrong usage.",
+    "be reached; 64 no such node or wrong usage.",
 )
 @node_argument
 @output_option(*WITHOUT_NAME)

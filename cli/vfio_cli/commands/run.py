@@ -13,10 +13,10 @@ import click
 
 from vfio_cli import terminal
 from vfio_cli.endpoint import SOCKET_FILE, coordinator_state, state_root
-from vfio_cli.exits import Mistake
+from vfio_cli.exits import FAILURE, Mistake, Stop
 from vfio_cli.help import Taught
 from vfio_cli.screens.layout import Line, Lines, wrap
-from vfio_cli.supervisor import supervise
+from vfio_cli.supervisor import child_environment, supervise
 from vfio_contract.address import check_name
 
 DEFAULT_LISTEN = "127.0.0.1:7443"
@@ -24,6 +24,14 @@ DEFAULT_LISTEN = "127.0.0.1:7443"
 _RUN_EXITS = (
     "0 stopped by SIGINT or SIGTERM, 2 it ended by itself (its log says why), 64 wrong usage."
 )
+
+
+def refuse_empty(_context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """An empty value is an unset variable of a script, never a wish for the default."""
+    if value == "":
+        raise Mistake(f"{option.opts[0]} '': it is empty: give a value, or leave the option out")
+    return value
+
 
 listen_option = click.option(
     "--listen",
@@ -42,6 +50,7 @@ names_option = click.option(
 state_option = click.option(
     "--state",
     metavar="DIR",
+    callback=refuse_empty,
     help="State directory of the coordinator [env: VFIOCTL_STATE; default /var/lib/vfioctl/"
     "coordinator, or ~/.local/state/vfioctl/coordinator].",
 )
@@ -79,9 +88,25 @@ def node_name(named: str | None) -> str:
 @state_option
 @listen_option
 @names_option
-@click.option("--node", metavar="NAME", help="This host's name in the cluster; default hostname.")
-@click.option("--agent-state", metavar="DIR", help="Where the agent keeps its journal.")
-@click.option("--root", default="/", metavar="PATH", help="Let the agent replay a captured host.")
+@click.option(
+    "--node",
+    metavar="NAME",
+    callback=refuse_empty,
+    help="This host's name in the cluster; default hostname.",
+)
+@click.option(
+    "--agent-state",
+    metavar="DIR",
+    callback=refuse_empty,
+    help="Where the agent keeps its journal.",
+)
+@click.option(
+    "--root",
+    default="/",
+    metavar="PATH",
+    callback=refuse_empty,
+    help="Let the agent replay a captured host.",
+)
 def up(
     state: str | None,
     listen: str,
@@ -94,6 +119,7 @@ def up(
 
     Certificates are made on the first start. Ctrl-C stops both; if one ends, so does the other.
     """
+    _check_listen(listen)
     directory, name = _state(state), node_name(node)
     own = directory if state or os.environ.get("VFIOCTL_STATE") else None
     journal = _agent_state(agent_state, beside=own)
@@ -108,6 +134,21 @@ def up(
         terminal.show(_up_screen(directory, endpoint, name, root, is_default=own is None))
 
     return supervise(coordinator, agent, on_ready=on_ready)
+
+
+def _check_listen(listen: str) -> None:
+    """HOST:PORT as it was given; Mistake says what is wrong with it before anything is started."""
+    from vfio_contract.bundle import BundleError, parse_endpoint
+
+    host, _, port = listen.rpartition(":")
+    try:
+        # Port 0 is good here and nowhere else.
+        parse_endpoint(f"{host}:1" if port == "0" else listen)
+    except BundleError:
+        raise Mistake(
+            f"--listen {listen[:80]!r} is not HOST:PORT with a port up to 65535, like "
+            f"{DEFAULT_LISTEN} or [::1]:7443"
+        ) from None
 
 
 def _reachable_here(endpoint: str) -> str:
@@ -140,21 +181,39 @@ def agent() -> None:
     ),
     exits=_RUN_EXITS,
 )
-@click.option("--node", metavar="NAME", help="As in its certificate; default this host's name.")
-@click.option("--endpoint", metavar="HOST:PORT", help="Coordinator; default the bundle's own.")
+@click.option(
+    "--node",
+    metavar="NAME",
+    callback=refuse_empty,
+    help="As in its certificate; default this host's name.",
+)
+@click.option(
+    "--endpoint",
+    metavar="HOST:PORT",
+    callback=refuse_empty,
+    help="Coordinator; default the bundle's own.",
+)
 @click.option(
     "--tls",
     required=True,
     metavar="DIR",
+    callback=refuse_empty,
     help="The node's bundle (ca.pem cert.pem key.pem), from the coordinator's nodes/NAME.",
 )
 @click.option(
     "--state",
     metavar="DIR",
+    callback=refuse_empty,
     help="Where the journal is kept [default /var/lib/vfioctl/agent, or ~/.local/state/vfioctl/"
     "agent].",
 )
-@click.option("--root", default="/", metavar="PATH", help="Replay a captured host instead.")
+@click.option(
+    "--root",
+    default="/",
+    metavar="PATH",
+    callback=refuse_empty,
+    help="Replay a captured host instead.",
+)
 def agent_run(
     node: str | None, endpoint: str | None, tls: str, state: str | None, root: str
 ) -> NoReturn:
@@ -212,4 +271,7 @@ def _become(argv: list[str]) -> NoReturn:
     """This process becomes that one: same pid, same signals, same exit code."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(argv[0], argv)
+    try:
+        os.execve(argv[0], argv, child_environment())
+    except OSError as error:
+        raise Stop(f"{argv[0]} cannot be run: {error.strerror}", status=FAILURE) from error

@@ -6,9 +6,10 @@ import click
 
 from vfio_cli.endpoint import coordinator_options
 from vfio_cli.help import Taught
-from vfio_cli.output import FORMATS, emit, make_document, output_option, report_document
+from vfio_cli.output import FORMATS, emit, make_document, output_option, report_document, tell_stop
 from vfio_cli.screens.status import exit_code, status_screen, summary_line
 from vfio_cli.terminal import repeat
+from vfio_cli.tree import is_one_file
 
 
 @click.command(
@@ -23,7 +24,12 @@ from vfio_cli.terminal import repeat
     exits="with --cluster 0 HEALTH_OK, 1 HEALTH_WARN, 2 HEALTH_ERR, 3 the coordinator cannot be "
     "reached; without it as for check; 64 wrong usage.",
 )
-@click.option("--cluster", is_flag=True, help="All nodes, as the coordinator knows them.")
+@click.option(
+    "--cluster",
+    is_flag=True,
+    hidden=is_one_file(),
+    help="All nodes, as the coordinator knows them.",
+)
 @click.option("--detail", is_flag=True, help="List every node, not only those that are not ready.")
 @click.option("--watch", is_flag=True, help="Look again every 2 seconds until Ctrl-C.")
 @output_option(*FORMATS)
@@ -39,7 +45,7 @@ def status(
     def once() -> int:
         return _cluster(form, detail, endpoint, tls) if cluster else _host(form, detail)
 
-    return repeat(once, watch=watch)
+    return repeat(once, watch=watch, tell=tell_stop(form))
 
 
 def _cluster(form: str, detail: bool, endpoint: str | None, tls: str | None) -> int:

@@ -41,17 +41,29 @@ def baseline_screen(view: BaselineView, *, wide: bool = False) -> Lines:
         width=width,
     )
     lines.append(Line(""))
+    if not view.compared:
+        why = f"{view.why or 'nothing vouches for it now'} (vfioctl node show {view.node})"
+        made = wrap("NOW  UNKNOWN: ", why, width=width, hang=5)
+        lines += [Line(made[0].text, "unsure", 5, 12), *made[1:]]
+        if view.drift:
+            lines += [Line(""), title("AS LAST HEARD")]
+            lines += _drift(view, wide=wide)[1:]
+        return lines
     if not view.drift:
         lines += wrap("NOW  ", "nothing that both know differs from it", width=width)
         return lines
     word, tone = verdict_words(view.drift, comparable=True)
     text = f"NOW  {word}: {plural(len(view.drift), 'difference')}"
     lines.append(Line(text, tone, 5, 5 + len(word)))
-    models = {a: shorten_name(unit.model) for unit in view.intended_units for a in unit.addresses}
-    lines += change_blocks(view.drift, lambda c: models.get(c.address_before, ""), wide=wide)
+    lines += _drift(view, wide=wide)
     if not any(change.harms for change in view.drift):
         lines += [Line(""), *wrap("", f"If it is as you want it: vfioctl baseline accept {node}")]
     return lines
+
+
+def _drift(view: BaselineView, *, wide: bool) -> Lines:
+    models = {a: shorten_name(unit.model) for unit in view.intended_units for a in unit.addresses}
+    return change_blocks(view.drift, lambda c: models.get(c.address_before, ""), wide=wide)
 
 
 def accepted_screen(view: BaselineView) -> Lines:

@@ -25,6 +25,7 @@ from vfio_cli.screens.layout import (
     two_ends,
     wrap,
 )
+from vfio_cli.screens.missing import INDENT, LABEL, missing_lines, unread_lines
 from vfio_cli.survey import Candidate, Intended, Unread
 from vfio_contract.findings import NODE, Evidence, Finding, Report, Verdict
 
@@ -42,13 +43,14 @@ MAX_EVIDENCE = 6
 """Evidence lines shown per block; `-o wide` shows all."""
 
 MAX_SUBJECTS = 4
-MAX_UNREAD = 3
-MAX_PATTERNS = 4
-MAX_REMEDIES = 2
 
-_MIN_SEEN_BY = 8
-_LABEL = "  {:<10}"
-_INDENT = 12
+_MAX_HOST = 28
+"""Letters of a host's name in the first line; fewer where the counts need the room."""
+
+_MIN_HOST = 8
+
+_MIN_SEEN_BY = 16
+"""Fewer letters of a long right end say nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,9 @@ class CheckView:
 
     `devices_known` is False where the functions could not be listed at all. `of_node` is True for
     what a coordinator keeps of a node: findings that are not PASS. `given` accounts for the
-    evidence of `--from`.
+    evidence of `--from`. `elsewhere` is True for evidence that was captured or given: what is
+    missing of it must be got on the host that it is of. `silent` says why what is kept of a node
+    is not of now, "" when it is.
     """
 
     report: Report
@@ -68,6 +72,8 @@ class CheckView:
     devices_known: bool = True
     of_node: bool = False
     given: tuple[GivenEvidence, ...] = ()
+    elsewhere: bool = False
+    silent: str = ""
 
 
 def check_screen(view: CheckView, *, wide: bool = False) -> Lines:
@@ -88,10 +94,11 @@ def check_screen(view: CheckView, *, wide: bool = False) -> Lines:
     lines += _named(counted, Verdict.PASS, "PASS", width)
     lines += _named(counted, Verdict.NOT_APPLICABLE, "NOT APPLICABLE", width)
     if view.of_node:
-        lines += wrap("PASS  ", "not listed: the coordinator keeps only what is not PASS")
-    lines += _unread(view.unread, wide=wide)
+        lines += _not_listed(view)
+    lines += unread_lines(view.unread, wide=wide)
     lines += _candidates(view.candidates, wide=wide)
     lines += _stop_digging(counted, width)
+    lines += _where_to_run(view, counted, width)
     return lines
 
 
@@ -100,10 +107,14 @@ def heading(
 ) -> Line:
     """`pve07  NOT READY   2 fail  1 unknown  3 blocked  5 pass     uid 1000`."""
     words, tone = HEADINGS[report.verdict]
-    host = cut(report.host, 28) or "(no name)"
-    left = f"{host}  {words}   {count_words(_counts(counted))}"
+    counts = f"  {words}   {count_words(_counts(counted))}"
+    if len(counts) + _MIN_HOST > width:
+        counts = counts.replace(" not applicable", " n/a")
+    host = cut(report.host, min(_MAX_HOST, max(_MIN_HOST, width - len(counts)))) or "(no name)"
+    left = f"{host}{counts}"
     room = width - len(left) - 2
-    text = two_ends(left, cut(seen_by, room), width=width) if room >= _MIN_SEEN_BY else left
+    fits = room >= min(len(seen_by), _MIN_SEEN_BY)
+    text = two_ends(left, cut(seen_by, room), width=width) if fits else left
     start = len(host) + 2
     return Line(text, tone, start, start + len(words))
 
@@ -119,6 +130,14 @@ def _counts(findings: Iterable[Finding]) -> list[tuple[int, str]]:
         (Verdict.NOT_APPLICABLE, "not applicable"),
     )
     return [(kept.count(verdict), word) for verdict, word in order]
+
+
+def _not_listed(view: CheckView) -> Lines:
+    """What the coordinator does not keep; of a silent node nothing is known to pass."""
+    if not view.silent:
+        return wrap("PASS  ", "not listed: the coordinator keeps only what is not PASS")
+    made = wrap("UNKNOWN  ", f"{view.silent}: nothing of it is known to pass now")
+    return [Line(made[0].text, VERDICT_TONES["UNKNOWN"], 0, len("UNKNOWN")), *made[1:]]
 
 
 def _intended(view: CheckView, width: int) -> Lines:
@@ -180,15 +199,13 @@ def finding_block(rows: Sequence[Finding], *, wide: bool = False) -> Lines:
     word = str(first.verdict)
     lines = _head(f"{word}  ", rows, width=width)
     lines += _evidence(rows if first.subject != NODE else rows[:1], wide=wide)
-    missing = dict.fromkeys(m for row in rows for m in row.missing)
-    for number, item in enumerate(missing):
-        label = _LABEL.format("missing" if number == 0 else "")
-        lines += wrap(label, f"{item.evidence}: {item.command}", width=width, hang=_INDENT + 2)
+    missing = tuple(dict.fromkeys(m for row in rows for m in row.missing))
+    lines += missing_lines(missing, wide=wide)
     if first.verdict is not Verdict.UNKNOWN or not missing:
         meaning, decision = generalise(first) if len(rows) > 1 else (first.meaning, first.decision)
         for label, text in (("meaning", meaning), ("decision", decision)):
             if text:
-                lines += wrap(_LABEL.format(label), text, width=width, hang=_INDENT)
+                lines += wrap(LABEL.format(label), text, width=width, hang=INDENT)
     return lines
 
 
@@ -201,14 +218,14 @@ def _evidence(rows: Sequence[Finding], *, wide: bool) -> Lines:
     for row in rows:
         shown = row.evidence if wide else row.evidence[:MAX_EVIDENCE]
         for item in shown:
-            front = _LABEL.format(label)
+            front = LABEL.format(label)
             text = f"{item.source}: {item.text}" if wide else evidence_text(item)
             width = UNLIMITED if wide else WIDTH
-            lines += wrap(front, text, width=width, hang=_INDENT + 2)
+            lines += wrap(front, text, width=width, hang=INDENT + 2)
             label = ""
         hidden += len(row.evidence) - len(shown)
     if hidden:
-        lines.append(Line(" " * _INDENT + f"and {plural(hidden, 'more line')}: -o wide"))
+        lines.append(Line(" " * INDENT + f"and {plural(hidden, 'more line')}: -o wide"))
     return lines
 
 
@@ -221,11 +238,11 @@ def _evidence_of_many(rows: Sequence[Finding]) -> Lines:
         subject = short_subject(row.subject)
         if not text.startswith(subject):
             text = f"{subject}: {text}" if text else subject
-        lines.append(Line(_LABEL.format(label) + cut(text, WIDTH - _INDENT)))
+        lines.append(Line(LABEL.format(label) + cut(text, WIDTH - INDENT)))
         label = ""
     if len(rows) > MAX_SUBJECTS:
         more = plural(len(rows) - MAX_SUBJECTS, f"more {subject_kind(rows[0].subject)}")
-        lines.append(Line(" " * _INDENT + f"and {more}: -o wide"))
+        lines.append(Line(" " * INDENT + f"and {more}: -o wide"))
     return lines
 
 
@@ -279,28 +296,6 @@ def _tally(checks: Iterable[str]) -> str:
     return ", ".join(c if n == 1 else f"{c} ({n})" for c, n in counts.items())
 
 
-def _unread(unread: Sequence[Unread], *, wide: bool) -> Lines:
-    width = UNLIMITED if wide else WIDTH
-    lines: Lines = []
-    first = "NOT READ  "
-    for row in unread if wide else unread[:MAX_UNREAD]:
-        shown = row.patterns if wide else row.patterns[:MAX_PATTERNS]
-        names = [p if n == 1 else f"{p} ({n})" for p, n in shown]
-        rest = row.count - sum(n for _, n in shown)
-        text = f"{row.reason}: {', '.join(names)}"
-        if rest:
-            text += f" and {rest} more"
-        lines += wrap(first, text, width=width, hang=12)
-        first = " " * len(first)
-        remedies = row.remedies if wide else row.remedies[:MAX_REMEDIES]
-        if remedies:
-            lines += wrap(f"{first}-> ", "; ".join(remedies), width=width)
-    if len(unread) > MAX_UNREAD and not wide:
-        hidden = sum(row.count for row in unread[MAX_UNREAD:])
-        lines.append(Line(f"{first}and {plural(hidden, 'more path')}: -o wide"))
-    return lines
-
-
 def _candidates(candidates: Sequence[Candidate], *, wide: bool) -> Lines:
     if not candidates:
         return []
@@ -336,6 +331,14 @@ def _stop_digging(findings: Sequence[Finding], width: int) -> Lines:
     if not any(f.check == "iommu-active" and f.verdict is Verdict.FAIL for f in findings):
         return []
     text = "Stop digging: leave VM arguments alone until iommu-active passes."
+    return [Line(""), *wrap("", text, width=width)]
+
+
+def _where_to_run(view: CheckView, findings: Sequence[Finding], width: int) -> Lines:
+    asked = any(f.missing for f in findings) or any(row.remedies for row in view.unread)
+    if not view.elsewhere or not asked:
+        return []
+    text = "Get what is missing on the host that this evidence is of, not on this one."
     return [Line(""), *wrap("", text, width=width)]
 
 

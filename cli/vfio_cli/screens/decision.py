@@ -26,6 +26,7 @@ from vfio_cli.screens.layout import (
     wrap,
 )
 from vfio_cli.survey import shorten_name
+from vfio_contract.findings import Verdict
 from vfio_contract.views import (
     Decision,
     GateProof,
@@ -38,6 +39,9 @@ from vfio_contract.views import (
 
 PLACED, CLAIMED, DRY_RUN, JUDGED_NOW = "PLACED", "CLAIMED", "WOULD FIT", "FITS"
 """Words for a placement: kept for us to start, kept for another, not kept, as explained."""
+
+NOT_NOW = "WOULD BE REFUSED"
+"""A claim of which some gate fails on the evidence of now; nothing is taken from the VM."""
 
 
 def decision_screen(decision: Decision, *, word: str = PLACED, wide: bool = False) -> Lines:
@@ -57,12 +61,7 @@ def placed_screen(placement: Placement, *, word: str, wide: bool = False) -> Lin
         fence = "nothing reserved"
     head = f"  {placement.vm} on {placement.node}  (revision {placement.revision}, {fence})"
     lines: Lines = [toned(word, "good", head)]
-    common = _common_proofs(placement.units)
-    if common:
-        lines += [Line(""), *wrap("", f"{placement.node}, for every unit", width=width)]
-        lines += _proofs(common, wide=wide)
-    for unit in placement.units:
-        lines += [Line(""), *_unit(unit, common, wide=wide)]
+    lines += unit_lines(placement, wide=wide)
     text = {
         DRY_RUN: "Nothing was reserved. To reserve, run it again without --dry-run.",
         CLAIMED: "Start it with your orchestrator; give it back: "
@@ -72,6 +71,31 @@ def placed_screen(placement: Placement, *, word: str, wide: bool = False) -> Lin
     if text:
         lines += [Line(""), *wrap("", text, width=width)]
     return lines
+
+
+def unit_lines(placement: Placement, *, wide: bool = False) -> Lines:
+    """The units, each with its proof; what is proved of the node is said once."""
+    width = UNLIMITED if wide else WIDTH
+    lines: Lines = []
+    common = _common_proofs(placement.units)
+    if common:
+        lines += [Line(""), *wrap("", f"{placement.node}, for every unit", width=width)]
+        lines += _proofs(common, wide=wide)
+    for unit in placement.units:
+        lines += [Line(""), *_unit(unit, common, wide=wide)]
+    return lines
+
+
+def proof_word(placement: Placement) -> tuple[str, str]:
+    """What its proofs amount to, and the tone: a unit that nothing proves is unknown."""
+    units = placement.units
+    verdicts = {proof.verdict for unit in units for proof in unit.proof}
+    if Verdict.FAIL in verdicts:
+        return NOT_NOW, "bad"
+    passing = {Verdict.PASS, Verdict.WARN, Verdict.NOT_APPLICABLE}
+    if not verdicts <= passing or not units or not all(unit.proof for unit in units):
+        return str(Verdict.UNKNOWN), "unsure"
+    return JUDGED_NOW, "good"
 
 
 def _common_proofs(units: Sequence[PlacedUnit]) -> tuple[GateProof, ...]:

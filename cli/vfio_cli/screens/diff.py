@@ -24,9 +24,10 @@ from vfio_cli.screens.layout import (
     toned,
     wrap,
 )
+from vfio_cli.verdicts import VerdictChange
 from vfio_contract.codes import CLUSTER_CODES, Code
 from vfio_contract.drift import Change
-from vfio_contract.findings import Verdict, severity
+from vfio_contract.findings import NODE, Verdict, severity
 from vfio_contract.views import ChangeView
 
 CODES = {code.name: code for code in CLUSTER_CODES}
@@ -46,6 +47,7 @@ _WORDS = {
 }
 
 MAX_ROWS = 12
+MAX_TEXT = 110
 
 Naming = Callable[[Change | ChangeView], str]
 """Gives the name of the device that a change is about, "" where it is not known."""
@@ -61,16 +63,24 @@ class DiffView:
     name_of: Naming
     not_compared: tuple[str, ...]
     comparable: bool
+    unmatched: int = 0
+    notes: tuple[str, ...] = ()
+    verdicts: tuple[VerdictChange, ...] = ()
 
 
 def diff_screen(view: DiffView, *, wide: bool = False) -> Lines:
     """The whole screen."""
     width = UNLIMITED if wide else WIDTH
-    word, tone = verdict_words(view.changes, comparable=view.comparable)
+    whole = view.comparable and not view.unmatched
+    word, tone = verdict_words(view.changes, comparable=whole, verdicts=view.verdicts)
     sides = f"{_tail(view.before, 36)} -> {_tail(view.after, 36)}"
-    lines: Lines = [Line(sides), toned(word, tone, f"   {_summary(view.changes)}")]
+    lines: Lines = [
+        Line(sides),
+        toned(word, tone, f"   {_summary(view.changes, view.verdicts)}".rstrip()),
+    ]
     lines += change_blocks(view.changes, view.name_of, wide=wide)
-    if not view.changes and view.comparable:
+    lines += _verdict_lines(view.verdicts, wide=wide)
+    if not view.changes and not view.verdicts and whole:
         lines += wrap(
             "", "What both sides know is the same: firmware, groups, devices.", width=width
         )
@@ -81,6 +91,29 @@ def diff_screen(view: DiffView, *, wide: bool = False) -> Lines:
         blank(lines)
         text = ", ".join(missing) + " (not known on one side: neither equal nor changed)"
         lines += wrap("NOT COMPARED  ", text, width=width)
+    if view.unmatched:
+        blank(lines)
+        text = f"{plural(view.unmatched, 'device')} not at the same address on both sides: moved, "
+        lines += wrap("NOT COMPARED  ", f"{text}gone or new, nobody can tell", width=width)
+    for note in view.notes:
+        blank(lines)
+        lines += wrap("MATCHED  ", note, width=width)
+    return lines
+
+
+def _verdict_lines(verdicts: Sequence[VerdictChange], *, wide: bool) -> Lines:
+    width = UNLIMITED if wide else WIDTH
+    lines: Lines = []
+    shown = verdicts if wide else verdicts[:MAX_ROWS]
+    for row in shown:
+        word = str(row.now)
+        subject = "" if row.subject == NODE else f"  {row.subject.replace(':', ' ', 1)}"
+        lines += [Line(""), toned(word, VERDICT_TONES[word], clean(f"  {row.check}{subject}"))]
+        lines += wrap("  was  ", f"{row.was} {row.was_code}", width=width)
+        evidence = row.evidence if wide else cut(row.evidence, MAX_TEXT)
+        lines += wrap("  now  ", f"{row.now} {row.now_code}: {evidence}", width=width)
+    if len(verdicts) > len(shown):
+        lines.append(Line(f"and {len(verdicts) - len(shown)} more verdicts: -o wide"))
     return lines
 
 
@@ -97,21 +130,34 @@ def _shorten(text: str) -> str:
     return _DIGEST.sub(lambda m: f"{m[0][:16]}..", text) or "(none)"
 
 
-def verdict_words(changes: Sequence[Change | ChangeView], *, comparable: bool) -> tuple[str, str]:
+def verdict_words(
+    changes: Sequence[Change | ChangeView],
+    *,
+    comparable: bool,
+    verdicts: Sequence[VerdictChange] = (),
+) -> tuple[str, str]:
     """What it amounts to, and its tone."""
-    if any(c.harms for c in changes):
+    if any(c.harms for c in (*changes, *verdicts)):
         return "HARMFUL", "bad"
     if not comparable:
         return "UNKNOWN", "unsure"
     if any(_code(c.code).verdict is not Verdict.PASS for c in changes):
         return "CHANGED, NOTHING LOST", "warn"
+    if verdicts:
+        worse = any(c.worse for c in verdicts)
+        return ("VERDICTS WORSE", "warn") if worse else ("VERDICTS BETTER", "good")
     return ("RENUMBERED ONLY", "good") if changes else ("SAME", "good")
 
 
-def _summary(changes: Sequence[Change | ChangeView]) -> str:
+def _summary(changes: Sequence[Change | ChangeView], verdicts: Sequence[VerdictChange]) -> str:
     counts: dict[str, int] = {}
     for change in changes:
         word = _WORDS.get(change.code, change.code.lower())
+        counts[word] = counts.get(word, 0) + 1
+    for verdict in verdicts:
+        word = "verdict " + (
+            "fails now" if verdict.harms else "worse" if verdict.worse else "better"
+        )
         counts[word] = counts.get(word, 0) + 1
     return count_words((n, word) for word, n in counts.items())
 

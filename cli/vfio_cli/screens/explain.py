@@ -1,12 +1,15 @@
-"""The screen of `vfioctl explain`: what a check looks at, or what a code means and asks for."""
+"""The screens of `vfioctl explain`: a check, a code, a symptom, a message, an error; the index."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vfio_cli.screens.layout import VERDICT_TONES, Line, Lines, blank, table, toned, wrap
+from vfio_agent.diagnosis import ANY, Message, Symptom
+from vfio_cli.screens.layout import VERDICT_TONES, Line, Lines, blank, table, title, toned, wrap
+from vfio_cli.screens.messages import KIND_WORDS, cause_lines
 from vfio_contract.codes import Code
+from vfio_contract.errors import ErrorText
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +60,76 @@ def check_screen(check: CheckNotes) -> Lines:
     return lines
 
 
-def index_screen(checks: Sequence[CheckNotes], cluster: Sequence[Code]) -> Lines:
+def symptom_screen(symptom: Symptom) -> Lines:
+    """One symptom: in which order its checks are looked at, and what explains it."""
+    lines: Lines = [Line(f"{symptom.name}  symptom", "title", 0, len(symptom.name))]
+    lines += wrap("  ", f"{symptom.title} (field guide, {symptom.source})")
+    if symptom.displays:
+        lines += wrap(
+            "  ", "Only displays (class 03xx) are looked at, unless another is asked for."
+        )
+    lines += [Line(""), Line("The checks, in this order, until one explains it:")]
+    rows = []
+    for step in symptom.steps:
+        words = ["FAIL", *step.causes]
+        not_it = f"; not {', '.join(step.other)}" if step.other else ""
+        rows += wrap(f"  {step.check:<23} ", f"{', '.join(words)}{not_it}", hang=26)
+    lines += rows
+    lines += [Line(""), Line("What no check of a host can show:")]
+    for sentence in symptom.beyond:
+        lines += wrap("  - ", sentence)
+    lines += [Line(""), Line(f"Ask: vfioctl diagnose --symptom {symptom.name}")]
+    return lines
+
+
+def message_screen(message: Message) -> Lines:
+    """One message: how it reads, what it means, and what explains it."""
+    word, tone = KIND_WORDS[message.kind]
+    lines: Lines = [Line(f"{word}  {message.id}  message", tone, 0, len(word))]
+    for number, example in enumerate(message.examples):
+        lines += wrap("  text      " if number == 0 else " " * 12, example, hang=14)
+    lines += cause_lines(message)
+    if message.follows == ANY:
+        lines += wrap("  follows   ", "any other failure in the same text")
+    elif message.follows:
+        lines += wrap("  follows   ", ", ".join(message.follows))
+    lines += wrap("  source    ", message.source)
+    return lines
+
+
+def error_screen(name: str, error: ErrorText) -> Lines:
+    """One error of the coordinator."""
+    lines: Lines = [Line(f"{name}  error of the coordinator", "title", 0, len(name))]
+    lines += wrap("  meaning   ", error.text)
+    lines += wrap("  status    ", f"gRPC {error.status}")
+    return lines
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
     """All that can be explained."""
-    lines: Lines = [Line("CHECKS", "title", 0, 6)]
-    lines += table(
-        ["", ""], [[c.id, ", ".join(code.name for code in c.codes)] for c in checks], indent=2
-    )
-    lines += [Line(""), Line("CLUSTER CODES", "title", 0, 13)]
-    lines += wrap("  ", ", ".join(code.name for code in cluster))
-    lines += [Line(""), Line("vfioctl explain CHECK or CODE")]
+
+    checks: Sequence[CheckNotes]
+    cluster: Sequence[Code]
+    risks: Sequence[Code]
+    symptoms: Sequence[str]
+    messages: Sequence[str]
+    errors: Sequence[str]
+
+
+def index_screen(index: Index) -> Lines:
+    """All that can be explained."""
+    lines: Lines = [title("CHECKS")]
+    rows = [[c.id, ", ".join(code.name for code in c.codes)] for c in index.checks]
+    lines += table(["", ""], rows, indent=2)
+    for heading, names in (
+        ("CLUSTER CODES", [code.name for code in index.cluster]),
+        ("CODES OF RISK DECISIONS", [code.name for code in index.risks]),
+        ("SYMPTOMS, of diagnose --symptom", index.symptoms),
+        ("MESSAGES, of diagnose --error", index.messages),
+        ("ERRORS OF THE COORDINATOR", index.errors),
+    ):
+        lines += [Line(""), title(heading)]
+        lines += wrap("  ", ", ".join(names))
+    lines += [Line(""), Line("vfioctl explain NAME")]
     return lines

@@ -21,7 +21,9 @@ from vfio_cli.screens.layout import (
     title,
     wrap,
 )
+from vfio_cli.screens.risk import risk_words
 from vfio_cli.survey import Intended, shorten_name
+from vfio_contract.codes import NODE_LOST, NODE_UNHEARD
 from vfio_contract.findings import Evidence, Finding, Report, Verdict, severity, worst
 from vfio_contract.views import FindingView, NodeView, UnitView
 
@@ -33,6 +35,8 @@ NODE_TONES = {
     "revalidating": "unsure",
     "lost": "bad",
 }
+
+_SILENT = (NODE_UNHEARD.name, NODE_LOST.name)
 
 _NOTES = {
     "lost": "wait, or look at it by hand: its VMs may still run",
@@ -149,7 +153,22 @@ def as_check(node: NodeView) -> CheckView:
         unread=(),
         seen_by=f"heard {_ago(node.heard_age_s)}",
         of_node=True,
+        silent=_why_silent(node, findings),
     )
+
+
+def _why_silent(node: NodeView, findings: Sequence[Finding]) -> str:
+    """Why what is kept of the node is not of now, "" when it is."""
+    if heard_verdict(node) is not Verdict.UNKNOWN:
+        return ""
+    why = node.reasons[0].text if node.reasons else ""
+    if node.evidence_age_s < 0:
+        return "no report of it is here" + (f" ({why})" if why else "")
+    unheard = node.state == "lost" or node.heard_age_s < 0
+    unheard = unheard or any(reason.code in _SILENT for reason in node.reasons)
+    open_ = (Verdict.UNKNOWN, Verdict.BLOCKED)
+    explained = any(f.verdict in open_ for f in findings if f.intended is not False)
+    return (why or "it is not heard") if unheard or not explained else ""
 
 
 def show_screen(node: NodeView, *, wide: bool = False) -> Lines:
@@ -176,6 +195,8 @@ def show_screen(node: NodeView, *, wide: bool = False) -> Lines:
         ("VMs", ", ".join(node.vms) or "none"),
     ):
         lines += wrap(f"  {label:<10}", text, width=width)
+    for risk in node.risks:
+        lines += wrap("  risk      ", f"{risk.code}: {risk_words(risk)}", width=width)
     lines += _units(node, width)
     if node.drift:
         lines += [Line(""), title("DRIFT from the baseline")]

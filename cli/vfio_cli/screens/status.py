@@ -40,6 +40,8 @@ LEVEL_TONES = {"ERR": "bad", "WARN": "warn"}
 MAX_HEALTH = 12
 MAX_NODES = 12
 MAX_RECENT = 8
+MAX_TEXT = 110
+"""Letters of a health line's evidence; a kernel command line can be ten times as long."""
 
 _STATES = ("lost", "revalidating", "draining", "drained", "cordoned", "ready")
 _SHOWN_ORDER = ("ready", "cordoned", "draining", "drained", "revalidating", "lost")
@@ -77,7 +79,7 @@ def _health(items: Sequence[HealthItem], width: int) -> Lines:
     for item in shown:
         level = clean(item.level)
         front = f"  {level:<4}  {clean(item.code):<{codes}}  {cut(item.scope, scopes):<{scopes}}  "
-        made = wrap(front, item.text, width=width)
+        made = wrap(front, item.text if width > WIDTH else cut(item.text, MAX_TEXT), width=width)
         lines.append(Line(made[0].text, LEVEL_TONES.get(item.level, "bad"), 2, 2 + len(level)))
         lines += made[1:]
         if item.next:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vfio_cli.screens.decision import JUDGED_NOW, decision_screen
+from vfio_cli.screens.decision import JUDGED_NOW, decision_screen, proof_word, unit_lines
 from vfio_cli.screens.layout import (
     UNLIMITED,
     WIDTH,
@@ -18,7 +18,7 @@ from vfio_cli.screens.layout import (
     wrap,
 )
 from vfio_cli.screens.status import vm_word
-from vfio_contract.views import Decision, VmView
+from vfio_contract.views import Decision, Placement, VmView
 
 _TONES = {"at risk": "bad", "unknown": "unsure", "running": "good"}
 
@@ -47,13 +47,28 @@ def _cells(vm: VmView, *, wide: bool) -> list[str]:
     return [*front, *(middle if wide else []), requested or "-", vm.at_risk or "-"]
 
 
-def explain_screen(decision: Decision, vm: VmView | None, *, wide: bool = False) -> Lines:
-    """The claim, if there is one, and the decision as it would be now."""
+def explain_screen(
+    decision: Decision, vm: VmView | None, *, placed: Placement | None = None, wide: bool = False
+) -> Lines:
+    """The claim, if there is one, and the decision as it would be now.
+
+    What was proved when the claim was made (`placed`) is shown where it is not so now, apart from
+    the evidence of now and with its time.
+    """
     if vm is None:
         return decision_screen(decision, word=JUDGED_NOW, wide=wide)
     lines = claim_lines(vm)
-    lines += [Line(""), Line("Judged now:")]
-    return [*lines, *decision_screen(decision, word=JUDGED_NOW, wide=wide)]
+    if decision.placement is None:
+        lines += [Line(""), Line("Judged now:")]
+        return [*lines, *decision_screen(decision, word=JUDGED_NOW, wide=wide)]
+    word, tone = proof_word(decision.placement)
+    front = "Judged now: "
+    lines += [Line(""), Line(front + word, tone, len(front), len(front) + len(word))]
+    lines += unit_lines(decision.placement, wide=wide)
+    if placed is not None and word != JUDGED_NOW:
+        text = f"Proof of the placement ({vm.at}); its ages are those of then, not of now"
+        lines += [Line(""), *wrap("", text), *unit_lines(placed, wide=wide)]
+    return lines
 
 
 def claim_lines(vm: VmView) -> Lines:

@@ -16,6 +16,7 @@ from vfio_contract.views import (
     Decision,
     NodeView,
     PlaceRequest,
+    RiskView,
     VmView,
 )
 from vfio_coordinator.api.errors import Context, answering
@@ -28,9 +29,11 @@ from vfio_coordinator.state.events import (
     CordonRequested,
     PlaceRequested,
     ReleaseRequested,
+    RiskAcceptRequested,
+    RiskRevokeRequested,
     UncordonRequested,
 )
-from vfio_coordinator.state.explain import explain
+from vfio_coordinator.state.explain import explain, placed_as
 from vfioctl.v1 import cluster_pb2 as wire
 from vfioctl.v1.cluster_pb2_grpc import ClusterServiceServicer
 
@@ -167,9 +170,13 @@ class ClusterServicer(ClusterServiceServicer):
         """Why a VM is where it is, or why nothing fits."""
         self._require(context, Role.VIEWER)
         vm = _name(request.vm, "vm")
-        decision, view = explain(self._runtime.state, vm, self._clock.now())
+        state = self._runtime.state
+        decision, view = explain(state, vm, self._clock.now())
+        placed = placed_as(state, vm)
         return wire.ExplainVmResponse(
-            decision=to_message(decision), vm=None if view is None else to_message(view)
+            decision=to_message(decision),
+            vm=None if view is None else to_message(view),
+            placed=None if placed is None else to_message(placed),
         )
 
     @answering
@@ -192,6 +199,50 @@ class ClusterServicer(ClusterServiceServicer):
         self._require(context, Role.VIEWER)
         view = report.baseline_view(self._runtime.state, request.node)
         return wire.GetBaselineResponse(baseline=to_message(view))
+
+    @answering
+    async def AcceptRisk(
+        self, request: wire.AcceptRiskRequest, context: Context
+    ) -> wire.AcceptRiskResponse:
+        """Record who carries a risk of a node, why and until when."""
+        actor = self._require(context, Role.OPERATOR)
+        view = await self._runtime.ask(
+            RiskView,
+            lambda ticket: RiskAcceptRequested(
+                ticket=ticket,
+                node=request.node,
+                code=request.code,
+                reason=request.reason,
+                until=request.until,
+                actor=actor,
+            ),
+        )
+        return wire.AcceptRiskResponse(risk=to_message(view))
+
+    @answering
+    async def RevokeRisk(
+        self, request: wire.RevokeRiskRequest, context: Context
+    ) -> wire.RevokeRiskResponse:
+        """End a risk decision before its day."""
+        actor = self._require(context, Role.OPERATOR)
+        view = await self._runtime.ask(
+            RiskView,
+            lambda ticket: RiskRevokeRequested(
+                ticket=ticket, node=request.node, code=request.code, id=request.id, actor=actor
+            ),
+        )
+        return wire.RevokeRiskResponse(risk=to_message(view))
+
+    @answering
+    async def ListRisks(
+        self, request: wire.ListRisksRequest, context: Context
+    ) -> wire.ListRisksResponse:
+        """The last decision about each risk."""
+        self._require(context, Role.VIEWER)
+        state = self._runtime.state
+        node = report.find_node(state, request.node) if request.node else ""
+        risks = report.risk_views(state, node)
+        return wire.ListRisksResponse(risks=[to_message(risk) for risk in risks])
 
     @answering
     async def ListEvents(

@@ -1,8 +1,9 @@
 """Refusals as gRPC statuses: the only place where an `ErrorCode` becomes a status.
 
-A refusal's message is `CODE: detail. public text`, one line of bounded length, because a detail may
-quote what a stranger sent and a status travels in a header. Anything that is not a `ClusterError`
-is our own fault: it is logged with its traceback and shown as INTERNAL, without detail.
+A refusal's message is `CODE: detail. public text` (BAD_REQUEST: its detail alone), one line of
+bounded length, because a detail may quote what a stranger sent and a status travels in a header.
+Anything that is not a `ClusterError` is our own fault: it is logged with its traceback and shown as
+INTERNAL, without detail.
 """
 
 from __future__ import annotations
@@ -31,8 +32,14 @@ Method = Callable[[Servicer, Request, Context], Awaitable[Response]]
 
 
 def message_of(code: ErrorCode, detail: str) -> str:
-    """What the caller reads; begins with the stable code."""
-    return f"{code}: {_one_line(detail).rstrip('.')}. {CATALOGUE[code].text}"
+    """What the caller reads; begins with the stable code.
+
+    The public text is left out where it says less than any detail does.
+    """
+    said = _one_line(detail).rstrip(".")
+    if code is ErrorCode.BAD_REQUEST and said.strip():
+        return f"{code}: {said}"
+    return f"{code}: {said}. {CATALOGUE[code].text}"
 
 
 def status_of(code: ErrorCode) -> grpc.StatusCode:

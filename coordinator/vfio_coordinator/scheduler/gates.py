@@ -2,7 +2,8 @@
 
 The order of the stages is the order in which a refusal names its reason. FAIL, UNKNOWN, BLOCKED and
 a missing finding refuse; WARN passes, except the codes of `ALLOWS`, which pass only for a request
-that accepts that risk by name (DESIGN, Who decides what). This module must never judge evidence:
+that accepts that risk by name, on a node for which somebody decided to carry it (DESIGN, Who
+decides what). This module must never judge evidence:
 the checks have done that.
 """
 
@@ -72,7 +73,19 @@ ALLOWS = {
     "UNSAFE_INTERRUPTS": "unsafe-interrupts",
     "RESET_ONE_SHOT": "one-shot-reset",
 }
-"""Code of a WARN -> the word of `--allow` without which it refuses."""
+"""Code of a WARN -> the word of `--allow` without which it refuses.
+
+The word alone is not enough: the node needs a decision about that code in force (`risk`), which is
+the policy's permission.
+"""
+
+RISKS = {
+    "interrupt-remapping": "UNSAFE_INTERRUPTS",
+    "group-isolation": "ACS_OVERRIDE",
+    "reset-capability": "RESET_ONE_SHOT",
+    "reset-history": "RESET_ONE_SHOT",
+}
+"""Check -> the code of `ALLOWS` that is about it; what else it finds nobody can accept."""
 
 PF_HAS_VFS = "PF_HAS_VFS"
 """Code of a `device-functions` finding: the function's VFs are enabled, so it is in use."""

@@ -24,6 +24,13 @@ from immutables import Map
 from vfio_contract.findings import Verdict
 from vfio_coordinator.scheduler.gates import ORDER
 from vfio_coordinator.scheduler.names import Names
+from vfio_coordinator.scheduler.risk import (
+    NO_RISKS,
+    RiskDecision,
+    Risks,
+    describe_risk,
+    permits,
+)
 from vfio_coordinator.scheduler.shape import NUMA_UNKNOWN, Profile, UnitClass, profile_of
 from vfio_coordinator.scheduler.standing import Offer, Standing
 
@@ -121,11 +128,12 @@ def make_entry(
     )
 
 
-def offer(standing: Standing, held: Mapping[str, Holder]) -> Offer:
+def offer(standing: Standing, held: Mapping[str, Holder], risks: Risks = NO_RISKS) -> Offer:
     """A unit as placement sees it; `held` maps claimed keys of the node to their holders.
 
-    A claim outranks everything: whatever its gates say, the unit is that VM's. A VF is not free
-    while its PF is claimed, because it vanishes with what the VM does to the PF.
+    `risks` are the node's decisions: a need without one in force refuses every request. A claim
+    outranks everything: whatever its gates say, the unit is that VM's. A VF is not free while its
+    PF is claimed, because it vanishes with what the VM does to the PF.
     """
     layout = standing.layout
     refused = list(dict.fromkeys(r.stage for r in standing.refusing))
@@ -147,8 +155,9 @@ def offer(standing: Standing, held: Mapping[str, Holder]) -> Offer:
         state = UNKNOWN if standing.busy.verdict is Verdict.UNKNOWN else UNFIT
         why = standing.busy.reason
     elif standing.needs:
-        need = standing.needs[0]
-        state, why = UNFIT, f"{need.reason}; needs --allow {need.word}"
+        open_needs = [need for need in standing.needs if not permits(risks, need.code)]
+        need = (*open_needs, *standing.needs)[0]
+        state, why = UNFIT, f"{need.reason}; {describe_risk(risks.get(need.code))}"
     else:
         state, why = FREE, ""
     if holder or owner or standing.busy:
@@ -158,31 +167,44 @@ def offer(standing: Standing, held: Mapping[str, Holder]) -> Offer:
         state=state,
         vm=vm,
         why=why,
-        shape=_shape(standing, tuple(refused)),
+        shape=_shape(standing, tuple(refused), risks),
         free_of_claims=holder is None and owner is None,
+        risks=_about(standing, risks),
     )
 
 
-def same_offer(known: Offer | None, standing: Standing, held: Mapping[str, Holder]) -> Offer:
-    """`offer`, or the known one of the very same standing when nobody has it then or now."""
+def same_offer(
+    known: Offer | None, standing: Standing, held: Mapping[str, Holder], risks: Risks = NO_RISKS
+) -> Offer:
+    """`offer`, or the known one of the very same standing when nobody has it then or now.
+
+    The decisions about its needs must be the same too.
+    """
     if known is not None and known.standing is standing and known.free_of_claims:
         layout = standing.layout
-        if not any(key in held for key in (*layout.keys, *layout.physfns)):
+        taken = any(key in held for key in (*layout.keys, *layout.physfns))
+        if not taken and (not standing.needs or known.risks == _about(standing, risks)):
             return known
-    return offer(standing, held)
+    return offer(standing, held, risks)
 
 
-def _shape(standing: Standing, refused: tuple[str, ...]) -> UnitClass:
+def _about(standing: Standing, risks: Risks) -> tuple[RiskDecision, ...]:
+    """The decisions about what a unit needs, each once."""
+    codes = dict.fromkeys(need.code for need in standing.needs)
+    return tuple(risks[code] for code in codes if code in risks)
+
+
+def _shape(standing: Standing, refused: tuple[str, ...], risks: Risks) -> UnitClass:
     """The unit's class, without what cannot matter for a unit that some stage refuses.
 
     Where it sits matters only if it may be given, or might after it is bound; a need only if its
     stage comes before the one that refuses; of the stages, the first and whether it is alone.
     """
     layout = standing.layout
-    needs = {(n.stage, n.word) for n in standing.needs}
+    needs = {(n.stage, n.word, permits(risks, n.code)) for n in standing.needs}
     numa = layout.numa_node
     if refused:
-        needs = {pair for pair in needs if ORDER[pair[0]] < ORDER[refused[0]]}
+        needs = {need for need in needs if ORDER[need[0]] < ORDER[refused[0]]}
         numa = numa if refused == ("binding",) else None
     return UnitClass(
         kind=layout.kind,

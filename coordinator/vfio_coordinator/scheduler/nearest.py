@@ -2,7 +2,7 @@
 
 Each suggestion is tried with the same choice as a real decision, so none is given that would not
 work. Looks at a bounded number of nodes. It must never suggest what would weaken a gate other than
-by the request's own `--allow`.
+by the request's own `--allow`, or by a decision on a risk that the request already allows.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from vfio_contract.views import Nearest, PlaceRequest
 from vfio_coordinator.scheduler.gates import ALLOWS
 from vfio_coordinator.scheduler.index import Entry, Index, Rows
 from vfio_coordinator.scheduler.names import Names, smallest
+from vfio_coordinator.scheduler.risk import accept_command
 from vfio_coordinator.scheduler.shape import (
     Choice,
     Demand,
@@ -77,16 +78,22 @@ def _would_fit(profile: Profile, demand: Demand) -> bool:
     asked = sum(item.number for item in demand.items)
     if sum(unit.kind in demand.kinds for unit in profile.units) < asked:
         return False
-    return any(isinstance(fit(profile, other), Choice) for _, other in _relaxations(demand)) or any(
+    relaxed = (other for other, _, _ in _relaxations(demand))
+    return any(isinstance(fit(profile, other), Choice) for other in relaxed) or any(
         _fits(changed, demand) for changed in _bound(profile.units)
     )
 
 
-def _relaxations(demand: Demand) -> Iterator[tuple[str, Demand]]:
+def _relaxations(demand: Demand) -> Iterator[tuple[Demand, str, str]]:
+    """Demands that ask for less, what changed in words, and the code of a risk to decide on."""
     for word in sorted(set(ALLOWS.values()) - set(demand.allow)):
-        yield word, demand._replace(allow=tuple(sorted((*demand.allow, word))))
+        allow = tuple(sorted((*demand.allow, word)))
+        yield demand._replace(allow=allow), f"fits if the request accepts {word}", ""
     if demand.same_numa:
-        yield "", demand._replace(same_numa=False)
+        yield demand._replace(same_numa=False), "fits without --same-numa", ""
+    for code, word in ALLOWS.items():
+        if word in demand.allow:
+            yield demand._replace(assumed=(word,)), f"fits once the risk {code} is accepted", code
 
 
 def _bound(units: Sequence[UnitClass]) -> Iterator[list[UnitClass]]:
@@ -115,10 +122,10 @@ def _on_node(entry: Entry, request: PlaceRequest, demand: Demand) -> Iterator[Ne
             if _fits(changed, demand):
                 yield _bind(entry.node, offers[i])
                 return
-    for word, other in _relaxations(demand):
+    for other, change, code in _relaxations(demand):
         if _fits(units, other):
-            change = f"fits if the request accepts {word}" if word else "fits without --same-numa"
-            yield Nearest(entry.node, change, render_request(request, other))
+            command = accept_command(entry.node, code) if code else render_request(request, other)
+            yield Nearest(entry.node, change, command)
             return
 
 

@@ -17,6 +17,7 @@ from vfio_coordinator.scheduler.index import Entry, Index, buckets
 from vfio_coordinator.scheduler.names import Names
 from vfio_coordinator.scheduler.qualify import read_proof
 from vfio_coordinator.scheduler.refusal import refuse
+from vfio_coordinator.scheduler.risk import GATE, accept_command, describe_risk
 from vfio_coordinator.scheduler.shape import Demand, Miss, Profile, answers, choose, demand_of, fit
 from vfio_coordinator.scheduler.standing import Offer
 
@@ -113,4 +114,22 @@ def prove(entry: Entry, offer: Offer, now_s: float) -> tuple[GateProof, ...]:
     free = GateProof(
         "free", Verdict.PASS, "", (f"no claim on {layout.id}; nobody holds {groups}",), age_s
     )
-    return (*node, *read_proof(offer.standing.proof, age_s=age_s), free)
+    gates = read_proof(offer.standing.proof, age_s=age_s)
+    return (*node, *gates, *prove_risks(entry, offer, age_s), free)
+
+
+def prove_risks(entry: Entry, offer: Offer, age_s: float) -> tuple[GateProof, ...]:
+    """A row for each risk that the unit carries: who decided, until when and why.
+
+    FAIL where no decision is in force; such a unit is given to nobody, but a VM may still have it.
+    """
+    rows = []
+    for code in dict.fromkeys(need.code for need in offer.standing.needs):
+        decision = offer.decision_about(code)
+        text = f"{code}: {describe_risk(decision)}"
+        if decision is not None and decision.in_force:
+            verdict, text = Verdict.WARN, f"{text}: {decision.reason} ({decision.id})"
+        else:
+            verdict, text = Verdict.FAIL, f"{text}: {accept_command(entry.node, code)}"
+        rows.append(GateProof(GATE, verdict, code, (text,), age_s))
+    return tuple(rows)

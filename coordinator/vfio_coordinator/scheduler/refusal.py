@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from vfio_contract.views import NodeRefusal, PlaceRequest, Refusal, StageCount
-from vfio_coordinator.scheduler.gates import ORDER, STAGES
+from vfio_coordinator.scheduler.gates import ALLOWS, ORDER, RISKS, STAGES
 from vfio_coordinator.scheduler.index import Entry, Index, Rows, profiles
 from vfio_coordinator.scheduler.names import Names, smallest
 from vfio_coordinator.scheduler.nearest import find_nearest
+from vfio_coordinator.scheduler.risk import accept_command, describe_risk
 from vfio_coordinator.scheduler.shape import (
     Choice,
     Demand,
@@ -24,7 +25,7 @@ from vfio_coordinator.scheduler.shape import (
     fit,
     matches,
 )
-from vfio_coordinator.scheduler.standing import Offer
+from vfio_coordinator.scheduler.standing import Need, Offer, Refusing
 
 _NAMED = 3
 """Nodes named in a stage's line; the rest is a number."""
@@ -116,11 +117,14 @@ def explain_node(entry: Entry, demand: Demand) -> NodeRefusal:
     found = fit(entry.profile_for(demand.kinds), demand)
     if isinstance(found, Choice):
         raise ValueError(f"{entry.node} fits this request")
-    reason, evidence = _explain_miss(found, entry.offers_of(demand.kinds), demand)
+    offers = entry.offers_of(demand.kinds)
+    reason, evidence = _explain_miss(found, offers, demand, node=entry.node)
     return NodeRefusal(entry.node, found.stage, reason, evidence)
 
 
-def _explain_miss(miss: Miss, offers: list[Offer], demand: Demand) -> tuple[str, tuple[str, ...]]:
+def _explain_miss(
+    miss: Miss, offers: list[Offer], demand: Demand, *, node: str
+) -> tuple[str, tuple[str, ...]]:
     item = miss.item
     wanted = [o for o in offers if matches(item, o.shape)]
     short = f"{miss.have} of {item.number}"
@@ -130,25 +134,49 @@ def _explain_miss(miss: Miss, offers: list[Offer], demand: Demand) -> tuple[str,
     if miss.stage == "topology":
         numas = ", ".join(_numa(n) for n in miss.numas)
         return f"{miss.have} free, on {numas}; no one NUMA node has {item.number}", ()
-    refused = [o for o in wanted if first_refusal(o.shape, demand.allow) == ORDER[miss.stage]]
+    refused = [o for o in wanted if first_refusal(o.shape, demand) == ORDER[miss.stage]]
     if not refused:
         return f"{short} left for {describe_item(item)} beside the other devices", ()
     first = refused[0]
-    reason, evidence = _explain_offer(first, miss.stage, demand)
+    reason, evidence = _explain_offer(first, miss.stage, demand, node=node)
     return f"{short} {'free' if miss.stage == 'free' else 'pass'}; {reason}", evidence
 
 
-def _explain_offer(offer: Offer, stage: str, demand: Demand) -> tuple[str, tuple[str, ...]]:
+def _explain_offer(
+    offer: Offer, stage: str, demand: Demand, *, node: str
+) -> tuple[str, tuple[str, ...]]:
     standing = offer.standing
     for refusing in standing.refusing:
         if refusing.stage == stage:
-            return refusing.reason, refusing.evidence
+            return refusing.reason + _not_allowed(refusing, demand), refusing.evidence
     for need in standing.needs:
-        if need.stage == stage and need.word not in demand.allow:
-            return f"{need.reason}; request lacks --allow {need.word}", need.evidence
+        lacks = _lacking(need, offer, demand, node)
+        if need.stage == stage and lacks:
+            return "; ".join((need.reason, *lacks)), need.evidence
     if not offer.vm and standing.busy is not None:
         return standing.busy.reason, standing.busy.evidence
     return offer.why, ()
+
+
+def _not_allowed(refusing: Refusing, demand: Demand) -> str:
+    """What the request's --allow is about, where one may take it for what refuses here."""
+    code = RISKS.get(refusing.gate, "")
+    word = ALLOWS.get(code, "")
+    if not word or word not in demand.allow:
+        return ""
+    found = f"{refusing.code} ({refusing.verdict})"
+    return f"; --allow {word} is about {code} (WARN), not {found}"
+
+
+def _lacking(need: Need, offer: Offer, demand: Demand, node: str) -> list[str]:
+    """What a risk still wants: the request's word, the node's decision, or both."""
+    lacks = []
+    if need.word not in demand.allow:
+        lacks.append(f"request lacks --allow {need.word}")
+    decision = offer.decision_about(need.code)
+    if decision is None or not decision.in_force:
+        lacks.append(f"{describe_risk(decision)}: {accept_command(node, need.code)}")
+    return lacks
 
 
 def describe_item(item: Item) -> str:

@@ -27,7 +27,9 @@ _IDS = re.compile(r"[0-9a-f?]{4}:[0-9a-f?]{4}")
 
 
 class UnitClass(NamedTuple):
-    """What choosing looks at. `refused` are stages in order, `needs` pairs of (stage, word).
+    """What choosing looks at. `refused` are stages in order.
+
+    `needs` are (stage, word of `--allow`, whether a decision of the node permits it).
 
     Made as alike as possible, so that many nodes share a profile: see `index.offer`.
     """
@@ -37,7 +39,7 @@ class UnitClass(NamedTuple):
     ids: str
     numa: int
     refused: tuple[str, ...]
-    needs: tuple[tuple[str, str], ...]
+    needs: tuple[tuple[str, str, bool], ...]
 
 
 class Profile:
@@ -74,11 +76,16 @@ class Item(NamedTuple):
 
 
 class Demand(NamedTuple):
-    """What is asked of one node. Items differ in (kind, model); `allow` is sorted."""
+    """What is asked of one node. Items differ in (kind, model); `allow` is sorted.
+
+    `assumed` are words for which a decision is taken to be in force, to try what one would change;
+    no request has any.
+    """
 
     items: tuple[Item, ...]
     same_numa: bool
     allow: tuple[str, ...]
+    assumed: tuple[str, ...] = ()
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -139,11 +146,15 @@ def matches(item: Item, unit: UnitClass) -> bool:
     return not item.model or matches_model(item.model, unit.model, unit.ids)
 
 
-def first_refusal(unit: UnitClass, allow: Sequence[str]) -> int:
-    """Order number of the first stage that refuses the unit to a request, PASSED for none."""
+def first_refusal(unit: UnitClass, demand: Demand) -> int:
+    """Order number of the first stage that refuses the unit to a demand, PASSED for none.
+
+    A need passes when the request allows it and a decision of the node permits it.
+    """
     found = ORDER[unit.refused[0]] if unit.refused else PASSED
-    for stage, word in unit.needs:
-        if word not in allow and ORDER[stage] < found:
+    for stage, word, permitted in unit.needs:
+        passes = word in demand.allow and (permitted or word in demand.assumed)
+        if not passes and ORDER[stage] < found:
             found = ORDER[stage]
     return found
 
@@ -176,7 +187,7 @@ def choose(units: Sequence[UnitClass], demand: Demand) -> Choice | Miss:
     known NUMA node. Otherwise one NUMA node is preferred: the one left with the fewest; failing
     that, the fullest ones first, to use few.
     """
-    ranks = [first_refusal(unit, demand.allow) for unit in units]
+    ranks = [first_refusal(unit, demand) for unit in units]
     able = [i for i, rank in enumerate(ranks) if rank == PASSED]
     if _match(units, able, demand) is None:
         return _miss(units, ranks, demand)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from vfio_contract.address import Address
 from vfio_contract.findings import Verdict
 from vfio_coordinator.scheduler.layout import UnitLayout
+from vfio_coordinator.scheduler.risk import RiskDecision
 from vfio_coordinator.scheduler.shape import UnitClass
 
 
@@ -27,7 +28,8 @@ class Refusing:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """A risk that a request must accept by `word`, and the stage that refuses it otherwise."""
+    """A risk that a request must accept by `word` where a decision permits `code`; the stage that
+    refuses it otherwise."""
 
     word: str
     stage: str
@@ -69,7 +71,7 @@ class Offer:
 
     `state` is free, claimed, pending, foreign, unfit or unknown; `vm` the holder's name. `shape`
     is all that choosing between units looks at. `free_of_claims` is True when neither the unit nor
-    the PF of its VFs is claimed.
+    the PF of its VFs is claimed. `risks` are the node's decisions about its needs, ended ones too.
     """
 
     standing: Standing
@@ -78,6 +80,11 @@ class Offer:
     why: str
     shape: UnitClass
     free_of_claims: bool
+    risks: tuple[RiskDecision, ...] = ()
+
+    def decision_about(self, code: str) -> RiskDecision | None:
+        """The node's last decision about one of its needs, None for none."""
+        return next((d for d in self.risks if d.code == code), None)
 
     @property
     def unit(self) -> str:

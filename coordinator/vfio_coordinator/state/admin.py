@@ -74,8 +74,10 @@ def entry_of(node: Node, *, known: Entry | None = None) -> Entry:
     if judgement is None:
         raise ValueError(f"{node.name} was never judged")
     before = {id(o.standing): o for o in known.offers} if known is not None else {}
+    risks = {code: held.decision for code, held in node.risks.items()}
     offers = tuple(
-        same_offer(before.get(id(standing)), standing, node.held) for standing in node.standings
+        same_offer(before.get(id(standing)), standing, node.held, risks)
+        for standing in node.standings
     )
     cordons = node.admin.cordons if node.admin is not None else ()
     liftable = judgement.stage == "admitted" and cordons and not judgement.holds

@@ -1,10 +1,11 @@
 """Placing: decide on the index, mark the units pending, commit, believe the outcome.
 
 A placement's transaction compares the fence, the node's durable admin key, the absence of every
-unit key and of the claim key, and the VM's owner record; it writes them all with the event row, or
-nothing. A failed compare frees the units, learns what the store holds and decides again, a bounded
-number of times. Tokens are `epoch << 32 | counter`: they grow within a process by the counter and
-across restarts by the epoch. A retry with the same request id gets the same claim.
+unit key and of the claim key, the risk decisions it stands on and the VM's owner record; it writes
+the claim, its units and the owner with the event row, or nothing. A failed compare frees the units,
+learns what the store holds and decides again, a bounded number of times. Tokens are
+`epoch << 32 | counter`: they grow within a process by the counter and across restarts by the epoch.
+A retry with the same request id gets the same claim.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from vfio_coordinator.state.holdings import hold, keep_claim, unhold
 from vfio_coordinator.state.lookup import find_node, unpack_claim
 from vfio_coordinator.state.model import (
     ClaimWrite,
+    Node,
     Presence,
     State,
     VmHeld,
@@ -40,6 +42,7 @@ from vfio_coordinator.state.turn import Note, Turn
 from vfio_coordinator.state.vm_report import placement_of
 from vfio_coordinator.store.interface import (
     Absent,
+    Compare,
     ModRevisionIs,
     Put,
     StoreError,
@@ -209,6 +212,7 @@ def _reserve(
             write,
             compares=(
                 ModRevisionIs(keys.node_key(node.name), node.admin_revision),
+                *_risk_compares(node, claim),
                 Absent(claim_key),
                 ModRevisionIs(vm_key, owner.mod_revision if owner is not None else 0),
                 *map(Absent, units),
@@ -225,6 +229,14 @@ def _reserve(
         return
     turn.state = replace(turn.state, tokens=counter)
     hold(turn, claim, pending=True)
+
+
+def _risk_compares(node: Node, claim: Claim) -> list[Compare]:
+    """A claim lands only on the very decisions that it was placed on."""
+    return [
+        ModRevisionIs(keys.risk_key(node.name, code), node.risks[code].revision)
+        for code in claim.risks
+    ]
 
 
 def _make_claim(
@@ -262,6 +274,7 @@ def _make_claim(
         owner=f"user:{actor}",
         at=moment.utc,
         revision=placement.revision,
+        risks=tuple(sorted({n.code for o in chosen.offers for n in o.standing.needs})),
     )
 
 

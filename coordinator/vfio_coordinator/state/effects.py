@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vfio_contract.errors import ErrorCode
-from vfio_contract.views import BaselineView, Decision, NodeView, VmView
+from vfio_contract.views import BaselineView, Decision, NodeView, RiskView, VmView
 from vfio_coordinator.store.interface import Txn
 
 
@@ -89,7 +89,7 @@ class Failure:
     detail: str
 
 
-Answer = Decision | NodeView | VmView | BaselineView | Failure
+Answer = Decision | NodeView | VmView | BaselineView | RiskView | Failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class Reply:
     """The one answer to a ticket.
 
     Place: Decision. Cordon, uncordon: NodeView. Release: VmView as it was. Baseline accept:
-    BaselineView. Any of them: Failure.
+    BaselineView. Risk accept, revoke: RiskView. Any of them: Failure.
     """
 
     ticket: int

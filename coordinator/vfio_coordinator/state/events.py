@@ -148,6 +148,29 @@ class BaselineAcceptRequested:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RiskAcceptRequested:
+    """`actor` carries the risk `code` of the node. `until` is a day or a duration, as typed."""
+
+    ticket: int
+    node: str
+    code: str
+    reason: str
+    until: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RiskRevokeRequested:
+    """Ends a decision: by node and code, or by its id or a prefix of it, the others "" then."""
+
+    ticket: int
+    node: str
+    code: str
+    id: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlaceRequested:
     """Decide and, unless it is a dry run, reserve."""
 
@@ -203,6 +226,8 @@ Event = (
     | CordonRequested
     | UncordonRequested
     | BaselineAcceptRequested
+    | RiskAcceptRequested
+    | RiskRevokeRequested
     | PlaceRequested
     | ReleaseRequested
     | CommitOutcome

@@ -1,7 +1,8 @@
 """Why a VM is where it is, or why nothing fits: judged now, reserving nothing.
 
-A VM with a claim is explained by its claim, with the gates of its units as they stand now. One that
-was refused is decided again from the request that is remembered, with every node listed.
+A VM with a claim is explained by its claim, with the gates of its units as they stand now; what was
+proved when it was placed never stands among them. One that was refused is decided again from the
+request that is remembered, with every node listed.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from dataclasses import replace
 from vfio_contract.errors import ClusterError, ErrorCode
 from vfio_contract.findings import Verdict
 from vfio_contract.views import Decision, GateProof, Placement, VmView
-from vfio_coordinator.scheduler.place import Moment, place, prove
+from vfio_coordinator.scheduler.index import Entry
+from vfio_coordinator.scheduler.place import Moment, place, prove, prove_risks
 from vfio_coordinator.scheduler.standing import Offer
 from vfio_coordinator.state.events import Now
 from vfio_coordinator.state.lookup import unpack_claim
-from vfio_coordinator.state.model import ClaimHeld, State
+from vfio_coordinator.state.model import ClaimHeld, Judgement, State
 from vfio_coordinator.state.presence import evidence_age
 from vfio_coordinator.state.vm_report import placement_of, vm_view
 
@@ -41,6 +43,14 @@ def explain(state: State, vm: str, now: Now) -> tuple[Decision, VmView | None]:
     return Decision(None, found), None
 
 
+def placed_as(state: State, vm: str) -> Placement | None:
+    """What was proved when the VM's claim was made, ages as of then; None without a claim."""
+    held = state.vms.get(vm)
+    if held is None or not held.generations:
+        return None
+    return placement_of(unpack_claim(state.claims[(vm, held.generations[-1])]))
+
+
 def _judged_now(state: State, held: ClaimHeld, now: Now) -> Placement:
     placement = placement_of(unpack_claim(held))
     node = state.nodes[placement.node]
@@ -51,18 +61,17 @@ def _judged_now(state: State, held: ClaimHeld, now: Now) -> Placement:
     units = []
     for unit in placement.units:
         offer = offers.get(unit.unit)
-        if entry is None or offer is None or judgement is None or not judgement.fresh:
+        proof: tuple[GateProof, ...]
+        if judgement is None or not judgement.fresh:
             why = judgement.why if judgement is not None else ""
-            text = why or f"{unit.unit} is in no inventory of {placement.node}"
-            proof: tuple[GateProof, ...] = (
-                GateProof("heard", Verdict.UNKNOWN, "", (text,), age_s),
-                *unit.proof,
-            )
-        elif judgement.stage:
-            refused = GateProof(judgement.stage, Verdict.FAIL, "", (judgement.why,), age_s)
-            proof = (refused, *_refusing(offer, age_s))
-        elif offer.standing.refusing:
-            proof = _refusing(offer, age_s)
+            text = why or f"nothing vouches for {placement.node} now"
+            proof = (GateProof("heard", Verdict.UNKNOWN, "", (text,), age_s),)
+        elif entry is None or offer is None:
+            text = f"{unit.unit} is in no inventory of {placement.node}"
+            missing = GateProof("model", Verdict.UNKNOWN, "", (text,), age_s)
+            proof = (*_node_refuses(judgement, age_s), missing)
+        elif judgement.stage or offer.standing.refusing:
+            proof = (*_node_refuses(judgement, age_s), *_refusing(entry, offer, age_s))
         else:
             proof = tuple(
                 replace(row, evidence=(f"claimed by {placement.vm}",))
@@ -74,9 +83,17 @@ def _judged_now(state: State, held: ClaimHeld, now: Now) -> Placement:
     return replace(placement, units=tuple(units))
 
 
-def _refusing(offer: Offer, age_s: float) -> tuple[GateProof, ...]:
-    """A claimed unit that would be refused now: the gates that say so."""
-    return tuple(
+def _node_refuses(judgement: Judgement, age_s: float) -> tuple[GateProof, ...]:
+    """The stage at which the node takes no VM at all now; () where it takes some."""
+    if not judgement.stage:
+        return ()
+    return (GateProof(judgement.stage, Verdict.FAIL, "", (judgement.why,), age_s),)
+
+
+def _refusing(entry: Entry, offer: Offer, age_s: float) -> tuple[GateProof, ...]:
+    """A claimed unit that would be refused now: the gates that say so, and the risks it carries."""
+    gates = (
         GateProof(r.gate, r.verdict, r.code, r.evidence or (r.reason,), age_s)
         for r in offer.standing.refusing
     )
+    return (*gates, *prove_risks(entry, offer, age_s))

@@ -1,19 +1,24 @@
 """Health: what is wrong in the cluster, worst first, each line with what to do next.
 
-Lines are grouped by code over nodes. Findings count only where they are of intended devices or of
-the node itself, and only from nodes that are heard; silence has its own line.
+Lines are grouped by code over nodes, and what is merely not known is one line for all codes, so
+that it never pushes out what is known to be wrong. Findings count only where they are of intended
+devices or of the node itself, and only from nodes that are heard; silence has its own line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from vfio_contract import codes
 from vfio_contract.findings import Finding, Verdict
 from vfio_contract.views import HealthItem
+from vfio_coordinator.scheduler.risk import accept_command, describe_risk
 from vfio_coordinator.state.events import Now
 from vfio_coordinator.state.model import Node, State
 from vfio_coordinator.state.presence import span
+from vfio_coordinator.state.risk_report import is_risk
 
 ERR, WARN = "ERR", "WARN"
 
@@ -25,26 +30,50 @@ _ALWAYS_ERR = frozenset(
 _SILENT = frozenset({codes.GROUP_RENUMBERED.name})
 """Reasons that are no health matter."""
 
+_CHANGED, _FOUND, _NOT_KNOWN = range(3)
+"""Of one level come first the state of nodes, drift and risks; then findings; then what nobody
+knows."""
+
 _VERDICTS = {Verdict.FAIL: ERR, Verdict.WARN: WARN, Verdict.UNKNOWN: WARN}
 
 
 def find_health(state: State, now: Now) -> tuple[HealthItem, ...]:
-    """All lines, ERR before WARN, then by how many nodes they concern."""
-    items = [*_cluster_items(state, now)]
-    rows: dict[str, dict[str, tuple[str, str]]] = {}
+    """All lines, ERR before WARN, then by what they are, then by how many nodes they concern."""
+    items = [(_CHANGED, item) for item in _cluster_items(state, now)]
+    rows: dict[tuple[str, bool], dict[str, _Row]] = {}
     for node in state.nodes.values():
-        for level, code, text in _node_items(node):
-            per_node = rows.setdefault(code, {})
+        for code, row in _node_items(node):
+            per_node = rows.setdefault((code, bool(row.until)), {})
             known = per_node.get(node.name)
-            if known is None or (known[0], level) == (WARN, ERR):
-                per_node[node.name] = (level, text)
-    for code, per_node in rows.items():
+            if known is None or _weight(row) < _weight(known):
+                per_node[node.name] = row
+    unknown: dict[str, dict[str, _Row]] = {}
+    for (code, accepted), per_node in rows.items():
         for level in (ERR, WARN):
-            names = sorted(name for name, row in per_node.items() if row[0] == level)
+            chosen = {
+                name: row
+                for name, row in per_node.items()
+                if row.level == level and row.rank != _NOT_KNOWN
+            }
+            names = sorted(chosen)
+            if names and accepted:
+                # the decision that ends first is named
+                names.sort(key=lambda name: (per_node[name].until, name))
             if names:
-                items.append(_group(level, code, names, per_node[names[0]][1]))
-    items.sort(key=lambda item: (item.level != ERR, -_nodes(item), item.code))
-    return tuple(items)
+                rank = min(row.rank for row in chosen.values())
+                items.append((rank, _group(code, names, [chosen[name] for name in names])))
+        found = {name: row for name, row in per_node.items() if row.rank == _NOT_KNOWN}
+        if found:
+            unknown[code] = found
+    if unknown:
+        items.append((_NOT_KNOWN, _group_unknown(unknown)))
+    items.sort(key=lambda i: (i[1].level != ERR, i[0], -_nodes(i[1]), i[1].code, i[1].text))
+    return tuple(item for _, item in items)
+
+
+def _weight(row: _Row) -> tuple[bool, int]:
+    """The least is what a node shows under a code that it has several times."""
+    return row.level != ERR, row.rank
 
 
 def level_of(items: Sequence[HealthItem]) -> str:
@@ -62,14 +91,28 @@ def _cluster_items(state: State, now: Now) -> Iterator[HealthItem]:
     for clone in state.clones.values():
         age = now.monotonic_s - clone.at_s
         if age <= state.limits.clone_shown_s:
-            text = f"{clone.product_uuid} said this name {span(age)} ago and was refused"
+            text = f"{clone.who} said this name {span(age)} ago and was refused"
             yield HealthItem(
                 ERR, codes.NODE_CLONED.name, clone.node, text, f"vfioctl node show {clone.node}"
             )
 
 
-def _node_items(node: Node) -> Iterator[tuple[str, str, str]]:
-    """(level, code, text) of one node."""
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What one node adds under a code. `until` is the end of the decision that accepts it, if any.
+
+    `next` is what to run, "" for showing the node.
+    """
+
+    level: str
+    text: str
+    next: str = ""
+    until: str = ""
+    rank: int = _CHANGED
+
+
+def _node_items(node: Node) -> Iterator[tuple[str, _Row]]:
+    """(code, row) of one node."""
     judgement, observation = node.judgement, node.observation
     if judgement is None:
         return
@@ -79,16 +122,36 @@ def _node_items(node: Node) -> Iterator[tuple[str, str, str]]:
             continue
         automatic = reason.code in cordoned and reason.owner.startswith("auto:")
         level = ERR if automatic or reason.code in _ALWAYS_ERR else WARN
-        yield level, reason.code, reason.text
+        about_risk = reason.code in (codes.RISK_EXPIRED.name, codes.RISK_REVOKED.name)
+        run = f"vfioctl risk list --node {node.name}" if about_risk else ""
+        yield reason.code, _Row(level, reason.text, run)
     for cause in judgement.causes:
         # A person may have waived the cordon; the harm is there all the same.
-        yield ERR, cause.code, cause.text
+        yield cause.code, _Row(ERR, cause.text)
     if observation is None or not judgement.fresh:
         return
     for finding in observation.findings:
         level = _VERDICTS.get(finding.verdict, "")
         if level and finding.intended is not False:
-            yield level, finding.code, _subject_of(finding)
+            yield finding.code, _finding_row(node, finding, level)
+
+
+def _finding_row(node: Node, finding: Finding, level: str) -> _Row:
+    if is_risk(finding):
+        return _risk_row(node, finding)
+    rank = _NOT_KNOWN if finding.verdict is Verdict.UNKNOWN else _FOUND
+    return _Row(level, _subject_of(finding), rank=rank)
+
+
+def _risk_row(node: Node, finding: Finding) -> _Row:
+    """A risk that somebody carries, or the command that would say so."""
+    held = node.risks.get(finding.code)
+    decision = held.decision if held is not None else None
+    text = describe_risk(decision)
+    if decision is not None and decision.in_force:
+        return _Row(WARN, text, f"vfioctl risk list --node {node.name}", decision.until)
+    command = accept_command(node.name, finding.code)
+    return _Row(WARN, f"{_subject_of(finding)}; {text}", command)
 
 
 def _subject_of(finding: Finding) -> str:
@@ -100,14 +163,43 @@ def _subject_of(finding: Finding) -> str:
     return finding.meaning if first is None else f"{first.source}: {first.text}"
 
 
-def _group(level: str, code: str, names: Sequence[str], text: str) -> HealthItem:
-    count = len(names)
-    scope = f"{count} node{'s' if count > 1 else ''}"
-    more = f" and {count - _NAMED} more" if count > _NAMED else ""
-    listed = " ".join(names[:_NAMED])
-    return HealthItem(
-        level, code, scope, f"{listed}{more}: {text}", f"vfioctl node show {names[0]}"
-    )
+def _group(code: str, names: Sequence[str], rows: Sequence[_Row]) -> HealthItem:
+    """One code over its nodes; what one of them shows stands beside its name alone."""
+    first = rows[0]
+    listed = _list(names)
+    text = f"{listed}{', ' if first.until else ': '}{first.text}"
+    if first.until and len(names) > 1:
+        text = f"{listed}, risks accepted; first to end: {names[0]}, {first.text}"
+    elif any(row.text != first.text for row in rows):
+        text = f"{listed}; {names[0]}: {first.text}"
+    run = first.next or f"vfioctl node show {names[0]}"
+    return HealthItem(first.level, code, _scope(len(names)), text, run)
+
+
+def _group_unknown(found: Mapping[str, Mapping[str, _Row]]) -> HealthItem:
+    """All codes that say that something is not known, those of most nodes first.
+
+    The one code of a single kind keeps its own line, with its evidence.
+    """
+    if len(found) == 1:
+        ((code, per_node),) = found.items()
+        names = sorted(per_node)
+        item = _group(code, names, [per_node[name] for name in names])
+        return replace(item, next=f"vfioctl check --node {names[0]}")
+    nodes = Counter(name for per_node in found.values() for name in per_node)
+    most = min(nodes, key=lambda name: (-nodes[name], name))
+    listed = ", ".join(sorted(found, key=lambda code: (-len(found[code]), code)))
+    text = f"{len(found)} codes: {listed}"
+    return HealthItem(WARN, "UNKNOWN", _scope(len(nodes)), text, f"vfioctl check --node {most}")
+
+
+def _list(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return " ".join(names[:_NAMED]) + more
+
+
+def _scope(count: int) -> str:
+    return f"{count} node{'s' if count > 1 else ''}"
 
 
 def _nodes(item: HealthItem) -> int:

@@ -18,6 +18,7 @@ from vfio_coordinator.state.model import (
     LedgerWrite,
     Node,
     Presence,
+    RiskWrite,
     State,
 )
 from vfio_coordinator.state.records import Claim
@@ -37,6 +38,7 @@ def check_invariants(state: State) -> None:
     _check_index(state)
     _check_generations(state)
     _check_writes(state)
+    _check_risks(state)
 
 
 def _require(number: int, holds: bool, what: str) -> None:
@@ -146,9 +148,29 @@ def _check_writes(state: State) -> None:
                 busy = state.nodes[write.node].baseline_txn
             case LedgerWrite():
                 busy = state.nodes[write.node].ledger_txn
+            case RiskWrite():
+                busy = state.nodes[write.node].risk_txn
             case _:
                 continue
         _require(5, busy == txn_id, f"{write.node}: write {txn_id} is not the one in flight")
     for node in state.nodes.values():
-        for txn_id in (node.admin_txn, node.baseline_txn, node.ledger_txn):
+        for txn_id in (node.admin_txn, node.baseline_txn, node.ledger_txn, node.risk_txn):
             _require(5, not txn_id or txn_id in state.pending, f"{node.name}: {txn_id} is nowhere")
+
+
+def _check_risks(state: State) -> None:
+    for node in state.nodes.values():
+        for code, held in node.risks.items():
+            record, decision = held.record, held.decision
+            where = f"{node.name} {code}"
+            _require(10, (record.node, record.code) == (node.name, code), f"{where}: {record}")
+            same = (decision.id, decision.by, decision.until, decision.code)
+            _require(10, same == (record.id, record.by, record.until, code), f"{where}: {decision}")
+            if record.ended:
+                _require(10, decision.ended == record.ended, f"{where}: {decision.ended!r}")
+            if decision.in_force:
+                early = bool(state.next_end) and state.next_end <= record.until
+                _require(10, early, f"{where}: ends {record.until}, looked at {state.next_end!r}")
+            elif not record.ended:
+                busy = bool(node.risk_txn) or state.stopped
+                _require(10, busy, f"{where}: its end is not being written")

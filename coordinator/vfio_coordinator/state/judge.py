@@ -13,6 +13,7 @@ Pure over the state and the moment; `admin` writes what follows. The decisions, 
 - Split and narrowed groups wait for a person (`baseline accept`); a claim that names an address
   which its device left (VM_ADDRESS_STALE) waits for its release. Both hold the node revalidating.
 - FIRMWARE_CHANGED, DEVICE_MOVED, GROUP_RENUMBERED and DEVICE_APPEARED are flags, nothing more.
+- A risk decision that ended under a claim is told, and changes nothing else: the VM runs on.
 - BINDING_LOST does not count where the driver-binding gate passes now: the hypervisor binds there.
 """
 
@@ -24,6 +25,7 @@ from vfio_contract import codes
 from vfio_contract.drift import describe
 from vfio_contract.findings import Verdict
 from vfio_contract.views import Reason
+from vfio_coordinator.scheduler.risk import EXPIRED, describe_risk
 from vfio_coordinator.state.events import Now
 from vfio_coordinator.state.model import Cause, Drift, Judgement, Node, Presence, State
 from vfio_coordinator.state.presence import (
@@ -79,7 +81,7 @@ def judge(state: State, node: Node, now: Now) -> Judgement:
         fresh=fresh,
         holds=holds,
         causes=causes,
-        reasons=(*silence, *shown, *holds, *_flags(node)),
+        reasons=(*silence, *shown, *holds, *_flags(node), *_ended_risks(node, claims)),
         at_risk=tuple(_at_risk(node, claims, causes, silence)),
     )
 
@@ -250,6 +252,30 @@ def _flags(node: Node) -> Iterator[Reason]:
         yield _reason(code, list_texts(texts))
 
 
+def _ended_risks(node: Node, claims: list[Claim]) -> Iterator[Reason]:
+    """Risk decisions that ended while claims stand on them: a line each, nothing is stopped."""
+    rows: dict[str, list[str]] = {}
+    for claim in claims:
+        for code in claim.risks:
+            rows.setdefault(code, []).append(claim.vm)
+    for code, vms in sorted(rows.items()):
+        ended = _ended_risk(node, code)
+        if ended:
+            named = " ".join(dict.fromkeys(vms))
+            yield _reason(ended[0], f"{named} uses {code}: {ended[1]}")
+
+
+def _ended_risk(node: Node, code: str) -> tuple[str, str] | None:
+    """Code and words for a risk that nobody carries any more, None for one that somebody does."""
+    held = node.risks.get(code)
+    decision = held.decision if held is not None else None
+    if decision is not None and decision.in_force:
+        return None
+    expired = decision is not None and decision.ended == EXPIRED
+    name = codes.RISK_EXPIRED.name if expired else codes.RISK_REVOKED.name
+    return name, describe_risk(decision)
+
+
 def _at_risk(
     node: Node, claims: list[Claim], causes: Iterable[Cause], silence: tuple[Reason, ...]
 ) -> Iterator[tuple[str, str]]:
@@ -266,6 +292,10 @@ def _at_risk(
                 unit.unit == standing.layout.id for unit in claim.units
             ):
                 found.setdefault(claim.vm, standing.refusing[0].reason)
+        for code in claim.risks:
+            ended = _ended_risk(node, code)
+            if ended:
+                found.setdefault(claim.vm, f"{ended[0]}: {code}: {ended[1]}")
     for reason in _stale_addresses(node, claims):
         found.setdefault(reason.text.partition(" ")[0], f"{reason.code}: {reason.text}")
     yield from sorted(found.items())

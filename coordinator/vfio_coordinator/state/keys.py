@@ -10,6 +10,7 @@
     vms/<vm>                           VmRecord: owner and last generation
     events/<seq, 16 digits>            views.Event
     ledger/<node>/<identity>           LedgerRecord
+    risks/<node>/<code>                RiskRecord: the last decision about that risk
 
 Values are canonical JSON (`vfio_contract.artifact.encode`) except chunks. An identity comes from a
 host and may hold anything: one that is not short plain text stands as its hash, so no host can make
@@ -29,8 +30,9 @@ UNITS = "units/"
 VMS = "vms/"
 EVENTS = "events/"
 LEDGER = "ledger/"
+RISKS = "risks/"
 
-PREFIXES = ("meta/", NODES, BASELINES, CHUNKS, CLAIMS, UNITS, VMS, EVENTS, LEDGER)
+PREFIXES = ("meta/", NODES, BASELINES, CHUNKS, CLAIMS, UNITS, VMS, EVENTS, LEDGER, RISKS)
 """Everything that `Restored.items` must hold."""
 
 
@@ -75,6 +77,11 @@ def event_key(seq: int) -> str:
 def ledger_key(node: str, identity: str) -> str:
     """What the reset ledger says of one function."""
     return f"{LEDGER}{node}/{_part(identity)}"
+
+
+def risk_key(node: str, code: str) -> str:
+    """The last decision about one risk of a node."""
+    return f"{RISKS}{node}/{code}"
 
 
 def _part(identity: str) -> str:

@@ -8,6 +8,7 @@
     state.index      what placement looks at: follows from all of the above
     state.log        the newest rows of the event log
     state.next_deadline_s   before that moment, time alone changes no node's judgement
+    state.next_end   the UTC second after which a risk decision ends next, "" for none in force
 
 Invariants (checked after each step in tests by `invariants.check_invariants`):
  1. Two claims, pending ones included, never share a unit key on a node.
@@ -21,8 +22,12 @@ Invariants (checked after each step in tests by `invariants.check_invariants`):
  7. Generations and tokens only grow; no generation of a VM is ever given twice.
  8. A node's entry in the index equals one made afresh from the state.
  9. Each write in flight carries exactly one row of the event log per change, in its transaction.
+10. A risk decision is in force only while its record is not ended and its end had not come at the
+    last event; `next_end` is not later than the end of any that is in force.
 
 Nothing here decides; the handlers of `apply` do.
+
+Length: every value that the state is made of, without logic, and is read as one page.
 """
 
 from __future__ import annotations
@@ -38,6 +43,7 @@ from vfio_contract.views import Event as LogRow
 from vfio_contract.views import PlaceRequest, Reason
 from vfio_coordinator.scheduler.index import Index
 from vfio_coordinator.scheduler.layout import UnitLayout
+from vfio_coordinator.scheduler.risk import RiskDecision
 from vfio_coordinator.scheduler.standing import Standing
 from vfio_coordinator.state import events
 from vfio_coordinator.state.records import (
@@ -45,6 +51,7 @@ from vfio_coordinator.state.records import (
     BaselineRecord,
     Claim,
     LedgerRecord,
+    RiskRecord,
     VmRecord,
 )
 from vfio_coordinator.store.interface import Compare
@@ -73,6 +80,9 @@ class Limits:
 
 AdminRequest = events.CordonRequested | events.UncordonRequested
 """What changes a node's admin record because a person asked."""
+
+RiskRequest = events.RiskAcceptRequested | events.RiskRevokeRequested
+"""What changes a node's risk decisions because a person asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +176,18 @@ class Holding:
     pending: bool
 
 
+@dataclass(frozen=True, slots=True)
+class RiskHeld:
+    """A risk decision: its durable record, and what it amounts to now.
+
+    `decision` is ended as soon as its end has come; the record says so once that is written.
+    """
+
+    record: RiskRecord
+    revision: int
+    decision: RiskDecision
+
+
 class Presence(Enum):
     """HEARD; UNHEARD: silent, but not for long enough to be LOST."""
 
@@ -205,7 +227,9 @@ class Node:
     `Cause.key`) of which the inventory does not tell whether they are there: they lift nothing.
     `queue` are requests that wait
     for the admin write in flight (`admin_txn`, 0 for none). `unjudged` is an observation whose
-    facts have not come yet.
+    facts have not come yet. `risks` are the last decisions by code; `risk_txn` and `risk_queue` are
+    for them what `admin_txn` and `queue` are for the admin record. `left_boots` are the last boots
+    that another one has replaced: while that one is heard, none of them can come back.
     """
 
     name: str
@@ -228,6 +252,10 @@ class Node:
     ledger: Map[str, LedgerRecord] = field(default_factory=Map)
     ledger_txn: int = 0
     judgement: Judgement | None = None
+    risks: Map[str, RiskHeld] = field(default_factory=Map)
+    risk_txn: int = 0
+    risk_queue: tuple[RiskRequest, ...] = ()
+    left_boots: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,15 +350,26 @@ class LedgerWrite(Write):
     records: tuple[LedgerRecord, ...]
 
 
-AnyWrite = LogWrite | AdminWrite | BaselineWrite | ClaimWrite | ReleaseWrite | LedgerWrite
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RiskWrite(Write):
+    """A risk decision becomes `record`; `request` is who asked, None when it expired."""
+
+    node: str
+    record: RiskRecord
+    request: RiskRequest | None = None
+
+
+AnyWrite = (
+    LogWrite | AdminWrite | BaselineWrite | ClaimWrite | ReleaseWrite | LedgerWrite | RiskWrite
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Clone:
-    """A refused newcomer that used a node's name."""
+    """A refused newcomer that used a node's name; `who` tells it from others, in words."""
 
     node: str
-    product_uuid: str
+    who: str
     at_s: float
     at: str
 
@@ -361,6 +400,7 @@ class State:
     refused_order: tuple[str, ...] = ()
     clones: Map[str, Clone] = field(default_factory=Map)
     next_deadline_s: float = 0.0
+    next_end: str = ""
     rewound: str = ""
     stopped: bool = False
 

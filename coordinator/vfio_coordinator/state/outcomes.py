@@ -26,9 +26,11 @@ from vfio_coordinator.state.model import (
     LedgerWrite,
     LogWrite,
     ReleaseWrite,
+    RiskWrite,
 )
 from vfio_coordinator.state.releases import finish_release
 from vfio_coordinator.state.restore import adopt
+from vfio_coordinator.state.risks import finish_risk
 from vfio_coordinator.state.turn import Turn
 
 
@@ -55,6 +57,8 @@ def conclude(turn: Turn, event: CommitOutcome) -> None:
             name = key.removeprefix(keys.NODES)
             if key.startswith(keys.NODES) and not isinstance(write, AdminWrite):
                 settle(turn, name)
+            elif key.startswith(keys.RISKS):
+                settle(turn, key.removeprefix(keys.RISKS).partition("/")[0])
     try:
         _finish(turn, write, event)
     except ClusterError as error:
@@ -73,6 +77,8 @@ def _finish(turn: Turn, write: AnyWrite, event: CommitOutcome) -> None:
             finish_release(turn, write, event)
         case LedgerWrite():
             finish_ledger(turn, write, event)
+        case RiskWrite():
+            finish_risk(turn, write, event)
         case LogWrite():
             pass
 

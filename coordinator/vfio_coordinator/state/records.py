@@ -99,7 +99,7 @@ class Claim:
     """`claims/<vm>/<generation>`: these units belong to this VM; `token` is the fence.
 
     `revision` is the store's at the decision, `owner` is `user:<name>`. `state` is `reserved`:
-    nothing starts VMs yet.
+    nothing starts VMs yet. `risks` are the codes whose risk decisions it was placed on.
     """
 
     vm: str
@@ -114,6 +114,7 @@ class Claim:
     owner: str
     at: str
     revision: int = 0
+    risks: tuple[str, ...] = ()
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -159,3 +160,24 @@ class LedgerRecord:
     last_evidence: str
     boot_id: str
     at: str
+
+
+@dataclass(frozen=True, slots=True)
+class RiskRecord:
+    """`risks/<node>/<code>`: `by` carries this risk of the node, because of `reason`.
+
+    `until` is the last second in which it holds. `ended` is "" until it expired or was revoked, by
+    `ended_by` (a user's name or `auto:<CODE>`). A new decision takes the record's place; what was
+    before is in the event log.
+    """
+
+    id: str
+    node: str
+    code: str
+    reason: str
+    by: str
+    at: str
+    until: str
+    ended: str = ""
+    ended_by: str = ""
+    ended_at: str = ""

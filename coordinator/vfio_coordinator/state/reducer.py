@@ -25,6 +25,8 @@ from vfio_coordinator.state.events import (
     PlaceRequested,
     ReleaseRequested,
     Restored,
+    RiskAcceptRequested,
+    RiskRevokeRequested,
     SessionClosed,
     Tick,
     UncordonRequested,
@@ -34,6 +36,7 @@ from vfio_coordinator.state.model import State
 from vfio_coordinator.state.outcomes import conclude
 from vfio_coordinator.state.releases import request_release
 from vfio_coordinator.state.restore import restore
+from vfio_coordinator.state.risks import end_risks, request_risk
 from vfio_coordinator.state.sessions import close, greet, hear, tick
 from vfio_coordinator.state.turn import Turn
 
@@ -41,6 +44,8 @@ Request = (
     CordonRequested
     | UncordonRequested
     | BaselineAcceptRequested
+    | RiskAcceptRequested
+    | RiskRevokeRequested
     | PlaceRequested
     | ReleaseRequested
 )
@@ -54,6 +59,7 @@ def apply(state: State, event: Event, now: Now) -> tuple[State, tuple[Effect, ..
     turn = Turn(state, now)
     if state.stopped and not isinstance(event, Request | CommitOutcome):
         return state, ()
+    end_risks(turn)
     match event:
         case Restored():
             restore(turn, event)
@@ -90,6 +96,8 @@ def _request(turn: Turn, event: Request) -> None:
                 request_admin(turn, event)
             case BaselineAcceptRequested():
                 accept_baseline(turn, event)
+            case RiskAcceptRequested() | RiskRevokeRequested():
+                request_risk(turn, event)
             case PlaceRequested():
                 request_place(turn, event)
             case ReleaseRequested():

@@ -32,6 +32,7 @@ from vfio_coordinator.state.judge import claims_on
 from vfio_coordinator.state.lookup import find_node
 from vfio_coordinator.state.model import Drift, Node, Presence, State
 from vfio_coordinator.state.presence import evidence_age, heard_age
+from vfio_coordinator.state.risk_report import decision_text, risk_views
 from vfio_coordinator.state.units_report import count_units, intended_states, unit_views
 from vfio_coordinator.state.vm_report import placement_of, vm_view, vm_views
 
@@ -49,6 +50,7 @@ __all__ = [
     "node_view",
     "node_views",
     "placement_of",
+    "risk_views",
     "status",
     "vm_view",
     "vm_views",
@@ -123,6 +125,7 @@ def _node_view(
         units=unit_views(state, node) if detail else (),
         drift=tuple(map(_change_view, node.drift)) if detail else (),
         findings=_finding_views(node) if detail else (),
+        risks=risk_views(state, node.name) if detail else (),
     )
 
 
@@ -142,10 +145,10 @@ def _change_view(drift: Drift) -> ChangeView:
 
 def _finding_views(node: Node) -> tuple[FindingView, ...]:
     findings = node.observation.findings if node.observation is not None else ()
-    return tuple(map(_finding_view, findings))
+    return tuple(_finding_view(node, finding) for finding in findings)
 
 
-def _finding_view(finding: Finding) -> FindingView:
+def _finding_view(node: Node, finding: Finding) -> FindingView:
     return FindingView(
         check=finding.check,
         subject=finding.subject,
@@ -153,7 +156,7 @@ def _finding_view(finding: Finding) -> FindingView:
         code=finding.code,
         evidence=tuple(f"{e.source}: {e.text}" if e.source else e.text for e in finding.evidence),
         meaning=finding.meaning,
-        decision=finding.decision,
+        decision=decision_text(node, finding),
         intended=finding.intended is not False,
     )
 
@@ -195,6 +198,7 @@ def baseline_view(state: State, name: str) -> BaselineView:
                 vm="",
             )
         units.append(unit)
+    why = _not_compared(node)
     return BaselineView(
         node=node.name,
         digest=record.digest,
@@ -203,7 +207,17 @@ def baseline_view(state: State, name: str) -> BaselineView:
         firmware=firmware,
         intended_units=tuple(units),
         drift=tuple(map(_change_view, node.drift)),
+        compared=not why,
+        why=why,
     )
+
+
+def _not_compared(node: Node) -> str:
+    """Why the drift is not of now; "" where evidence that vouches for the node was compared."""
+    judgement = node.judgement
+    if judgement is None or not judgement.fresh:
+        return (judgement.why if judgement is not None else "") or "nothing vouches for it now"
+    return ""
 
 
 def list_events(

@@ -23,9 +23,11 @@ from vfio_coordinator.state.records import (
     BaselineRecord,
     Claim,
     LedgerRecord,
+    RiskRecord,
     UnitRecord,
     VmRecord,
 )
+from vfio_coordinator.state.risks import end_risks, forget_risk, keep_risk
 from vfio_coordinator.state.turn import Note, Turn
 from vfio_coordinator.store.interface import Delete, KeyValue
 
@@ -64,6 +66,7 @@ def restore(turn: Turn, event: Restored) -> None:
     _start_log(turn, items)
     for name in turn.state.nodes:
         settle(turn, name)
+    end_risks(turn)
 
 
 def adopt(turn: Turn, key: str, item: KeyValue | None) -> None:
@@ -84,6 +87,8 @@ def adopt(turn: Turn, key: str, item: KeyValue | None) -> None:
         record = read_record(LedgerRecord, item)
         node = _node(turn, record.node)
         turn.put_node(replace(node, ledger=node.ledger.set(record.identity, record)))
+    elif key.startswith(keys.RISKS):
+        _adopt_risk(turn, key, item)
     elif key.startswith(keys.EVENTS) and item is not None:
         row = read_record(LogRow, item)
         turn.state = replace(
@@ -144,6 +149,16 @@ def _adopt_unit(turn: Turn, item: KeyValue) -> None:
     turn.put_node(replace(node, held=node.held.set(record.identity, holding)))
     if node.judgement is not None:
         refresh(turn, record.node)
+
+
+def _adopt_risk(turn: Turn, key: str, item: KeyValue | None) -> None:
+    if item is None:
+        name, _, code = key.removeprefix(keys.RISKS).partition("/")
+        forget_risk(turn, name, code)
+        return
+    record = read_record(RiskRecord, item)
+    _node(turn, record.node)
+    keep_risk(turn, record, item.mod_revision)
 
 
 def _adopt_baseline(turn: Turn, item: KeyValue, items: Mapping[str, KeyValue]) -> None:

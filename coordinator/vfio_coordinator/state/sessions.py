@@ -3,6 +3,11 @@
 One session per node: a newer Hello closes the older, and whatever the older one had buffered is
 dropped by its number. A second machine under a node's name is refused, and so is every agent once
 one of them knew a higher fence than this store: then the store was rewound.
+
+Copies of one machine may share even its DMI UUID. While a session is heard, two things cannot be of
+the same machine: a boot that the present one has replaced, and another agent's database in the same
+boot. A reboot brings a boot that was never seen, and a reinstalled agent's old stream has ended;
+whoever is refused by mistake gets in as soon as the present session is silent for long enough.
 """
 
 from __future__ import annotations
@@ -18,6 +23,9 @@ from vfio_coordinator.state.events import Heartbeat, NodeHello, SessionClosed
 from vfio_coordinator.state.model import AdminWrite, Clone, Node, Presence, Session, State
 from vfio_coordinator.state.presence import deadline_of, is_fresh, presence_of
 from vfio_coordinator.state.turn import Turn
+
+_BOOTS_KEPT = 8
+"""Copies of one machine that take turns; more than that are told by the others."""
 
 
 def greet(turn: Turn, event: NodeHello) -> None:
@@ -42,6 +50,7 @@ def greet(turn: Turn, event: NodeHello) -> None:
             session=session,
             boot_id=event.boot_id,
             digest=event.inventory_digest,
+            left_boots=_left_boots(node, event.boot_id),
             unjudged=None,
         )
     )
@@ -71,9 +80,28 @@ def _refusal(turn: Turn, event: NodeHello, node: Node) -> tuple[ErrorCode, str] 
     known = _known_uuid(state, node)
     if known and event.product_uuid and known != event.product_uuid:
         detail = f"{event.node} is the machine {known}; {event.product_uuid} was refused"
-        _remember_clone(turn, event, detail)
+        _remember_clone(turn, event, event.product_uuid, detail)
+        return ErrorCode.NODE_CLONED, detail
+    copy = _copy_of(turn, event, node)
+    if copy:
+        detail = f"{event.node} is heard in boot {node.boot_id}; {copy} was refused"
+        _remember_clone(turn, event, copy, detail)
         return ErrorCode.NODE_CLONED, detail
     return None
+
+
+def _copy_of(turn: Turn, event: NodeHello, node: Node) -> str:
+    """What proves that the newcomer is not the machine that is heard now, "" for nothing."""
+    session = node.session
+    if session is None or presence_of(turn.state, node, turn.now) is not Presence.HEARD:
+        return ""
+    if event.boot_id != node.boot_id:
+        left = event.boot_id in node.left_boots
+        return f"its earlier boot {event.boot_id}, on a copy of it," if left else ""
+    theirs, ours = event.agent_state_id, session.agent_state_id
+    if event.boot_id and theirs and ours and theirs != ours:
+        return f"a second agent of that boot, with state {theirs},"
+    return ""
 
 
 def _known_uuid(state: State, node: Node) -> str:
@@ -83,17 +111,23 @@ def _known_uuid(state: State, node: Node) -> str:
     return node.admin.product_uuid if node.admin is not None else ""
 
 
-def _remember_clone(turn: Turn, event: NodeHello, detail: str) -> None:
+def _remember_clone(turn: Turn, event: NodeHello, who: str, detail: str) -> None:
     """Health shows it; the log says it once per machine, however often it tries."""
     clones = turn.state.clones
     known = clones.get(event.node)
-    if known is None or known.product_uuid != event.product_uuid:
+    if known is None or known.who != who:
         subject = f"node:{event.node}"
         turn.note(subject, codes.NODE_CLONED.name, detail, subject)
     if known is None and len(clones) >= turn.state.limits.clones_kept:
         clones = clones.delete(min(clones.values(), key=lambda c: (c.at_s, c.node)).node)
-    clone = Clone(event.node, event.product_uuid, turn.now.monotonic_s, turn.now.utc)
+    clone = Clone(event.node, who, turn.now.monotonic_s, turn.now.utc)
     turn.state = replace(turn.state, clones=clones.set(event.node, clone))
+
+
+def _left_boots(node: Node, boot_id: str) -> tuple[str, ...]:
+    """The boots that this one has replaced, the newest last."""
+    others = tuple(b for b in (*node.left_boots, node.boot_id) if b and b != boot_id)
+    return tuple(dict.fromkeys(others))[-_BOOTS_KEPT:]
 
 
 def is_current(state: State, name: str, session: int) -> bool:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from vfioctl.v1 import views_pb2 as vfioctl_dot_v1_dot_views__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18vfioctl/v1/cluster.proto\x12\nvfioctl.v1\x1a\x16vfioctl/v1/views.proto\"\x12\n\x10GetStatusRequest\">\n\x11GetStatusResponse\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.vfioctl.v1.ClusterStatus\"\x12\n\x10ListNodesRequest\"8\n\x11ListNodesResponse\x12#\n\x05nodes\x18\x01 \x03(\x0b\x32\x14.vfioctl.v1.NodeView\"\x1e\n\x0eGetNodeRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"5\n\x0fGetNodeResponse\x12\"\n\x04node\x18\x01 \x01(\x0b\x32\x14.vfioctl.v1.NodeView\"1\n\x11\x43ordonNodeRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"8\n\x12\x43ordonNodeResponse\x12\"\n\x04node\x18\x01 \x01(\x0b\x32\x14.vfioctl.v1.NodeView\"#\n\x13UncordonNodeRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\":\n\x14UncordonNodeResponse\x12\"\n\x04node\x18\x01 \x01(\x0b\x32\x14.vfioctl.v1.NodeView\";\n\x0ePlaceVmRequest\x12)\n\x07request\x18\x01 \x01(\x0b\x32\x18.vfioctl.v1.PlaceRequest\"9\n\x0fPlaceVmResponse\x12&\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x14.vfioctl.v1.Decision\"\x1e\n\x10ReleaseVmRequest\x12\n\n\x02vm\x18\x01 \x01(\t\"3\n\x11ReleaseVmResponse\x12\x1e\n\x02vm\x18\x01 \x01(\x0b\x32\x12.vfioctl.v1.VmView\"\x10\n\x0eListVmsRequest\"2\n\x0fListVmsResponse\x12\x1f\n\x03vms\x18\x01 \x03(\x0b\x32\x12.vfioctl.v1.VmView\"\x1e\n\x10\x45xplainVmRequest\x12\n\n\x02vm\x18\x01 \x01(\t\"g\n\x11\x45xplainVmResponse\x12&\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x14.vfioctl.v1.Decision\x12#\n\x02vm\x18\x02 \x01(\x0b\x32\x12.vfioctl.v1.VmViewH\x00\x88\x01\x01\x42\x05\n\x03_vm\"%\n\x15\x41\x63\x63\x65ptBaselineRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"D\n\x16\x41\x63\x63\x65ptBaselineResponse\x12*\n\x08\x62\x61seline\x18\x01 \x01(\x0b\x32\x18.vfioctl.v1.BaselineView\"\"\n\x12GetBaselineRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"A\n\x13GetBaselineResponse\x12*\n\x08\x62\x61seline\x18\x01 \x01(\x0b\x32\x18.vfioctl.v1.BaselineView\"C\n\x11ListEventsRequest\x12\x11\n\tafter_seq\x18\x01 \x01(\x03\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\x0c\n\x04node\x18\x03 \x01(\t\"I\n\x12ListEventsResponse\x12!\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x11.vfioctl.v1.Event\x12\x10\n\x08last_seq\x18\x02 \x01(\x03\x32\x9a\x07\n\x0e\x43lusterService\x12H\n\tGetStatus\x12\x1c.vfioctl.v1.GetStatusRequest\x1a\x1d.vfioctl.v1.GetStatusResponse\x12H\n\tListNodes\x12\x1c.vfioctl.v1.ListNodesRequest\x1a\x1d.vfioctl.v1.ListNodesResponse\x12\x42\n\x07GetNode\x12\x1a.vfioctl.v1.GetNodeRequest\x1a\x1b.vfioctl.v1.GetNodeResponse\x12K\n\nCordonNode\x12\x1d.vfioctl.v1.CordonNodeRequest\x1a\x1e.vfioctl.v1.CordonNodeResponse\x12Q\n\x0cUncordonNode\x12\x1f.vfioctl.v1.UncordonNodeRequest\x1a .vfioctl.v1.UncordonNodeResponse\x12\x42\n\x07PlaceVm\x12\x1a.vfioctl.v1.PlaceVmRequest\x1a\x1b.vfioctl.v1.PlaceVmResponse\x12H\n\tReleaseVm\x12\x1c.vfioctl.v1.ReleaseVmRequest\x1a\x1d.vfioctl.v1.ReleaseVmResponse\x12\x42\n\x07ListVms\x12\x1a.vfioctl.v1.ListVmsRequest\x1a\x1b.vfioctl.v1.ListVmsResponse\x12H\n\tExplainVm\x12\x1c.vfioctl.v1.ExplainVmRequest\x1a\x1d.vfioctl.v1.ExplainVmResponse\x12W\n\x0e\x41\x63\x63\x65ptBaseline\x12!.vfioctl.v1.AcceptBaselineRequest\x1a\".vfioctl.v1.AcceptBaselineResponse\x12N\n\x0bGetBaseline\x12\x1e.vfioctl.v1.GetBaselineRequest\x1a\x1f.vfioctl.v1.GetBaselineResponse\x12K\n\nListEvents\x12\x1d.vfioctl.v1.ListEventsRequest\x1a\x1e.vfioctl.v1.ListEventsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18vfioctl/v1/cluster.proto\x12\nvfioctl.v1\x1a\x16vfioctl/v1/views.proto\"\x12\n\x10GetStatusRequest\">\n\x11GetStatusResponse\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.vfioctl.v1.ClusterStatus\"\x12\n\x10ListNodesRequest\"8\n\x11ListNodesResponse\x12#\n\x05nodes\x18\x01 \x03(\x0b\x32\x14.vfioctl.v1.NodeView\"\x1e\n\x0eGetNodeRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"5\n\x0fGetNodeResponse\x12\"\n\x04node\x18\x01 \x01(\x0b\x32\x14.vfioctl.v1.NodeView\"1\n\x11\x43ordonNodeRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"8\n\x12\x43ordonNodeResponse\x12\"\n\x04node\x18\x01 \x01(\x0b\x32\x14.vfioctl.v1.NodeView\"#\n\x13UncordonNodeRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\":\n\x14UncordonNodeResponse\x12\"\n\x04node\x18\x01 \x01(\x0b\x32\x14.vfioctl.v1.NodeView\";\n\x0ePlaceVmRequest\x12)\n\x07request\x18\x01 \x01(\x0b\x32\x18.vfioctl.v1.PlaceRequest\"9\n\x0fPlaceVmResponse\x12&\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x14.vfioctl.v1.Decision\"\x1e\n\x10ReleaseVmRequest\x12\n\n\x02vm\x18\x01 \x01(\t\"3\n\x11ReleaseVmResponse\x12\x1e\n\x02vm\x18\x01 \x01(\x0b\x32\x12.vfioctl.v1.VmView\"\x10\n\x0eListVmsRequest\"2\n\x0fListVmsResponse\x12\x1f\n\x03vms\x18\x01 \x03(\x0b\x32\x12.vfioctl.v1.VmView\"\x1e\n\x10\x45xplainVmRequest\x12\n\n\x02vm\x18\x01 \x01(\t\"\x9e\x01\n\x11\x45xplainVmResponse\x12&\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0b\x32\x14.vfioctl.v1.Decision\x12#\n\x02vm\x18\x02 \x01(\x0b\x32\x12.vfioctl.v1.VmViewH\x00\x88\x01\x01\x12*\n\x06placed\x18\x03 \x01(\x0b\x32\x15.vfioctl.v1.PlacementH\x01\x88\x01\x01\x42\x05\n\x03_vmB\t\n\x07_placed\"%\n\x15\x41\x63\x63\x65ptBaselineRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"D\n\x16\x41\x63\x63\x65ptBaselineResponse\x12*\n\x08\x62\x61seline\x18\x01 \x01(\x0b\x32\x18.vfioctl.v1.BaselineView\"\"\n\x12GetBaselineRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"A\n\x13GetBaselineResponse\x12*\n\x08\x62\x61seline\x18\x01 \x01(\x0b\x32\x18.vfioctl.v1.BaselineView\"C\n\x11ListEventsRequest\x12\x11\n\tafter_seq\x18\x01 \x01(\x03\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\x0c\n\x04node\x18\x03 \x01(\t\"I\n\x12ListEventsResponse\x12!\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x11.vfioctl.v1.Event\x12\x10\n\x08last_seq\x18\x02 \x01(\x03\"N\n\x11\x41\x63\x63\x65ptRiskRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05until\x18\x04 \x01(\t\"8\n\x12\x41\x63\x63\x65ptRiskResponse\x12\"\n\x04risk\x18\x01 \x01(\x0b\x32\x14.vfioctl.v1.RiskView\";\n\x11RevokeRiskRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\"8\n\x12RevokeRiskResponse\x12\"\n\x04risk\x18\x01 \x01(\x0b\x32\x14.vfioctl.v1.RiskView\" \n\x10ListRisksRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"8\n\x11ListRisksResponse\x12#\n\x05risks\x18\x01 \x03(\x0b\x32\x14.vfioctl.v1.RiskView2\xfe\x08\n\x0e\x43lusterService\x12H\n\tGetStatus\x12\x1c.vfioctl.v1.GetStatusRequest\x1a\x1d.vfioctl.v1.GetStatusResponse\x12H\n\tListNodes\x12\x1c.vfioctl.v1.ListNodesRequest\x1a\x1d.vfioctl.v1.ListNodesResponse\x12\x42\n\x07GetNode\x12\x1a.vfioctl.v1.GetNodeRequest\x1a\x1b.vfioctl.v1.GetNodeResponse\x12K\n\nCordonNode\x12\x1d.vfioctl.v1.CordonNodeRequest\x1a\x1e.vfioctl.v1.CordonNodeResponse\x12Q\n\x0cUncordonNode\x12\x1f.vfioctl.v1.UncordonNodeRequest\x1a .vfioctl.v1.UncordonNodeResponse\x12\x42\n\x07PlaceVm\x12\x1a.vfioctl.v1.PlaceVmRequest\x1a\x1b.vfioctl.v1.PlaceVmResponse\x12H\n\tReleaseVm\x12\x1c.vfioctl.v1.ReleaseVmRequest\x1a\x1d.vfioctl.v1.ReleaseVmResponse\x12\x42\n\x07ListVms\x12\x1a.vfioctl.v1.ListVmsRequest\x1a\x1b.vfioctl.v1.ListVmsResponse\x12H\n\tExplainVm\x12\x1c.vfioctl.v1.ExplainVmRequest\x1a\x1d.vfioctl.v1.ExplainVmResponse\x12W\n\x0e\x41\x63\x63\x65ptBaseline\x12!.vfioctl.v1.AcceptBaselineRequest\x1a\".vfioctl.v1.AcceptBaselineResponse\x12N\n\x0bGetBaseline\x12\x1e.vfioctl.v1.GetBaselineRequest\x1a\x1f.vfioctl.v1.GetBaselineResponse\x12K\n\nListEvents\x12\x1d.vfioctl.v1.ListEventsRequest\x1a\x1e.vfioctl.v1.ListEventsResponse\x12K\n\nAcceptRisk\x12\x1d.vfioctl.v1.AcceptRiskRequest\x1a\x1e.vfioctl.v1.AcceptRiskResponse\x12K\n\nRevokeRisk\x12\x1d.vfioctl.v1.RevokeRiskRequest\x1a\x1e.vfioctl.v1.RevokeRiskResponse\x12H\n\tListRisks\x12\x1c.vfioctl.v1.ListRisksRequest\x1a\x1d.vfioctl.v1.ListRisksResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -66,20 +66,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTVMSRESPONSE']._serialized_end=792
   _globals['_EXPLAINVMREQUEST']._serialized_start=794
   _globals['_EXPLAINVMREQUEST']._serialized_end=824
-  _globals['_EXPLAINVMRESPONSE']._serialized_start=826
-  _globals['_EXPLAINVMRESPONSE']._serialized_end=929
-  _globals['_ACCEPTBASELINEREQUEST']._serialized_start=931
-  _globals['_ACCEPTBASELINEREQUEST']._serialized_end=968
-  _globals['_ACCEPTBASELINERESPONSE']._serialized_start=970
-  _globals['_ACCEPTBASELINERESPONSE']._serialized_end=1038
-  _globals['_GETBASELINEREQUEST']._serialized_start=1040
-  _globals['_GETBASELINEREQUEST']._serialized_end=1074
-  _globals['_GETBASELINERESPONSE']._serialized_start=1076
-  _globals['_GETBASELINERESPONSE']._serialized_end=1141
-  _globals['_LISTEVENTSREQUEST']._serialized_start=1143
-  _globals['_LISTEVENTSREQUEST']._serialized_end=1210
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=1212
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=1285
-  _globals['_CLUSTERSERVICE']._serialized_start=1288
-  _globals['_CLUSTERSERVICE']._serialized_end=2210
+  _globals['_EXPLAINVMRESPONSE']._serialized_start=827
+  _globals['_EXPLAINVMRESPONSE']._serialized_end=985
+  _globals['_ACCEPTBASELINEREQUEST']._serialized_start=987
+  _globals['_ACCEPTBASELINEREQUEST']._serialized_end=1024
+  _globals['_ACCEPTBASELINERESPONSE']._serialized_start=1026
+  _globals['_ACCEPTBASELINERESPONSE']._serialized_end=1094
+  _globals['_GETBASELINEREQUEST']._serialized_start=1096
+  _globals['_GETBASELINEREQUEST']._serialized_end=1130
+  _globals['_GETBASELINERESPONSE']._serialized_start=1132
+  _globals['_GETBASELINERESPONSE']._serialized_end=1197
+  _globals['_LISTEVENTSREQUEST']._serialized_start=1199
+  _globals['_LISTEVENTSREQUEST']._serialized_end=1266
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=1268
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=1341
+  _globals['_ACCEPTRISKREQUEST']._serialized_start=1343
+  _globals['_ACCEPTRISKREQUEST']._serialized_end=1421
+  _globals['_ACCEPTRISKRESPONSE']._serialized_start=1423
+  _globals['_ACCEPTRISKRESPONSE']._serialized_end=1479
+  _globals['_REVOKERISKREQUEST']._serialized_start=1481
+  _globals['_REVOKERISKREQUEST']._serialized_end=1540
+  _globals['_REVOKERISKRESPONSE']._serialized_start=1542
+  _globals['_REVOKERISKRESPONSE']._serialized_end=1598
+  _globals['_LISTRISKSREQUEST']._serialized_start=1600
+  _globals['_LISTRISKSREQUEST']._serialized_end=1632
+  _globals['_LISTRISKSRESPONSE']._serialized_start=1634
+  _globals['_LISTRISKSRESPONSE']._serialized_end=1690
+  _globals['_CLUSTERSERVICE']._serialized_start=1693
+  _globals['_CLUSTERSERVICE']._serialized_end=2843
 # @@protoc_insertion_point(module_scope)

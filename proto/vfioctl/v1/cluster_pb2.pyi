@@ -408,6 +408,7 @@ class ExplainVmResponse(_message.Message):
 
     DECISION_FIELD_NUMBER: _builtins.int
     VM_FIELD_NUMBER: _builtins.int
+    PLACED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def decision(self) -> _views_pb2.Decision:
         """The decision as it would be, or is, now."""
@@ -416,18 +417,28 @@ class ExplainVmResponse(_message.Message):
     def vm(self) -> _views_pb2.VmView:
         """The claim, if the VM holds one."""
 
+    @_builtins.property
+    def placed(self) -> _views_pb2.Placement:
+        """What was proved when the claim was made, if the VM holds one; its ages are those of then."""
+
     def __init__(
         self,
         *,
         decision: _views_pb2.Decision | None = ...,
         vm: _views_pb2.VmView | None = ...,
+        placed: _views_pb2.Placement | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_vm", b"_vm", "decision", b"decision", "vm", b"vm"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_placed", b"_placed", "_vm", b"_vm", "decision", b"decision", "placed", b"placed", "vm", b"vm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_vm", b"_vm", "decision", b"decision", "vm", b"vm"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_placed", b"_placed", "_vm", b"_vm", "decision", b"decision", "placed", b"placed", "vm", b"vm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__placed: _TypeAlias = _typing.Literal["placed"]  # noqa: Y015
+    _WhichOneofArgType__placed: _TypeAlias = _typing.Literal["_placed", b"_placed"]  # noqa: Y015
     _WhichOneofReturnType__vm: _TypeAlias = _typing.Literal["vm"]  # noqa: Y015
     _WhichOneofArgType__vm: _TypeAlias = _typing.Literal["_vm", b"_vm"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__placed) -> _WhichOneofReturnType__placed | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__vm) -> _WhichOneofReturnType__vm | None: ...
 
 Global___ExplainVmResponse: _TypeAlias = ExplainVmResponse  # noqa: Y015
@@ -581,3 +592,163 @@ class ListEventsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListEventsResponse: _TypeAlias = ListEventsResponse  # noqa: Y015
+
+@_typing.final
+class AcceptRiskRequest(_message.Message):
+    """Asks to record that somebody carries a risk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """Its name, or a prefix that fits one node only."""
+    code: _builtins.str
+    """ACS_OVERRIDE, UNSAFE_INTERRUPTS or RESET_ONE_SHOT."""
+    reason: _builtins.str
+    """Why, for whoever comes next; never empty."""
+    until: _builtins.str
+    """A day, `2027-03-01`, for its end in UTC, or a duration from now, such as `90d`. Read by the
+    coordinator's clock.
+    """
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        code: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        until: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "node", b"node", "reason", b"reason", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcceptRiskRequest: _TypeAlias = AcceptRiskRequest  # noqa: Y015
+
+@_typing.final
+class AcceptRiskResponse(_message.Message):
+    """The decision as stored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RISK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def risk(self) -> _views_pb2.RiskView:
+        """In force."""
+
+    def __init__(
+        self,
+        *,
+        risk: _views_pb2.RiskView | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["risk", b"risk"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["risk", b"risk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcceptRiskResponse: _TypeAlias = AcceptRiskResponse  # noqa: Y015
+
+@_typing.final
+class RevokeRiskRequest(_message.Message):
+    """Asks to end a risk decision: by node and code, or by id."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """The node's name, or a prefix that fits one node only."""
+    code: _builtins.str
+    """ACS_OVERRIDE, UNSAFE_INTERRUPTS or RESET_ONE_SHOT."""
+    id: _builtins.str
+    """Its id, or a prefix that fits one decision in force only; then node and code are ""."""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        code: _builtins.str = ...,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "id", b"id", "node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeRiskRequest: _TypeAlias = RevokeRiskRequest  # noqa: Y015
+
+@_typing.final
+class RevokeRiskResponse(_message.Message):
+    """The decision as it ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RISK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def risk(self) -> _views_pb2.RiskView:
+        """With who ended it."""
+
+    def __init__(
+        self,
+        *,
+        risk: _views_pb2.RiskView | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["risk", b"risk"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["risk", b"risk"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeRiskResponse: _TypeAlias = RevokeRiskResponse  # noqa: Y015
+
+@_typing.final
+class ListRisksRequest(_message.Message):
+    """Asks for risk decisions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """Only of this node, "" for all."""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRisksRequest: _TypeAlias = ListRisksRequest  # noqa: Y015
+
+@_typing.final
+class ListRisksResponse(_message.Message):
+    """Risk decisions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RISKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def risks(self) -> _containers.RepeatedCompositeFieldContainer[_views_pb2.RiskView]:
+        """By node and code."""
+
+    def __init__(
+        self,
+        *,
+        risks: _abc.Iterable[_views_pb2.RiskView] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["risks", b"risks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRisksResponse: _TypeAlias = ListRisksResponse  # noqa: Y015

@@ -96,6 +96,21 @@ class ClusterServiceStub:
                 request_serializer=vfioctl_dot_v1_dot_cluster__pb2.ListEventsRequest.SerializeToString,
                 response_deserializer=vfioctl_dot_v1_dot_cluster__pb2.ListEventsResponse.FromString,
                 _registered_method=True)
+        self.AcceptRisk = channel.unary_unary(
+                '/vfioctl.v1.ClusterService/AcceptRisk',
+                request_serializer=vfioctl_dot_v1_dot_cluster__pb2.AcceptRiskRequest.SerializeToString,
+                response_deserializer=vfioctl_dot_v1_dot_cluster__pb2.AcceptRiskResponse.FromString,
+                _registered_method=True)
+        self.RevokeRisk = channel.unary_unary(
+                '/vfioctl.v1.ClusterService/RevokeRisk',
+                request_serializer=vfioctl_dot_v1_dot_cluster__pb2.RevokeRiskRequest.SerializeToString,
+                response_deserializer=vfioctl_dot_v1_dot_cluster__pb2.RevokeRiskResponse.FromString,
+                _registered_method=True)
+        self.ListRisks = channel.unary_unary(
+                '/vfioctl.v1.ClusterService/ListRisks',
+                request_serializer=vfioctl_dot_v1_dot_cluster__pb2.ListRisksRequest.SerializeToString,
+                response_deserializer=vfioctl_dot_v1_dot_cluster__pb2.ListRisksResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServiceServicer:
@@ -187,6 +202,27 @@ class ClusterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AcceptRisk(self, request, context):
+        """Records that somebody carries a risk of a node until a day; replaces the last decision on it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeRisk(self, request, context):
+        """Ends a risk decision before its day. VMs that stand on it are left alone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRisks(self, request, context):
+        """The last decision about each risk, ended ones too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -249,6 +285,21 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.ListEvents,
                     request_deserializer=vfioctl_dot_v1_dot_cluster__pb2.ListEventsRequest.FromString,
                     response_serializer=vfioctl_dot_v1_dot_cluster__pb2.ListEventsResponse.SerializeToString,
+            ),
+            'AcceptRisk': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcceptRisk,
+                    request_deserializer=vfioctl_dot_v1_dot_cluster__pb2.AcceptRiskRequest.FromString,
+                    response_serializer=vfioctl_dot_v1_dot_cluster__pb2.AcceptRiskResponse.SerializeToString,
+            ),
+            'RevokeRisk': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeRisk,
+                    request_deserializer=vfioctl_dot_v1_dot_cluster__pb2.RevokeRiskRequest.FromString,
+                    response_serializer=vfioctl_dot_v1_dot_cluster__pb2.RevokeRiskResponse.SerializeToString,
+            ),
+            'ListRisks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRisks,
+                    request_deserializer=vfioctl_dot_v1_dot_cluster__pb2.ListRisksRequest.FromString,
+                    response_serializer=vfioctl_dot_v1_dot_cluster__pb2.ListRisksResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -577,6 +628,87 @@ class ClusterService:
             '/vfioctl.v1.ClusterService/ListEvents',
             vfioctl_dot_v1_dot_cluster__pb2.ListEventsRequest.SerializeToString,
             vfioctl_dot_v1_dot_cluster__pb2.ListEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcceptRisk(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfioctl.v1.ClusterService/AcceptRisk',
+            vfioctl_dot_v1_dot_cluster__pb2.AcceptRiskRequest.SerializeToString,
+            vfioctl_dot_v1_dot_cluster__pb2.AcceptRiskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeRisk(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfioctl.v1.ClusterService/RevokeRisk',
+            vfioctl_dot_v1_dot_cluster__pb2.RevokeRiskRequest.SerializeToString,
+            vfioctl_dot_v1_dot_cluster__pb2.RevokeRiskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRisks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfioctl.v1.ClusterService/ListRisks',
+            vfioctl_dot_v1_dot_cluster__pb2.ListRisksRequest.SerializeToString,
+            vfioctl_dot_v1_dot_cluster__pb2.ListRisksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -59,6 +59,12 @@ class ClusterServiceStub:
     """The accepted baseline and what differs from it now."""
     ListEvents: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ListEventsRequest, _cluster_pb2.ListEventsResponse]
     """Events after a sequence number, oldest first."""
+    AcceptRisk: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.AcceptRiskRequest, _cluster_pb2.AcceptRiskResponse]
+    """Records that somebody carries a risk of a node until a day; replaces the last decision on it."""
+    RevokeRisk: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.RevokeRiskRequest, _cluster_pb2.RevokeRiskResponse]
+    """Ends a risk decision before its day. VMs that stand on it are left alone."""
+    ListRisks: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ListRisksRequest, _cluster_pb2.ListRisksResponse]
+    """The last decision about each risk, ended ones too."""
 
 @_typing.type_check_only
 class ClusterServiceAsyncStub(ClusterServiceStub):
@@ -91,6 +97,12 @@ class ClusterServiceAsyncStub(ClusterServiceStub):
     """The accepted baseline and what differs from it now."""
     ListEvents: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ListEventsRequest, _cluster_pb2.ListEventsResponse]  # type: ignore[assignment]
     """Events after a sequence number, oldest first."""
+    AcceptRisk: _aio.UnaryUnaryMultiCallable[_cluster_pb2.AcceptRiskRequest, _cluster_pb2.AcceptRiskResponse]  # type: ignore[assignment]
+    """Records that somebody carries a risk of a node until a day; replaces the last decision on it."""
+    RevokeRisk: _aio.UnaryUnaryMultiCallable[_cluster_pb2.RevokeRiskRequest, _cluster_pb2.RevokeRiskResponse]  # type: ignore[assignment]
+    """Ends a risk decision before its day. VMs that stand on it are left alone."""
+    ListRisks: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ListRisksRequest, _cluster_pb2.ListRisksResponse]  # type: ignore[assignment]
+    """The last decision about each risk, ended ones too."""
 
 class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
     """What people and scripts ask of the coordinator. Reads need the viewer role, changes the operator
@@ -192,5 +204,29 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_pb2.ListEventsResponse, _abc.Awaitable[_cluster_pb2.ListEventsResponse]]:
         """Events after a sequence number, oldest first."""
+
+    @_abc_1.abstractmethod
+    def AcceptRisk(
+        self,
+        request: _cluster_pb2.AcceptRiskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.AcceptRiskResponse, _abc.Awaitable[_cluster_pb2.AcceptRiskResponse]]:
+        """Records that somebody carries a risk of a node until a day; replaces the last decision on it."""
+
+    @_abc_1.abstractmethod
+    def RevokeRisk(
+        self,
+        request: _cluster_pb2.RevokeRiskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.RevokeRiskResponse, _abc.Awaitable[_cluster_pb2.RevokeRiskResponse]]:
+        """Ends a risk decision before its day. VMs that stand on it are left alone."""
+
+    @_abc_1.abstractmethod
+    def ListRisks(
+        self,
+        request: _cluster_pb2.ListRisksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.ListRisksResponse, _abc.Awaitable[_cluster_pb2.ListRisksResponse]]:
+        """The last decision about each risk, ended ones too."""
 
 def add_ClusterServiceServicer_to_server(servicer: ClusterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -244,6 +244,7 @@ class NodeView(_message.Message):
     UNITS_FIELD_NUMBER: _builtins.int
     DRIFT_FIELD_NUMBER: _builtins.int
     FINDINGS_FIELD_NUMBER: _builtins.int
+    RISKS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     state: _builtins.str
@@ -288,6 +289,10 @@ class NodeView(_message.Message):
     def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___FindingView]:
         """Findings that are not PASS."""
 
+    @_builtins.property
+    def risks(self) -> _containers.RepeatedCompositeFieldContainer[Global___RiskView]:
+        """The last decision about each risk of the node."""
+
     def __init__(
         self,
         *,
@@ -308,14 +313,83 @@ class NodeView(_message.Message):
         units: _abc.Iterable[Global___UnitView] | None = ...,
         drift: _abc.Iterable[Global___ChangeView] | None = ...,
         findings: _abc.Iterable[Global___FindingView] | None = ...,
+        risks: _abc.Iterable[Global___RiskView] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "baseline", b"baseline", "boot_id", b"boot_id", "drift", b"drift", "evidence_age_s", b"evidence_age_s", "findings", b"findings", "firmware", b"firmware", "heard_age_s", b"heard_age_s", "kernel", b"kernel", "name", b"name", "reasons", b"reasons", "state", b"state", "units", b"units", "units_free", b"units_free", "units_total", b"units_total", "verdict", b"verdict", "vms", b"vms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "baseline", b"baseline", "boot_id", b"boot_id", "drift", b"drift", "evidence_age_s", b"evidence_age_s", "findings", b"findings", "firmware", b"firmware", "heard_age_s", b"heard_age_s", "kernel", b"kernel", "name", b"name", "reasons", b"reasons", "risks", b"risks", "state", b"state", "units", b"units", "units_free", b"units_free", "units_total", b"units_total", "verdict", b"verdict", "vms", b"vms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NodeView: _TypeAlias = NodeView  # noqa: Y015
+
+@_typing.final
+class RiskView(_message.Message):
+    """The last decision about one risk of a node; the earlier ones are in the event log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ACCEPTED_BY_FIELD_NUMBER: _builtins.int
+    ACCEPTED_AT_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    ENDED_BY_FIELD_NUMBER: _builtins.int
+    ENDED_AT_FIELD_NUMBER: _builtins.int
+    SEEN_FIELD_NUMBER: _builtins.int
+    VMS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """`risk-8HEX`, another one for each decision."""
+    node: _builtins.str
+    """A node's name."""
+    code: _builtins.str
+    """The WARN that it is about: ACS_OVERRIDE, UNSAFE_INTERRUPTS or RESET_ONE_SHOT."""
+    state: _builtins.str
+    """accepted, expired or revoked."""
+    reason: _builtins.str
+    """Why it was accepted."""
+    accepted_by: _builtins.str
+    """Who accepted it: a user's name."""
+    accepted_at: _builtins.str
+    """UTC, ISO 8601."""
+    until: _builtins.str
+    """The last second in which it holds: UTC, ISO 8601."""
+    ended_by: _builtins.str
+    """Who ended it: a user's name, or `auto:CODE`; "" while it is in force."""
+    ended_at: _builtins.str
+    """UTC, ISO 8601; "" while it is in force."""
+    seen: _builtins.str
+    """Whether the node's present evidence shows the risk: yes, no or unknown."""
+    @_builtins.property
+    def vms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of VMs whose claim stands on it."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        node: _builtins.str = ...,
+        code: _builtins.str = ...,
+        state: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        accepted_by: _builtins.str = ...,
+        accepted_at: _builtins.str = ...,
+        until: _builtins.str = ...,
+        ended_by: _builtins.str = ...,
+        ended_at: _builtins.str = ...,
+        seen: _builtins.str = ...,
+        vms: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "accepted_by", b"accepted_by", "code", b"code", "ended_at", b"ended_at", "ended_by", b"ended_by", "id", b"id", "node", b"node", "reason", b"reason", "seen", b"seen", "state", b"state", "until", b"until", "vms", b"vms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RiskView: _TypeAlias = RiskView  # noqa: Y015
 
 @_typing.final
 class HealthItem(_message.Message):
@@ -1000,6 +1074,8 @@ class BaselineView(_message.Message):
     FIRMWARE_FIELD_NUMBER: _builtins.int
     INTENDED_UNITS_FIELD_NUMBER: _builtins.int
     DRIFT_FIELD_NUMBER: _builtins.int
+    COMPARED_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """A node's name."""
     digest: _builtins.str
@@ -1008,6 +1084,10 @@ class BaselineView(_message.Message):
     """UTC, ISO 8601."""
     accepted_by: _builtins.str
     """Who accepted it."""
+    compared: _builtins.bool
+    """True when the differences are of evidence that vouches for the node now."""
+    why: _builtins.str
+    """Why they are not, in words; empty when they are."""
     @_builtins.property
     def firmware(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The firmware tuple, `part: value`."""
@@ -1018,7 +1098,7 @@ class BaselineView(_message.Message):
 
     @_builtins.property
     def drift(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChangeView]:
-        """Differences from the baseline."""
+        """Differences from the baseline; as last heard where they are not known of now."""
 
     def __init__(
         self,
@@ -1030,10 +1110,12 @@ class BaselineView(_message.Message):
         firmware: _abc.Iterable[_builtins.str] | None = ...,
         intended_units: _abc.Iterable[Global___UnitView] | None = ...,
         drift: _abc.Iterable[Global___ChangeView] | None = ...,
+        compared: _builtins.bool = ...,
+        why: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "accepted_by", b"accepted_by", "digest", b"digest", "drift", b"drift", "firmware", b"firmware", "intended_units", b"intended_units", "node", b"node"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "accepted_by", b"accepted_by", "compared", b"compared", "digest", b"digest", "drift", b"drift", "firmware", b"firmware", "intended_units", b"intended_units", "node", b"node", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -36,6 +36,7 @@ from vfio_contract.ledger import ResetState
 from vfio_contract.model import (
     NO_GROUP,
     Acs,
+    AddressWidths,
     BlockDevice,
     ConfigSpace,
     Cpu,
@@ -198,6 +199,8 @@ def _host_state(draw: st.DrawFn, rows: list[PciFunction], iommu: str) -> dict[st
     if draw(st.booleans()):
         changes["kernel"] = Kernel("5.15.0-25-generic", "#1", "x86_64")
     if draw(st.booleans()):
+        changes["address_widths"] = AddressWidths(46, (("dmar0", 39),))
+    if draw(st.booleans()):
         changes["cpu"] = Cpu("GenuineIntel", "Xeon", draw(st.sampled_from([(), ("vmx",)])))
     changes["intents"] = draw(st.sampled_from([(), _intents(rows)]))
     changes |= draw_trouble(draw, rows, changes["kernel_log"])
@@ -260,6 +263,9 @@ _FACTS = (
     "module_rules",
     "sriov_rules",
     "memory_total_bytes",
+    "address_widths",
+    "vms",
+    "mappings",
 )
 _READINGS = (
     "kernel_log",
@@ -271,8 +277,13 @@ _READINGS = (
     "pressure",
     "interrupts",
     "framebuffers",
+    "kvm",
+    "initramfs",
+    "cpu_time",
+    "disks",
+    "cpu_isolation",
 )
-_READING = ("power_state", "link_width", "vfio_nodes")
+_READING = ("power_state", "link_speed", "link_width", "vfio_nodes")
 _FUNCTION = (
     "parent",
     "root_path",
@@ -291,6 +302,7 @@ _FUNCTION = (
     "sriov_num_vfs",
     "physfn",
     "bars",
+    "max_link_speed",
     "max_link_width",
     "config",
 )

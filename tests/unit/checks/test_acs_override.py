@@ -106,9 +106,19 @@ def test_functions_of_one_slot_in_groups_of_their_own() -> None:
     assert [f.subject for f in judge(make_host(*same))] == ["node"]
 
 
-def test_ports_with_odd_registers_are_left_alone() -> None:
-    assert about_ports(port(acs=Acs(0x1F, 0), device=0xA110)) == []
+def test_ports_with_odd_registers_are_judged_only_where_they_were_read_right() -> None:
+    (finding,) = about_ports(port(acs=Acs(0x1F, 0x1D), device=0xA110))
+    assert finding.verdict is Verdict.UNKNOWN
+    assert about_ports(port(acs=Acs(0x1F, 0x1D, wide=True), device=0xA110)) == []
+    (finding,) = about_ports(port(acs=Acs(0x1F, 0x01, wide=True), device=0xA110))
+    assert finding.code == "ACS_CLEARED"
     assert about_ports(port(acs=None, port_type=PCI_BRIDGE)) == []
+
+
+@pytest.mark.parametrize("vendor", [0x177D, 0x10E8, 0x17CB])
+def test_no_vendor_is_believed_without_its_acs(vendor: int) -> None:
+    (finding,) = about_ports(port(acs=Acs(0x1F, 0), vendor=vendor))
+    assert finding.code == "ACS_CLEARED"
 
 
 def test_a_hop_that_could_not_be_read() -> None:
@@ -124,3 +134,12 @@ def test_a_hop_that_could_not_be_read() -> None:
 
 def test_nothing_read() -> None:
     assert [f.verdict for f in judge(silent_host())] == [Verdict.UNKNOWN]
+
+
+def test_a_bridge_of_which_nothing_was_read_is_one_finding() -> None:
+    rows = behind(port(), nic("0000:01:00.0"))
+    dark = [
+        replace(f, config=None, parent=None) if f.address == "0000:00:02.0" else f for f in rows
+    ]
+    found = [f for f in judge(make_host(*dark)) if f.subject == PORT]
+    assert [(f.verdict, f.code) for f in found] == [(Verdict.UNKNOWN, "ACS_UNKNOWN")]

@@ -11,6 +11,7 @@ from vfio_contract.findings import Verdict
 from vfio_contract.model import Cpu, Kernel, Module
 
 NIC = nic("0000:01:00.0")
+REFUSED = "KVM_CREATE_VM: Device or resource busy"
 KVM_AMD = (Module("kvm", ()), Module("kvm_amd", ()))
 
 
@@ -29,15 +30,22 @@ def test_all_there() -> None:
 
 
 def test_no_flag_stops_here() -> None:
-    finding = find(judge(make_host(NIC, cpu=amd())))
+    finding = find(judge(make_host(NIC, cpu=amd(), kvm=None)))
     assert (finding.verdict, finding.code) == (Verdict.FAIL, "CPU_VIRT_OFF")
     assert "firmware" in finding.decision
 
 
 def test_a_guest_without_nested_virtualization_is_told_so() -> None:
-    finding = find(judge(make_host(NIC, cpu=amd("hypervisor"))))
+    finding = find(judge(make_host(NIC, cpu=amd("hypervisor"), kvm=None)))
     assert finding.code == "CPU_VIRT_OFF"
     assert "-cpu host" in finding.decision
+
+
+def test_a_vmware_guest_is_told_what_vmware_can() -> None:
+    log = make_log("Hypervisor detected: VMware")
+    finding = find(judge(make_host(NIC, cpu=amd("hypervisor"), kvm=None, kernel_log=log)))
+    assert "vhv.enable" in finding.decision
+    assert "qm set" not in finding.decision
 
 
 def test_a_nested_host_is_labelled() -> None:
@@ -49,9 +57,28 @@ def test_a_nested_host_is_labelled() -> None:
 
 def test_kvm_without_flags_disagrees() -> None:
     pvm = (Module("kvm", ()), Module("kvm_pvm", ()))
-    assert verdict(cpu=amd("hypervisor"), modules=pvm) == (Verdict.WARN, "CPU_VIRT_DISAGREES")
-    assert verdict(cpu=amd("hypervisor"), modules=None)[0] is Verdict.FAIL
-    assert verdict(cpu=amd("hypervisor"), modules=pvm, kvm_device=False)[0] is Verdict.FAIL
+    guest: dict[str, Any] = {"cpu": amd("hypervisor"), "kvm": None}
+    assert verdict(**guest, modules=pvm) == (Verdict.WARN, "CPU_VIRT_DISAGREES")
+    assert verdict(**guest, modules=None)[0] is Verdict.FAIL
+    assert verdict(**guest, modules=pvm, kvm_device=False)[0] is Verdict.FAIL
+    assert verdict(**guest | {"kvm": REFUSED}, modules=pvm)[0] is Verdict.FAIL
+    assert verdict(**guest | {"kvm": ""}) == (Verdict.WARN, "CPU_VIRT_DISAGREES")
+
+
+def test_flags_that_kvm_does_not_keep_disagree() -> None:
+    finding = find(judge(make_host(NIC, kvm=REFUSED)))
+    assert (finding.verdict, finding.code) == (Verdict.WARN, "CPU_VIRT_DISAGREES")
+    assert "VirtualBox" in finding.decision
+    assert REFUSED in texts(finding)
+    arm = Kernel("6.12.0", "#1", "aarch64")
+    assert verdict(kernel=arm, cpu=Cpu(None, None, ()), kvm=REFUSED)[0] is Verdict.FAIL
+
+
+def test_a_live_kvm_that_nobody_asked_is_unknown_and_a_captured_one_is_not() -> None:
+    finding = find(judge(make_host(NIC, kvm=None)))
+    assert finding.verdict is Verdict.UNKNOWN
+    assert commands(finding) == ["sudo vfioctl check"]
+    assert verdict(kvm=None, live=False) == (Verdict.PASS, "CPU_VIRT_READY")
 
 
 def test_a_node_without_the_vendor_module_is_no_kvm() -> None:

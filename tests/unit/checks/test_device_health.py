@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 
 from tests.fakes.snapshots import (
+    audio,
     behind,
     bridge,
     config_space,
     function_reading,
+    gpu,
     make_host,
     make_snapshot,
     nic,
@@ -74,15 +76,48 @@ def test_readings(reading: dict[str, Any], verdict: Verdict, code: str) -> None:
     assert (finding.verdict, finding.code) == (verdict, code)
 
 
-def test_a_narrow_slot_is_no_fault_and_a_slow_link_may_be_saving_power() -> None:
+def test_a_narrow_or_slow_slot_is_no_fault() -> None:
     assert judged(slot_width=4, link_width=4).code == "DEVICE_HEALTHY"
-    assert judged(link_speed="2.5 GT/s PCIe").code == "DEVICE_HEALTHY"
+    fast = replace(CARD, max_link_speed="32.0 GT/s PCIe")
+    assert judged(fast, link_speed="8.0 GT/s PCIe").code == "DEVICE_HEALTHY"
+
+
+def test_a_slow_link_needs_a_reason_to_be_told() -> None:
+    finding = judged(link_speed="2.5 GT/s PCIe")
+    assert (finding.verdict, finding.code) == (Verdict.WARN, "LINK_SLOW")
+    assert "2.5 GT/s PCIe x8, card and slot: 8.0 GT/s x8" in texts(finding)
+    for card in (gpu("0000:01:00.0"), gpu("0000:01:00.0", class_code=0x120000)):
+        assert judged(card, link_speed="2.5 GT/s PCIe").code == "DEVICE_HEALTHY"
+    assert judged(link_speed="Unknown").code == "HEALTH_UNKNOWN"
+
+
+def test_a_companion_of_an_idle_graphics_card_is_not_slow() -> None:
+    rows = (gpu("0000:01:00.0"), audio("0000:01:00.1"))
+    made = make_snapshot(*behind(bridge("0000:00:02.0", group=9), *rows))
+    readings = tuple(function_reading(row, link_speed="2.5 GT/s PCIe") for row in rows)
+    for place in ("0000:01:00.0", "0000:01:00.1"):
+        host = Host(Snapshot(made.facts, replace(made.readings, functions=readings)))
+        assert find(judge(host), f"function:{place}").code == "DEVICE_HEALTHY"
+
+
+@pytest.mark.parametrize("name", ["max_link_speed", "class_code"])
+def test_without_speed_or_class_a_slow_link_is_not_told_from_an_idle_one(name: str) -> None:
+    finding = judged(unread(CARD, name), link_speed="2.5 GT/s PCIe")
+    assert (finding.verdict, finding.code) == (Verdict.UNKNOWN, "HEALTH_UNKNOWN")
+    assert judged(link_speed=None).code == "HEALTH_UNKNOWN"
 
 
 def test_a_virtual_function_has_no_link() -> None:
     owner = nic("0000:03:00.0", sriov_total_vfs=1, sriov_num_vfs=1, driver="igb")
     vf = virtual_function(owner, "0000:01:00.0", 0, group=1)
     assert judged(vf, link_width=0).code == "DEVICE_HEALTHY"
+
+
+def test_an_endpoint_within_the_root_complex_has_no_link() -> None:
+    inside = replace(
+        CARD, config=config_space(port_type=9), max_link_speed="Unknown", max_link_width=255
+    )
+    assert judged(inside, link_speed="Unknown", link_width=0).code == "DEVICE_HEALTHY"
 
 
 def test_unread() -> None:

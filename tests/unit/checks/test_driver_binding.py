@@ -1,5 +1,6 @@
 """`driver-binding`: bound now and after a reboot, and never advice that would hurt the host."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -133,7 +134,8 @@ def test_a_pf_with_vfs_is_never_given_away() -> None:
     assert judged(silent, intents=(BY_ID,)).verdict is Verdict.UNKNOWN
     vf = virtual_function(owner, "0000:01:10.0", 0, group=9)
     assert judged(silent, vf, intents=(BY_ID,)).code == "PF_HAS_VFS"
-    assert judged(owner, vf, address="0000:01:10.0").verdict is not Verdict.FAIL
+    lending = replace(owner, driver="igb", vfio_device=False)
+    assert judged(lending, vf, address="0000:01:10.0").verdict is not Verdict.FAIL
 
 
 def test_platform_functions_are_not_judged() -> None:
@@ -174,3 +176,26 @@ def test_a_binding_that_its_hypervisor_renews_needs_no_other_configuration() -> 
     vm = make_vm(make_device("0000:01:00.0"))
     assert judged(CARD, intents=(), vms=(vm,)).code == "BINDING_READY"
     assert judged(CARD, intents=(), vms=()).code == "BINDING_NOT_PERSISTENT"
+
+
+def test_pci_stub_is_no_host_driver() -> None:
+    finding = judged(nic("0000:01:00.0", driver="pci-stub"), **idle("0000:01:00.0"))
+    assert (finding.verdict, finding.code) == (Verdict.FAIL, "BINDING_STUB")
+    assert "softdep" not in finding.decision
+    assert "sudo driverctl set-override 0000:01:00.0 vfio-pci" in finding.decision
+
+
+def test_a_vf_of_a_pf_on_vfio_pci_needs_a_token() -> None:
+    owner = nic("0000:03:00.0", group=3, sriov_total_vfs=7, sriov_num_vfs=1)
+    vf = virtual_function(owner, "0000:03:10.0", 0, group=4)
+    found = find(judge(make_host(owner, vf)), "function:0000:03:10.0")
+    assert (found.verdict, found.code) == (Verdict.FAIL, "PF_HAS_VFS")
+    assert "unset-override 0000:03:00.0" in found.decision
+    lent = find(
+        judge(make_host(replace(owner, driver="igb", vfio_device=False), vf)), found.subject
+    )
+    assert lent.verdict is not Verdict.FAIL
+    unread = find(
+        judge(make_host(replace(owner, driver=None, vfio_device=None), vf)), found.subject
+    )
+    assert unread.verdict is Verdict.UNKNOWN

@@ -22,10 +22,13 @@ from tests.fakes.snapshots import (
     unread,
     virtual_function,
 )
+from tests.fakes.vms import make_device, make_vm
 from tests.unit.checks.lookup import commands, find, texts
+from vfio_agent.checks import driver_binding
 from vfio_agent.checks.group_isolation import judge
+from vfio_contract.address import Address
 from vfio_contract.findings import Finding, Verdict
-from vfio_contract.model import NO_GROUP, Kernel, PciFunction
+from vfio_contract.model import NO_GROUP, Kernel, NetDevice, PciFunction
 
 PORT = bridge("0000:00:01.0", group=0)
 CARD = behind(PORT, gpu("0000:01:00.0"), audio("0000:01:00.1"))
@@ -266,3 +269,27 @@ def test_no_inventory() -> None:
     finding = find(judge(make_host(functions=None)))
     assert (finding.verdict, finding.code) == (Verdict.UNKNOWN, "INVENTORY_UNKNOWN")
     assert judge(make_host(nic("0000:01:00.0", group=NO_GROUP)))[0].subject == "node"
+
+
+def test_what_is_advised_of_a_mate_is_what_driver_binding_says() -> None:
+    """What `driver-binding` forbids this check does not advise."""
+    mate = nic("0000:01:00.1", driver="igb")
+    carries = NetDevice("eth0", Address("0000:01:00.1"), "", (), (), ("10.0.0.1/24",), ("default",))
+    host = make_host(nic("0000:01:00.0"), mate, network=(carries,))
+    finding = find(judge(host), "group:1")
+    assert finding.code == "GROUP_NOT_VIABLE"
+    assert "set-override" not in finding.decision
+    assert "Do not bind the rest of the group" in finding.decision
+    assert "eth0 carries 10.0.0.1/24" in finding.decision
+    binding = find(driver_binding.judge(host), "function:0000:01:00.1")
+    assert binding.decision.startswith("Do not bind it")
+    managed = make_vm(make_device("0000:01:00"))
+    idle = make_host(
+        gpu("0000:01:00.0"), audio("0000:01:00.1", driver="snd_hda_intel"), vms=(managed,)
+    )
+    deferred = find(judge(idle), "group:1")
+    assert "no action, if that VM does start" in deferred.decision
+    binding = find(driver_binding.judge(idle), "function:0000:01:00.1")
+    assert binding.code == "BINDING_DEFERRED"
+    doubted = make_host(nic("0000:01:00.0"), mate, network=None)
+    assert "First find out" in find(judge(doubted), "group:1").decision

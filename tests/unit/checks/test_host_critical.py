@@ -1,6 +1,8 @@
 """`host-critical`: what the host needs is found through every layer, and doubt counts as need."""
 
+import sys
 from dataclasses import replace
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -290,3 +292,28 @@ def test_an_unread_class_may_be_anything() -> None:
 def test_no_inventory() -> None:
     assert find(judge(silent_host())).code == "INVENTORY_UNKNOWN"
     assert find(judge(make_host())).verdict is Verdict.NOT_APPLICABLE
+
+
+def _count_calls(functions: int) -> int:
+    """How many calls of Python code it takes to judge a host with so many cards."""
+    disk = nic("0000:00:1f.2", group=0, class_code=0x010601, driver="ahci")
+    cards = [nic(f"0000:{n:02x}:00.0", group=n) for n in range(1, functions + 1)]
+    host = make_host(disk, *cards, storage_uses=None, intents=())
+    seen = 0
+
+    def count(_frame: FrameType, event: str, _argument: object) -> None:
+        nonlocal seen
+        seen += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        judge(host)
+    finally:
+        sys.setprofile(before)
+    return seen
+
+
+def test_twice_the_functions_are_no_more_than_twice_the_work() -> None:
+    _count_calls(10)
+    assert _count_calls(160) < 2.5 * _count_calls(80)

@@ -9,7 +9,7 @@ from tests.unit.checks.lookup import commands, find, texts
 from vfio_agent.checks.interrupt_remapping import judge
 from vfio_contract.findings import Verdict
 from vfio_contract.host import Host
-from vfio_contract.model import Cpu, Kernel, Module
+from vfio_contract.model import Cpu, Kernel, Module, ModuleRule
 
 NIC = nic("0000:01:00.0")
 ARM = Kernel("6.12.0", "#1", "aarch64")
@@ -101,6 +101,25 @@ def test_unsafe_interrupts_warn_either_way(value: str, chip: str) -> None:
     assert "--allow unsafe-interrupts" in finding.decision
 
 
+def test_unsafe_interrupts_that_are_only_configured() -> None:
+    rule = ModuleRule("options", "iommufd", "allow_unsafe_interrupts=1", "/etc/modprobe.d/x.conf:3")
+    finding = find(judge(host(module_rules=(rule,), chips=("IR-IO-APIC",))))
+    assert finding.code == "UNSAFE_INTERRUPTS"
+    assert "/etc/modprobe.d/x.conf:3: options iommufd" in texts(finding)
+    off = ModuleRule("options", "iommufd", "allow_unsafe_interrupts=0", "x:1")
+    assert find(judge(host(module_rules=(off,), chips=("IR-IO-APIC",)))).verdict is Verdict.PASS
+    line = "ro iommufd.allow_unsafe_interrupts"
+    assert find(judge(host(cmdline=line, chips=("IR-IO-APIC",)))).code == "UNSAFE_INTERRUPTS"
+    unread = find(judge(host(module_rules=None, chips=("IR-IO-APIC",))))
+    assert commands(unread) == ["grep -rn allow_unsafe_interrupts /etc/modprobe.d"]
+
+
+def test_unsafe_interrupts_on_arm_warn_too() -> None:
+    rule = ModuleRule("options", "vfio_iommu_type1", "allow_unsafe_interrupts", "x:1")
+    line = "GICv2m: range[mem 0x08020000], SPI[80:143]"
+    assert find(judge(host(line, kernel=ARM, module_rules=(rule,)))).code == "UNSAFE_INTERRUPTS"
+
+
 def test_unsafe_interrupts_do_not_turn_unknown_into_a_warning() -> None:
     assert find(judge(host(modules=unsafe("Y")))).verdict is Verdict.UNKNOWN
     assert find(judge(host(chips=("IO-APIC",), modules=unsafe("N")))).verdict is Verdict.FAIL
@@ -154,4 +173,8 @@ def test_arm_without_evidence_is_not_applicable_only_if_the_log_is_whole() -> No
 
 def test_power_has_no_such_line() -> None:
     power = Kernel("6.12.0", "#1", "ppc64le")
-    assert find(judge(host(kernel=power))).verdict is Verdict.NOT_APPLICABLE
+    finding = find(judge(host(kernel=power)))
+    assert (finding.verdict, finding.code) == (
+        Verdict.NOT_APPLICABLE,
+        "IRQ_REMAP_NOT_APPLICABLE",
+    )

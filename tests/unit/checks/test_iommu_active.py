@@ -16,10 +16,11 @@ from tests.fakes.snapshots import (
     unread,
 )
 from tests.unit.checks.lookup import commands, find, texts
+from vfio_agent.checks.interrupt_remapping import judge as remapping
 from vfio_agent.checks.iommu_active import judge
 from vfio_contract.findings import Verdict
 from vfio_contract.host import Host
-from vfio_contract.model import NO_GROUP, Cpu, Firmware, Kernel, Module
+from vfio_contract.model import NO_GROUP, Cpu, Firmware, Kernel, KernelLog, LogLine, Module
 
 NIC = nic("0000:01:00.0")
 OFF = {"iommu_units": (), "groups": ()}
@@ -183,6 +184,69 @@ def test_cause_guest_without_viommu() -> None:
     assert "virtual machine" in finding.meaning
     flags = Cpu("AuthenticAMD", "EPYC", ("svm", "hypervisor"))
     assert "vIOMMU" in find(judge(log_only("nothing", cpu=flags))).decision
+
+
+@pytest.mark.parametrize(
+    ("lines", "named", "never"),
+    [
+        (["Hypervisor detected: VMware"], "Expose IOMMU to the guest OS", "qm set"),
+        (["Hypervisor detected: Microsoft Hyper-V"], "Hyper-V gives Linux guests no IOMMU", "QEMU"),
+        (["Hypervisor detected: KVM"], "qm set VMID -machine q35", "VMware"),
+    ],
+)
+def test_a_guest_is_told_what_its_own_hypervisor_can(
+    lines: list[str], named: str, never: str
+) -> None:
+    decision = find(judge(log_only(*lines, cmdline="intel_iommu=on"))).decision
+    assert named in decision
+    assert never not in decision
+
+
+def test_wsl_passes_nothing() -> None:
+    kernel = Kernel("5.18.0-rc3-microsoft-standard-WSL2", None, None)
+    host = log_only("Hypervisor detected: Microsoft Hyper-V", kernel=kernel)
+    assert find(judge(host)).decision.startswith("WSL 2 is a VM of Windows")
+
+
+def test_cause_a_value_that_the_kernel_ignores_is_not_asked_for() -> None:
+    table = "ACPI: DMAR 0x000000009A51F9E8 000138 (v01 INTEL  EDK2)"
+    finding = find(judge(log_only(table, cmdline="ro intel_iommu=1")))
+    assert "intel_iommu=1, a value that the kernel does not know" in texts(finding)
+    assert "Add intel_iommu=on" in finding.decision
+
+
+OTHERS = [
+    "Linux version 5.14.0-362.el9.ppc64le (mockbuild@x) (gcc (GCC) 11.4.1) #1 SMP",
+    "Linux version 5.4.0-26-generic (buildd@bos02-ppc64el-013) (gcc version 9.3.0) #30-Ubuntu",
+    "Linux version 6.6.20-starfive (a@b) (riscv64-linux-gnu-gcc (Debian 13.2.0) 13.2.0) #1 SMP",
+    "Linux version 5.15.0-91.s390x (a@b) (gcc) #1 SMP",
+    "OPAL V3 detected !",
+    "Using PowerNV machine description",
+    "Using pSeries machine description",
+    "SBI specification v1.0 detected",
+]
+
+
+def bare_log(*lines: str) -> Host:
+    """Only a complete log, without the opening that x86 boots print."""
+    rows = tuple(LogLine(n, float(n), text) for n, text in enumerate(lines, 1))
+    held = KernelLog("dmesg", from_boot=True, reached_userspace=True, total_lines=900, lines=rows)
+    return log_only(kernel_log=held)
+
+
+@pytest.mark.parametrize("line", OTHERS)
+def test_lines_that_x86_prints_prove_nothing_by_their_absence_elsewhere(line: str) -> None:
+    host = bare_log(line, "iommu: Default domain type: Translated", "Run /init as init process")
+    assert find(judge(host)).verdict is Verdict.UNKNOWN
+    assert find(remapping(host)).verdict is Verdict.NOT_APPLICABLE
+    assert line in texts(find(remapping(host)))
+
+
+def test_no_group_on_another_platform_brings_no_advice_for_x86() -> None:
+    power = Kernel("6.12.0", "#1", "ppc64le")
+    finding = find(judge(log_only("nothing", complete=False, kernel=power, groups=())))
+    assert finding.verdict is Verdict.FAIL
+    assert "VT-d" not in finding.decision
 
 
 def test_cause_xen() -> None:

@@ -42,6 +42,10 @@ def test_a_quiet_complete_log() -> None:
         "DMAR: [DMA Write NO_PASID] Request device [0000:01:00.0] fault addr 0x0",
         "ahci 0000:01:00.0: AMD-Vi: Event logged [IO_PAGE_FAULT domain=0x0000 address=0x423d8da00]",
         "AMD-Vi: Event logged [IO_PAGE_FAULT device=01:00.0 domain=0x000a address=0x0 flags=0x0]",
+        "AMD-Vi: Event logged [INVALID_DEVICE_REQUEST device=0000:01:00.0 pasid=0x00000 address=0x",
+        "DMAR: [INTR-REMAP] Request device [01:00.0] fault index 0x0 [fault reason 0x25] Blocked",
+        "DMAR:[DMA Read] Request device [01:00.0] fault addr ff0",
+        "arm-smmu-v3 arm-smmu-v3.0.auto: event: F_TRANSLATION client: 0000:01:00.0 sid: 0x100",
     ],
 )
 def test_dma_faults_of_a_device_are_counted(line: str) -> None:
@@ -60,6 +64,51 @@ def test_dma_faults_of_a_device_are_counted(line: str) -> None:
 )
 def test_fatal_pcie_errors(line: str) -> None:
     assert of_card(line).code == "PCIE_ERRORS"
+
+
+def test_corrected_errors_count_only_when_they_are_many() -> None:
+    line = "vfio-pci 0000:01:00.0: PCIe Bus Error: severity=Corrected, type=Physical Layer"
+    assert find(judge(host(*[line] * 99))).code == "NO_FAULTS"
+    finding = of_card(*[line] * 100)
+    assert (finding.verdict, finding.code) == (Verdict.WARN, "PCIE_CORRECTED")
+    worse = "vfio-pci 0000:01:00.0: PCIe Bus Error: severity=Uncorrectable (Non-Fatal), type=x"
+    finding = of_card(line, line, worse)
+    assert finding.code == "PCIE_ERRORS"
+    assert f"{line} (2 such lines)" in texts(finding)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (
+            "DMAR: [DMA Read] Request device [01:00.0] PASID ffffffff fault addr 6c800000 [fault",
+            "refused DMA: 0x6c800000",
+        ),
+        (
+            "vfio-pci 0000:01:00.0: AMD-Vi: Event logged [IO_PAGE_FAULT domain=0x1 address=0x0 f=",
+            "0x0 (a pointer that was never set",
+        ),
+        (
+            "DMAR: [DMA Write NO_PASID] Request device [01:00.0] fault addr 0xfee00000 [fault",
+            "0xfee00000 (0xfee00000 is where interrupts go",
+        ),
+    ],
+)
+def test_the_refused_address_is_decoded(line: str, words: str) -> None:
+    assert words in texts(of_card(line))
+
+
+def test_many_refused_addresses_are_a_range() -> None:
+    start = "DMAR: [DMA Read] Request device [01:00.0] fault addr "
+    assert "2 addresses from 0x1000 to 0xff000" in texts(of_card(f"{start}ff000", f"{start}1000"))
+
+
+def test_what_the_rate_limit_hid_is_told() -> None:
+    line = "vfio-pci 0000:01:00.0: AMD-Vi: Event logged [IO_PAGE_FAULT domain=0x1 address=0x9 f=0]"
+    hidden = "amd_iommu_report_page_fault: 41 callbacks suppressed"
+    noise = "kauditd_printk_skb: 7 callbacks suppressed"
+    finding = of_card(line, hidden, hidden, noise)
+    assert f"{hidden} (82 lines in all were not printed)" in texts(finding)
 
 
 def test_a_port_is_intended_with_what_is_below_it() -> None:
@@ -101,3 +150,11 @@ def test_left_out_lines_make_the_count_a_lower_bound() -> None:
     log = make_log("DMAR: [DMA Read] Request device [01:00.0] fault addr 0")
     made = make_host(*ROWS, kernel_log=replace(log, omitted_lines=7))
     assert "(at least 1 such lines)" in texts(find(judge(made), CARD))
+
+
+def test_an_interrupt_that_nobody_handled_is_told_about_the_node() -> None:
+    line = 'irq 16: nobody cared (try booting with the "irqpoll" option)'
+    finding = find(judge(host(line)))
+    assert (finding.verdict, finding.code) == (Verdict.WARN, "IRQ_IGNORED")
+    assert line in texts(finding)
+    assert find(judge(host(line, complete=False))).verdict is Verdict.UNKNOWN

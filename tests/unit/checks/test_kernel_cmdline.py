@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.snapshots import make_facts, make_host, nic, silent_host
+from tests.fakes.snapshots import make_facts, make_host, make_log, nic, silent_host
 from tests.unit.checks.lookup import commands, find, texts
 from vfio_agent.checks.kernel_cmdline import judge
 from vfio_contract.findings import Finding, Verdict
-from vfio_contract.model import NO_GROUP, BootOptions, Cpu
+from vfio_contract.model import NO_GROUP, BootOptions, BootPath, Cpu
 
 GRUB = "/etc/default/grub:6"
 AMD = Cpu("AuthenticAMD", "EPYC", ("svm",))
@@ -117,6 +117,61 @@ def test_only_the_loader_that_was_used_counts() -> None:
     assert judged("BOOT_IMAGE=/vmlinuz", boot_options=both[1:]).verdict is Verdict.UNKNOWN
 
 
+BOTH = (
+    BootOptions("grub", GRUB, "quiet"),
+    BootOptions("systemd-boot", "/etc/kernel/cmdline:1", "quiet intel_iommu=on"),
+)
+
+
+def test_two_loaders_that_differ_are_unknown_until_something_tells() -> None:
+    finding = judged("quiet intel_iommu=on", boot_options=BOTH)
+    assert finding.verdict is Verdict.UNKNOWN
+    assert commands(finding) == ["sudo efibootmgr -v; bootctl status"]
+    for path, code in (
+        (BootPath(efi=False, loader="", proxmox_boot=False), "CMDLINE_DIFFERS"),
+        (BootPath(efi=True, loader="GRUB 2.12", proxmox_boot=None), "CMDLINE_DIFFERS"),
+        (BootPath(efi=True, loader="systemd-boot 252.5", proxmox_boot=True), "CMDLINE_GOOD"),
+        (BootPath(efi=True, loader="", proxmox_boot=True), "CMDLINE_UNKNOWN"),
+    ):
+        assert judged("quiet intel_iommu=on", boot_options=BOTH, boot_path=path).code == code
+    alike = (BootOptions("grub", GRUB, "intel_iommu=on"), BOTH[1])
+    assert judged("quiet intel_iommu=on", boot_options=alike).code == "CMDLINE_GOOD"
+    assert judged("quiet", boot_options=alike, **OFF).code == "CMDLINE_PENDING"
+
+
+def test_what_update_grub_made_counts_beside_what_was_written() -> None:
+    written = BootOptions("grub", GRUB, "quiet intel_iommu=on")
+    new, old = (
+        BootOptions("grub.cfg", "/boot/grub/grub.cfg:140", f"root=/dev/sda2 ro {words}")
+        for words in ("quiet intel_iommu=on", "quiet")
+    )
+    finding = judged("ro quiet", boot_options=(written, new), **OFF)
+    assert (finding.code, finding.decision) == ("CMDLINE_PENDING", "reboot, vfioctl check")
+    finding = judged("ro quiet", boot_options=(written, old), **OFF)
+    assert finding.decision == "sudo update-grub, reboot, vfioctl check"
+    # it runs and is written, but the next boot would lose it
+    finding = judged("ro quiet intel_iommu=on", boot_options=(written, old))
+    assert finding.code == "CMDLINE_DIFFERS"
+    assert "intel_iommu=on will be gone" in finding.meaning
+    assert "grub.cfg:140" in texts(finding)
+
+
+def test_proxmox_copies_to_partitions_that_nobody_sees() -> None:
+    written = BootOptions("grub", GRUB, "quiet intel_iommu=on")
+    unread = BootOptions("grub.cfg", "/boot/grub/grub.cfg:140", "quiet")
+    path = BootPath(efi=None, loader=None, proxmox_boot=True)
+    rows = (written, unread)
+    finding = judged("ro quiet intel_iommu=on", boot_options=rows, boot_path=path)
+    assert finding.code == "CMDLINE_GOOD"
+    finding = judged("ro quiet", boot_options=rows, boot_path=path, **OFF)
+    assert "proxmox-boot-tool refresh" in finding.decision
+
+
+def test_passthrough_mode_asked_for_and_not() -> None:
+    for line in ("iommu=pt iommu=nopt", "iommu=pt iommu.passthrough=0"):
+        assert judged(f"intel_iommu=on {line}").code == "CMDLINE_CONTRADICTS"
+
+
 def test_grubs_variables_are_one_line() -> None:
     rows = (
         BootOptions("grub", "/etc/default/grub:5", "intel_iommu=on"),
@@ -134,3 +189,76 @@ def test_a_boot_loader_that_nobody_could_read(rows: Any) -> None:
 
 def test_nothing_read() -> None:
     assert commands(find(judge(silent_host()))) == ["cat /proc/cmdline"]
+
+
+GRUB_PARTS = (BootOptions("grub", "/etc/default/grub:3", ""),)
+
+
+def test_the_line_that_switches_it_off_is_named_and_not_the_first_of_the_file() -> None:
+    rows = (*GRUB_PARTS, BootOptions("grub", "/etc/default/grub:2", "quiet intel_iommu=off"))
+    finding = judged("ro intel_iommu=on", boot_options=rows)
+    assert finding.code == "CMDLINE_SABOTAGE_PENDING"
+    assert "in /etc/default/grub:2;" in finding.decision
+    finding = judged("ro intel_iommu=off", boot_options=rows, **OFF)
+    assert finding.code == "CMDLINE_SABOTAGE"
+    assert "in /etc/default/grub:2;" in finding.decision
+
+
+def test_what_runs_and_is_not_written_must_be_written_before_anything_is_installed() -> None:
+    rows = (*GRUB_PARTS, BootOptions("grub", "/etc/default/grub:2", "quiet"))
+    finding = judged("BOOT_IMAGE=/vmlinuz ro quiet intel_iommu=on iommu=pt", boot_options=rows)
+    assert (finding.verdict, finding.code) == (Verdict.WARN, "CMDLINE_DIFFERS")
+    assert finding.decision.startswith("To keep intel_iommu=on iommu=pt: add it in ")
+    assert "only then sudo update-grub" in finding.decision
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("intel_iommu=1", "intel_iommu=1:"),
+        ("intel_iommu=ON", "intel_iommu=ON:"),
+        ("intel_iommu=on,iommu=pt", "iommu=pt in intel_iommu=on,iommu=pt:"),
+        ("intel_iommu=on iommu=on", "iommu=on:"),
+    ],
+)
+def test_a_value_that_the_kernel_ignores_is_named(words: str, named: str) -> None:
+    finding = judged(f"ro {words}")
+    assert (finding.verdict, finding.code) == (Verdict.WARN, "CMDLINE_IGNORED")
+    assert finding.meaning.startswith(named)
+
+
+@pytest.mark.parametrize("words", ["intel_iommu=on,sm_on,igfx_off iommu=pt,nomerge", "intel_iommu"])
+def test_values_that_the_kernel_knows_are_good(words: str) -> None:
+    assert judged(f"ro {words}").code == "CMDLINE_GOOD"
+
+
+def test_amd_iommu_on_asks_for_what_is_so_anyway() -> None:
+    finding = judged("ro amd_iommu=on iommu=pt", cpu=AMD, firmware=firmware(**AMD_FIRMWARE))
+    assert finding.code == "CMDLINE_GOOD"
+
+
+def test_bounce_buffers_in_place_of_the_iommu() -> None:
+    finding = judged("ro intel_iommu=on iommu=soft")
+    assert (finding.verdict, finding.code) == (Verdict.WARN, "CMDLINE_SOFT")
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("smpboot: CPU0: Intel(R) Xeon(R) Gold 5222 CPU @ 3.80GHz (family: 0x6)", "CMDLINE_GOOD"),
+        ("smpboot: CPU0: 12th Gen Intel(R) Core(TM) i7-12700 (family: 0x6)", "CMDLINE_GOOD"),
+        ("smpboot: CPU0: AMD EPYC 7302 16-Core (family: 0x17)", "CMDLINE_WRONG_VENDOR"),
+        ("nothing of a processor", "CMDLINE_UNKNOWN"),
+    ],
+)
+def test_the_log_tells_the_processors_vendor(line: str, code: str) -> None:
+    cpu = Cpu(None, None, None)
+    dark: dict[str, Any] = {"dmar_sha256": None, "ivrs_sha256": None}
+    finding = judged(
+        "ro intel_iommu=on iommu=pt",
+        cpu=cpu,
+        firmware=firmware(**dark),
+        iommu_units=None,
+        kernel_log=make_log(line, cmdline="ro intel_iommu=on iommu=pt"),
+    )
+    assert finding.code == code

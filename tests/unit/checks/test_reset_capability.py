@@ -86,6 +86,28 @@ def test_alone_on_its_bus() -> None:
     assert "alone below its bridge" in finding.meaning
 
 
+@pytest.mark.parametrize(
+    ("vendor", "device"), [(0x1B21, 0x1164), (0x168C, 0x003E), (0x10DE, 0x2342), (0x10DE, 0x1EB8)]
+)
+def test_a_device_that_does_not_survive_a_bus_reset(vendor: int, device: int) -> None:
+    """Kernels that do not know it yet list `bus` for it."""
+    card = behind(PORT, lone("bus", vendor=vendor, device=device))
+    finding = judged("0000:01:00.0", *card)
+    assert (finding.verdict, finding.code) == (Verdict.WARN, "RESET_QUIRK")
+    assert "may not survive it" in finding.meaning
+    old = behind(PORT, lone(vendor=vendor, device=device, **NO_FILE))
+    assert judged("0000:01:00.0", *old, kernel=OLD).code != "RESET_SLOT"
+
+
+def test_a_kernel_that_uses_a_broken_flr() -> None:
+    card = lone("flr", "bus", vendor=0x1022, device=0x7901)
+    finding = judged("0000:01:00.0", card)
+    assert (finding.verdict, finding.code) == (Verdict.WARN, "RESET_QUIRK")
+    assert "newer kernel" in finding.decision
+    fixed = lone("device_specific", "flr", vendor=0x1022, device=0x7901)
+    assert judged("0000:01:00.0", fixed).code == "RESET_FUNCTION"
+
+
 def test_a_list_without_bus_means_that_the_bus_refuses() -> None:
     assert judged("0000:01:00.0", *behind(PORT, lone("pm"))).code == "RESET_WEAK"
     finding = judged("0000:01:00.0", *behind(PORT, lone(reset_method_file=False)))

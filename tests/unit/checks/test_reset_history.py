@@ -65,6 +65,18 @@ def test_a_lost_log_is_not_success(log: Any) -> None:
     assert judged(CARD, OTHER, kernel_log=log, ledger=(seen,)).code == "RESET_CLEAN"
 
 
+def test_evidence_that_comes_without_a_ledger_is_never_clean() -> None:
+    """A paste or a captured root holds one boot's log at most, and nobody's ledger."""
+    finding = judged(CARD, live=False)
+    assert (finding.verdict, finding.code) == (Verdict.WARN, "RESET_UNOBSERVED")
+    assert "reset ledger: none came with this evidence" in texts(finding)
+    assert "no attempt recorded" not in texts(finding)
+    empty = row(ResetState.CLEAN, attempts=0)
+    assert judged(CARD, OTHER, live=False, ledger=(empty,)).code == "RESET_UNOBSERVED"
+    bad = row(ResetState.FAILING, failures=1)
+    assert judged(CARD, OTHER, live=False, ledger=(bad,)).verdict is Verdict.FAIL
+
+
 def test_no_ledger_is_unknown() -> None:
     finding = judged(CARD, ledger=None)
     assert (finding.verdict, finding.code) == (Verdict.UNKNOWN, "HISTORY_UNKNOWN")

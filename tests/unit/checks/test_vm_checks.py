@@ -9,10 +9,18 @@ import pytest
 from tests.fakes.snapshots import config_space, gpu, make_host, nic, unread
 from tests.fakes.vms import GIB, make_device, make_vm
 from tests.unit.checks.lookup import find, texts
-from vfio_agent.checks import vm_cpu, vm_display_rom, vm_guest_driver, vm_machine, vm_memory
+from vfio_agent.checks import (
+    vm_cpu,
+    vm_display_rom,
+    vm_functions,
+    vm_guest_driver,
+    vm_machine,
+    vm_memory,
+)
+from vfio_agent.checks.vm_virsh import VIRSH
 from vfio_contract.findings import Finding, Verdict
 from vfio_contract.host import Host
-from vfio_contract.model import HugePages, Memory, PciFunction
+from vfio_contract.model import Holder, HugePages, Memory, PciFunction
 from vfio_contract.vm import LIBVIRT, PROXMOX, QEMU, VmConfig, VmSetting
 
 CARD = nic("0000:01:00.0")
@@ -67,7 +75,8 @@ def test_conventional_devices_need_no_pcie_port() -> None:
     old = replace(CARD, config=config_space(port_type=None))
     assert judged(vm_machine.judge, vm, old).verdict is Verdict.PASS
     assert judged(vm_machine.judge, vm, unread(old, "config")).verdict is Verdict.WARN
-    assert judged(vm_machine.judge, vm, functions=None).verdict is Verdict.UNKNOWN
+    silent = judged(vm_machine.judge, vm, functions=None)
+    assert (silent.verdict, silent.code) == (Verdict.UNKNOWN, "VM_MACHINE_UNKNOWN")
 
 
 def test_i440fx_under_libvirt_is_no_error() -> None:
@@ -100,7 +109,8 @@ def test_cpu(cpu: str, accelerated: bool, code: str) -> None:
 
 
 def test_nothing_hidden_passes_and_a_hack_is_named_with_its_line() -> None:
-    assert judged(vm_guest_driver.judge, CARD_VM).verdict is Verdict.PASS
+    plain = judged(vm_guest_driver.judge, CARD_VM)
+    assert (plain.verdict, plain.code) == (Verdict.PASS, "VM_GUEST_PLAIN")
     finding = judged(vm_guest_driver.judge, replace(CARD_VM, disguises=("hidden=1",)))
     assert (finding.verdict, finding.code) == (Verdict.WARN, "VM_HIDES_KVM")
     assert "101.conf:2: hides the hypervisor: hidden=1" in texts(finding)
@@ -110,10 +120,49 @@ def test_what_proxmox_writes_for_x_vga_is_no_hack() -> None:
     device = make_device("0000:01:00.0", primary_display=True)
     running = make_vm(device, kind=QEMU, disguises=("kvm=off", "hv-vendor-id=proxmox"))
     assert judged(vm_guest_driver.judge, running).verdict is Verdict.PASS
+    windows = replace(running, devices=(make_device("0000:01:00.0"),))
+    assert judged(vm_guest_driver.judge, windows).verdict is Verdict.PASS
     plain = make_vm(make_device("0000:01:00.0"), kind=QEMU, disguises=("kvm=off",))
     assert judged(vm_guest_driver.judge, plain).verdict is Verdict.WARN
     written = make_vm(device, kind=PROXMOX, disguises=("kvm=off",))
     assert judged(vm_guest_driver.judge, written).verdict is Verdict.WARN
+
+
+def test_the_line_is_that_of_the_word() -> None:
+    settings = (
+        VmSetting("cpu", "host,hv-vendor-id=other", 2),
+        VmSetting("args", "-cpu host,kvm=off", 9),
+    )
+    tricks = ("hv-vendor-id=other", "kvm=off")
+    vm = make_vm(make_device("0000:01:00.0"), disguises=tricks, settings=settings)
+    shown = texts(judged(vm_guest_driver.judge, vm))
+    assert "101.conf:2: hides the hypervisor: hv-vendor-id=other" in shown
+    assert "101.conf:9: hides the hypervisor: kvm=off" in shown
+    xml = (
+        VmSetting("cpu", "mode=host-passthrough", 4),
+        VmSetting("features/kvm/hidden", "state=on", 6),
+        VmSetting("features/hyperv/vendor_id", "value=x", 7),
+        VmSetting("qemu:commandline -cpu", "host,kvm=off", 40),
+    )
+    hidden = ("kvm hidden", "hyperv vendor_id=x", "cpu feature hypervisor disabled", "kvm=off")
+    vm = make_vm(make_device("0000:01:00.0"), kind=LIBVIRT, disguises=hidden, settings=xml)
+    finding = judged(vm_guest_driver.judge, vm)
+    for line, word in zip((6, 7, 4, 40), hidden, strict=True):
+        assert f":{line}: hides the hypervisor: {word}" in texts(finding)
+    assert finding.decision.startswith("virsh edit 101:")
+
+
+def test_libvirt_is_decided_upon_with_virsh_and_shows_the_host_s_device() -> None:
+    device = make_device("0000:03:00.0", rom_bar=False, options=(("managed", "yes"),))
+    vm = make_vm(device, kind=LIBVIRT, name="a b")
+    finding = judged(vm_display_rom.judge, vm, gpu("0000:03:00.0", group=3))
+    assert "hostpci0: 0000:03:00.0,managed=yes" in texts(finding)
+    assert finding.decision.startswith("virsh edit 'a b': take <rom bar='off'/>")
+
+
+def test_every_virsh_decision_is_of_a_code() -> None:
+    names = {code.name for check in (*ALL, vm_functions) for code in check.CODES}
+    assert set(VIRSH) <= names
 
 
 def test_the_pattern_of_code_43() -> None:
@@ -129,6 +178,19 @@ def test_the_pattern_of_code_43() -> None:
     silent = unread(card, "vendor")
     assert judged(vm_guest_driver.judge, vm, silent).verdict is Verdict.UNKNOWN
     assert judged(vm_guest_driver.judge, vm, functions=None).verdict is Verdict.UNKNOWN
+
+
+@pytest.mark.parametrize(("guest", "kind"), [("", LIBVIRT), ("", QEMU), ("other", PROXMOX)])
+def test_a_guest_that_is_not_stated_may_be_windows(guest: str, kind: str) -> None:
+    card = replace(gpu("0000:03:00.0", group=3), vendor=0x10DE)
+    vm = make_vm(make_device("0000:03:00"), guest=guest, kind=kind, cpu="")
+    finding = judged(vm_guest_driver.judge, vm, card)
+    assert (finding.verdict, finding.code) == (Verdict.UNKNOWN, "VM_GUEST_UNKNOWN")
+    assert judged(vm_guest_driver.judge, replace(vm, cpu="host"), card).verdict is Verdict.PASS
+    other = replace(card, vendor=0x1002)
+    assert judged(vm_guest_driver.judge, vm, other).verdict is Verdict.PASS
+    linux = replace(vm, guest="other debian.org/debian/12")
+    assert judged(vm_guest_driver.judge, linux, card).verdict is Verdict.PASS
 
 
 # --- vm-memory -----------------------------------------------------------------------------------
@@ -171,6 +233,24 @@ def test_enough_huge_pages_and_unread_amounts() -> None:
     assert judged(vm_memory.judge, CARD_VM, memory_total_bytes=None).verdict is Verdict.UNKNOWN
 
 
+def test_a_vm_at_rest_has_to_fit_into_what_is_left() -> None:
+    left = Memory(6 * GIB, hugepages_total=0, hugepages_free=0, hugepage_size_bytes=2 << 20)
+    finding = judged(vm_memory.judge, CARD_VM, memory=left)
+    assert (finding.verdict, finding.code) == (Verdict.WARN, "VM_MEMORY_TIGHT")
+    assert "/proc/meminfo: MemAvailable 6144 MiB" in texts(finding)
+    unseen = judged(vm_memory.judge, CARD_VM, memory=left, holders=None)
+    assert unseen.code == "VM_MEMORY_TIGHT"
+    assert "was not seen" in texts(unseen)
+    shown = replace(CARD_VM, kind=QEMU, source="paste")
+    assert judged(vm_memory.judge, shown, memory=left).code == "VM_MEMORY_TIGHT"
+    running = replace(CARD_VM, kind=QEMU, source="/proc/4711/cmdline")
+    assert judged(vm_memory.judge, running, memory=left).verdict is Verdict.PASS
+    holder = Holder("/dev/vfio/1", 4711, "kvm", control_group="/qemu.slice/101.scope")
+    assert judged(vm_memory.judge, CARD_VM, memory=left, holders=(holder,)).verdict is Verdict.PASS
+    untold = replace(left, available_bytes=None)
+    assert judged(vm_memory.judge, CARD_VM, memory=untold).verdict is Verdict.PASS
+
+
 # --- vm-display-rom ------------------------------------------------------------------------------
 
 BOOT = gpu("0000:03:00.0", group=3, boot_vga=True)
@@ -195,7 +275,8 @@ def test_display(boot: bool, changes: dict[str, Any], code: str) -> None:
 def test_display_unknown_and_none() -> None:
     vm = make_vm(make_device("0000:03:00"))
     for field in ("boot_vga", "class_code"):
-        assert judged(vm_display_rom.judge, vm, unread(BOOT, field)).verdict is Verdict.UNKNOWN
+        finding = judged(vm_display_rom.judge, vm, unread(BOOT, field))
+        assert (finding.verdict, finding.code) == (Verdict.UNKNOWN, "VM_DISPLAY_UNKNOWN")
     assert judged(vm_display_rom.judge, vm, functions=None).verdict is Verdict.UNKNOWN
     assert judged(vm_display_rom.judge, CARD_VM).code == "VM_NO_DISPLAY"
 

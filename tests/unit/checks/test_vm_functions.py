@@ -15,14 +15,16 @@ from tests.fakes.snapshots import (
     nic,
     nvme,
     unread,
+    virtual_function,
 )
 from tests.fakes.vms import make_device, make_mapping, make_vm
 from tests.unit.checks.lookup import commands, find, texts
+from vfio_agent.checks import vm_memory
 from vfio_agent.checks.vm_functions import judge
 from vfio_contract.address import Address
 from vfio_contract.findings import Finding, Verdict
-from vfio_contract.model import Gap, NetDevice, PciFunction
-from vfio_contract.vm import LIBVIRT, QEMU, VmConfig
+from vfio_contract.model import NO_GROUP, Gap, NetDevice, PciFunction
+from vfio_contract.vm import LIBVIRT, QEMU, MappingEntry, VmConfig
 
 CARD = nic("0000:01:00.0")
 GPU = gpu("0000:03:00.0", group=3)
@@ -180,7 +182,12 @@ def test_mappings() -> None:
 def test_a_mediated_device_leaves_its_parent_with_the_host() -> None:
     parent = gpu("0000:03:00.0", group=3, driver="i915", boot_vga=True)
     vm = make_vm(make_device("0000:03:00.0", mdev="i915-GVTg_V5_4"))
-    assert judged(vm, parent).verdict is Verdict.PASS
+    # it takes nothing from the host, but whether it is there was not looked at
+    finding = judged(vm, parent)
+    assert (finding.verdict, finding.code) == (Verdict.UNKNOWN, "VM_FUNCTIONS_UNKNOWN")
+    assert "mdev" in texts(finding) or "hostpci0" in texts(finding)
+    assert commands(finding) == ["ls /sys/bus/pci/devices/0000:03:00.0/mdev_supported_types"]
+    assert "/sys/bus/mdev/devices" in finding.missing[0].evidence
     host = make_host(parent, vms=(vm,))
     assert not host.intentions
 
@@ -190,3 +197,113 @@ def test_what_is_worst_comes_first_and_the_rest_is_named() -> None:
     finding = judged(vm, GPU, SOUND)
     assert finding.code == "VM_DEVICE_MISSING"
     assert "VM_COMPANION_LEFT" in finding.meaning
+
+
+# --- what no vfio driver takes -------------------------------------------------------------------
+
+
+def test_a_bridge_is_never_assigned() -> None:
+    vm = make_vm(make_device("0000:00:02.0"))
+    finding = judged(vm, *behind(bridge("0000:00:02.0", group=9), CARD))
+    assert (finding.verdict, finding.code) == (Verdict.FAIL, "VM_NOT_BINDABLE")
+    assert "0000:00:02.0 is a bridge" in texts(finding)
+    unclear = unread(bridge("0000:00:02.0", group=9), "config")
+    assert judged(vm, *behind(unclear, CARD)).verdict is Verdict.UNKNOWN
+
+
+def test_nor_is_a_function_without_a_group() -> None:
+    vm = make_vm(make_device("0000:01:00.0"))
+    adrift = nic("0000:01:00.0", group=NO_GROUP)
+    finding = judged(vm, adrift, nic("0000:05:00.0", group=5))
+    assert (finding.verdict, finding.code) == (Verdict.FAIL, "VM_NOT_BINDABLE")
+    assert "0000:01:00.0 is in no IOMMU group" in texts(finding)
+
+
+def test_a_vf_of_a_physical_function_on_vfio_needs_its_token() -> None:
+    owner = nic("0000:03:00.0", group=3, sriov_total_vfs=2, sriov_num_vfs=1)
+    vf = virtual_function(owner, "0000:03:10.0", 0, group=20, driver="vfio-pci")
+    vm = make_vm(make_device("0000:03:10.0"))
+    finding = judged(vm, owner, vf)
+    assert (finding.verdict, finding.code) == (Verdict.FAIL, "VM_VF_TOKEN")
+    host_driven = replace(owner, driver="igb", vfio_device=False)
+    assert judged(vm, host_driven, vf).verdict is Verdict.PASS
+    token = (("host", "03:10.0"), ("vf-token", "00112233-4455-6677-8899-aabbccddeeff"))
+    given = make_vm(make_device("0000:03:10.0", options=token))
+    assert judged(given, owner, vf).code != "VM_VF_TOKEN"
+    assert judged(vm, unread(owner, "driver", "vfio_device"), vf).verdict is Verdict.UNKNOWN
+
+
+def test_a_mapping_with_too_few_entries_is_shared() -> None:
+    card, spare = CARD, nic("0000:02:00.0", group=2)
+    first = MappingEntry("pve01", ("0000:01:00.0",), "", "", -1, 2)
+    second = MappingEntry("pve01", ("0000:02:00.0",), "", "", -1, 3)
+    wanted = make_device(mapping="nics")
+    vm = make_vm(wanted)
+    other = make_vm(wanted, name="102", autostart=True)
+    one = make_mapping("nics", "0000:01:00.0")
+    both = replace(one, entries=(first, second))
+    known = {"host": "pve01"}
+    assert judged(vm, card, spare, vms=(other,), mappings=(one,), **known).code == (
+        "VM_DEVICE_SHARED"
+    )
+    assert judged(vm, card, spare, vms=(other,), mappings=(both,), **known).verdict is Verdict.PASS
+    by_address = make_vm(make_device("0000:01:00.0"), name="103", autostart=True)
+    assert judged(vm, card, vms=(by_address,), mappings=(one,), **known).code == "VM_DEVICE_SHARED"
+    assert judged(vm, card, spare, vms=(by_address,), mappings=(both,), **known).code == (
+        "VM_FUNCTIONS_READY"
+    )
+
+
+def test_a_parent_on_a_vfio_driver_makes_no_mediated_device() -> None:
+    vm = make_vm(make_device("0000:03:00", mdev="nvidia-63"))
+    for driver in ("vfio-pci", ""):
+        finding = judged(vm, replace(GPU, driver=driver, vfio_device=bool(driver)), SOUND)
+        assert (finding.verdict, finding.code) == (Verdict.FAIL, "VM_MDEV_PARENT")
+        assert "0000:03:00.0" in finding.decision
+    hosted = judged(vm, replace(GPU, driver="nvidia", vfio_device=False), SOUND)
+    unseen = judged(vm, unread(GPU, "driver", "vfio_device"), SOUND)
+    assert hosted.code == unseen.code == "VM_FUNCTIONS_UNKNOWN"
+    assert len(unseen.missing) == len(hosted.missing) + 1
+
+
+def test_a_uuid_alone_is_not_known_unless_it_runs() -> None:
+    entry = make_device(mdev="c2177883-f1bb-47f0-914d-32a22e3a8804")
+    finding = judged(make_vm(entry, kind=LIBVIRT), GPU)
+    assert finding.verdict is Verdict.UNKNOWN
+    assert commands(finding) == ["ls /sys/bus/mdev/devices"]
+    assert entry.mdev in texts(finding)
+    running = make_vm(entry, kind=QEMU, source="/proc/4711/cmdline")
+    assert judged(running, GPU).verdict is Verdict.PASS
+    assert judged(replace(running, source="paste"), GPU).verdict is Verdict.UNKNOWN
+
+
+def test_all_companions_are_named_and_in_the_hypervisor_s_words() -> None:
+    usb, ucsi = (
+        replace(audio(f"0000:03:00.{n}", group=3), class_code=c)
+        for n, c in ((2, 0x0C0330), (3, 0x0C8000))
+    )
+    entry = make_device("0000:03:00.0")
+    finding = judged(make_vm(entry), GPU, SOUND, usb, ucsi)
+    assert finding.code == "VM_COMPANION_LEFT"
+    for address in ("0000:03:00.1", "0000:03:00.2", "0000:03:00.3"):
+        assert address in finding.decision
+        assert f"{address} is not passed" in texts(finding)
+    libvirt = judged(make_vm(entry, kind=LIBVIRT, name="win 11"), GPU, SOUND)
+    assert libvirt.decision == ("virsh edit 'win 11': one hostdev more for each of 0000:03:00.1")
+
+
+def test_beside_vms_that_were_read_one_check_speaks_for_those_that_were_not() -> None:
+    gap = Gap("/etc/libvirt/qemu", 0, "not captured", "ls /etc/libvirt/qemu")
+    host = make_host(CARD, vms=(make_vm(make_device("0000:01:00.0")),), gaps=(gap,))
+    assert find(judge(host)).code == "VMS_UNKNOWN"
+    assert [f.subject for f in vm_memory.judge(host)] == ["vm:101"]
+    alone = make_host(CARD, vms=None, gaps=(gap,))
+    assert find(vm_memory.judge(alone)).code == "VMS_UNKNOWN"
+
+
+def test_why_a_configuration_could_not_be_read_is_said() -> None:
+    reason = "line 1: a document type declaration is not read"
+    gap = Gap("/etc/libvirt/qemu/a.xml", 0, reason, "")
+    (missing,) = find(judge(make_host(CARD, vms=(), gaps=(gap,)))).missing
+    assert missing.evidence == f"/etc/libvirt/qemu/a.xml: {reason}"
+    assert missing.command == "cat /etc/libvirt/qemu/a.xml"

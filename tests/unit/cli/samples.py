@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vfio_contract.findings import Verdict
 from vfio_contract.views import (
     BaselineView,
@@ -299,7 +301,7 @@ REFUSED = Decision(placement=None, refusal=refusal())
 PLACED = Decision(placement=placement(), refusal=None)
 
 
-def baseline(*, drifted: bool) -> BaselineView:
+def baseline(*, drifted: bool, why: str = "") -> BaselineView:
     """An accepted baseline."""
     return BaselineView(
         node="pve07",
@@ -309,4 +311,14 @@ def baseline(*, drifted: bool) -> BaselineView:
         firmware=("BIOS: F10 01/02/2025", "kernel: 6.12.0-1-amd64", "cmdline: intel_iommu=on"),
         intended_units=(unit(1), unit(2)),
         drift=drift() if drifted else (),
+        compared=not why,
+        why=why,
     )
+
+
+def judged_now(verdict: Verdict, *texts: str) -> Decision:
+    """The placement, with one row of proof about now."""
+    whole = placement()
+    proof = (GateProof("heard", verdict, "", texts, -1.0),)
+    units = tuple(replace(unit, proof=proof) for unit in whole.units)
+    return Decision(placement=replace(whole, units=units), refusal=None)

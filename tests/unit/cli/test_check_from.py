@@ -36,7 +36,7 @@ def test_the_screen_says_what_was_given_and_what_to_run_next(
     assert run(["check", "--from", str(paste), str(log)]) == 3
     said = capsys.readouterr().out
     assert "given: 2 PATHs" in said
-    assert "kernel log (7 lines," in said.replace("\n        ", " ")
+    assert "kernel log (113 lines," in said.replace("\n        ", " ")
     assert "lspci, /proc/cmdline, uname -a" in said.replace("\n        ", " ")
     assert "ls -l /dev/kvm" in said
     assert "0000:01:00.0+.1" in said
@@ -100,3 +100,66 @@ def test_device_commands_and_diff_take_pastes(
     other.write_text(paste.read_text().replace("IOMMU group: 2", "IOMMU group: 1"))
     assert run(["diff", str(paste), str(other)]) == 2
     assert "GROUP_WIDENED" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["", "\n \n", "hello\n"])
+@pytest.mark.parametrize(
+    "command",
+    [["check"], ["report"], ["device", "list"], ["diagnose", "--symptom", "wont-start"]],
+    ids=" ".join,
+)
+def test_what_says_nothing_about_a_host_is_judged_by_nobody(
+    command: list[str], text: str, tmp_path: Path, capsys: Captured
+) -> None:
+    path = tmp_path / "x"
+    path.write_text(text)
+    assert run([*command, "--from", str(path)]) == 64
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert f"--from {path}: " in said.err
+
+
+def test_one_useful_path_is_enough(paste: Path, tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "x").write_text("hello\n")
+    assert run(["check", "--from", str(paste), str(tmp_path / "x")]) == 3
+    assert "nothing known (not recognised" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("words", [["check", "--from", ""], ["diff", "", F10], ["diff", F10, ""]])
+def test_an_empty_path_is_named_as_such(words: list[str], capsys: Captured) -> None:
+    assert run(words) == 64
+    assert " '': it is empty: give " in capsys.readouterr().err
+
+
+def test_an_artifact_as_a_root_is_told_the_other_option(tmp_path: Path, capsys: Captured) -> None:
+    path = tmp_path / "host.json"
+    assert run(["collect", "--root", F10, "-o", str(path)]) == 0
+    capsys.readouterr()
+    assert run(["check", "--root", str(path)]) == 64
+    assert f"vfioctl check --from {path}" in capsys.readouterr().err
+
+
+def test_commands_are_for_the_host_that_the_evidence_is_of(log: Path, capsys: Captured) -> None:
+    run(["check", "--from", str(log)])
+    assert "Get what is missing on the host that this evidence is of" in capsys.readouterr().out
+    run(["check"])
+    assert "on the host that this evidence is of" not in capsys.readouterr().out
+
+
+def test_device_commands_take_several_paths(paste: Path, log: Path, capsys: Captured) -> None:
+    assert run(["device", "list", "-o", "name", "--from", str(paste), str(log)]) == 0
+    assert "0000:01:00.0" in capsys.readouterr().out.split()
+    run(["device", "show", "01:00.0", "--from", str(paste), str(log)])
+    assert "vfio-pci" in capsys.readouterr().out
+    assert run(["device", "show", "ff:1f.7", "--from", str(paste), str(log)]) == 64
+    assert f"vfioctl device list --from {paste} {log}\n" in capsys.readouterr().err
+    assert run(["device", "list", str(paste)]) == 64
+    assert f"--from {paste}" in capsys.readouterr().err
+
+
+def test_a_function_is_never_given_the_reasons_of_its_neighbour(capsys: Captured) -> None:
+    run(["check", "--root", str(HOSTS / "m3-intel-6.12.tar.gz")])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "0000:09:01.0 0000:09:02.0 Intel 82540EM" in text
+    assert "(bound to vfio-pci [0000:09:02.0 only]," in text
+    assert "0000:02:00.0 QEMU NVM Express Controller (bound to vfio-pci, driver_o" in text

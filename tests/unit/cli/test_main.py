@@ -12,11 +12,8 @@ from pathlib import Path
 import click
 import pytest
 
-from vfio_cli import terminal
-from vfio_cli.exits import PipeClosed, Stop
 from vfio_cli.help import Taught
 from vfio_cli.main import TREE, cli, run
-from vfio_cli.screens.layout import Line
 
 HOSTS = Path(__file__).resolve().parents[2] / "data" / "hosts"
 IOMMU_OFF = str(HOSTS / "iommu-off.tar.gz")
@@ -26,7 +23,9 @@ MAP = {
     "device show",
     "collect",
     "diff",
+    "diagnose",
     "explain",
+    "report",
     "up",
     "agent run",
     "coordinator run",
@@ -44,6 +43,9 @@ MAP = {
     "vm lint",
     "baseline show",
     "baseline accept",
+    "risk accept",
+    "risk list",
+    "risk revoke",
 }
 """The map is closed: what is not here does not exist."""
 
@@ -78,10 +80,20 @@ def start(*code: str, **environ: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-HEAVY = ("grpc", "google.protobuf", "vfioctl", "tabulate", "yaml", "vfio_coordinator")
+HEAVY = ("grpc", "google.protobuf", "vfioctl", "tabulate", "yaml", "jinja2", "vfio_coordinator")
 
 
-@pytest.mark.parametrize("arguments", [["check", "--root", IOMMU_OFF], ["--help"], ["check", "-h"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "--root", IOMMU_OFF],
+        ["vm", "lint", "--root", IOMMU_OFF],
+        ["--help"],
+        ["check", "-h"],
+        ["vm", "-h"],
+        ["vm", "lint", "-h"],
+    ],
+)
 def test_a_local_check_never_imports_the_wire(arguments: list[str]) -> None:
     script = (
         f"import sys; from vfio_cli.main import run; run({arguments!r}); "
@@ -121,7 +133,9 @@ def test_the_map_by_section_fits_and_tells_each_purpose(
     assert "_VFIOCTL_COMPLETE=bash_source" in text
 
 
-@pytest.mark.parametrize("group", ["device", "node", "vm", "baseline", "agent", "coordinator"])
+@pytest.mark.parametrize(
+    "group", ["device", "node", "vm", "baseline", "risk", "agent", "coordinator"]
+)
 def test_the_purposes_in_a_group_are_whole(group: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([group, "--help"]) == 0
     assert "..." not in capsys.readouterr().out.replace("[ARGS]...", "")
@@ -185,7 +199,7 @@ def test_no_coordinator_is_unknown_and_says_how_to_start_one(
     [
         ("iommu-off", 2, "NOT READY"),
         ("ir-off", 2, "NOT READY"),
-        ("gpubox-f10", 3, "UNKNOWN"),  # its VM configurations were not captured
+        ("gpubox-f10", 1, "READY WITH WARNINGS"),
     ],
 )
 def test_check_answers_with_its_exit_code(
@@ -276,94 +290,49 @@ def test_completion_offers_commands_and_codes() -> None:
     assert "plain,GROUP_WIDENED" in found.stdout.splitlines()
 
 
-# --- the terminal --------------------------------------------------------------------------------
-
-
-class Tty:
-    """A stream that says it is a terminal."""
-
-    def __init__(self) -> None:
-        self.text = ""
-
-    def isatty(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        self.text += text
-        return len(text)
-
-    def flush(self) -> None:
-        pass
-
-
-LINES = [Line("FAIL  x", "bad", 0, 4)]
-
-
-def test_colour_only_on_a_terminal(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [(["chek"], "check"), (["vm", "lnt"], "lint"), (["device", "lst"], "list")],
+)
+def test_a_mistyped_command_is_named(
+    typed: list[str], meant: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setenv("TERM", "xterm")
-    terminal.show(LINES)
-    assert capsys.readouterr().out == "FAIL  x\n"
-    screen = Tty()
-    monkeypatch.setattr(sys, "stdout", screen)
-    terminal.show(LINES)
-    assert screen.text == "\x1b[31;1mFAIL\x1b[0m  x\n"
+    assert run(typed) == 64
+    assert f"No such command '{typed[-1]}'. Did you mean '{meant}'?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
-def test_colour_can_be_declined(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setenv(name, value)
-    screen = Tty()
-    monkeypatch.setattr(sys, "stdout", screen)
-    terminal.show(LINES)
-    assert screen.text == "FAIL  x\n"
-
-
-def test_a_watch_outlives_an_answer_that_cannot_be_had(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["up", "--state", ""],
+        ["up", "--agent-state", ""],
+        ["up", "--node", ""],
+        ["up", "--root", ""],
+        ["coordinator", "run", "--state", ""],
+        ["agent", "run", "--tls", "/x", "--state", ""],
+        ["agent", "run", "--tls", ""],
+    ],
+)
+def test_an_empty_value_is_no_wish_for_the_default(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    looks: list[int] = []
-
-    def look() -> int:
-        looks.append(1)
-        if len(looks) == 2:
-            raise Stop("cannot be reached")
-        terminal.write(f"look {len(looks)}\n")
-        return 0
-
-    def pause() -> None:
-        if len(looks) == 3:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(terminal, "pause", pause)
-    with pytest.raises(KeyboardInterrupt):
-        terminal.repeat(look, watch=True)
-    assert capsys.readouterr().out == "look 1\n\ncannot be reached\n\nlook 3\n\n"
+    assert run(arguments) == 64
+    assert f"{arguments[-2]} '': it is empty" in capsys.readouterr().err
 
 
-def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def pause() -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(terminal, "pause", pause)
-    assert run(["check", "--root", IOMMU_OFF, "--watch"]) == 130
-    assert "Traceback" not in capsys.readouterr().err
-
-
-def test_progress_is_silent_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
-    with terminal.progress("reading"):
-        pass
-    assert capsys.readouterr().err == ""
-
-
-def test_a_broken_pipe_ends_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Gone(Tty):
-        def write(self, text: str) -> int:
-            raise BrokenPipeError
-
-    monkeypatch.setattr(sys, "stdout", Gone())
-    with pytest.raises(PipeClosed):
-        terminal.write("x")
+@pytest.mark.parametrize(
+    "arguments",
+    [["coordinator", "run", "--state", "s"], ["agent", "run", "--tls", "t", "--state", "s"]],
+)
+def test_a_program_that_may_not_be_run_is_named(
+    arguments: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "python").write_bytes(b"no program")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.chdir(tmp_path)
+    assert run(arguments) == 2
+    said = capsys.readouterr().err
+    assert said == f"vfioctl: {tmp_path}/python cannot be run: Permission denied\n"

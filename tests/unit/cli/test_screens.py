@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.cli import check_samples, samples
+from tests.unit.cli import check_samples, risk_samples, samples
 from vfio_agent.checks import CATALOGUE
 from vfio_cli.commands.explain import notes_of
 from vfio_cli.screens import (
@@ -24,6 +24,7 @@ from vfio_cli.screens import (
     events,
     explain,
     nodes,
+    risk,
     status,
     vms,
 )
@@ -31,6 +32,7 @@ from vfio_cli.screens.layout import WIDTH, Lines, plain
 from vfio_cli.survey import DeviceRow
 from vfio_contract.codes import CLUSTER_CODES, GROUP_WIDENED
 from vfio_contract.findings import Verdict, summarise
+from vfio_contract.views import Reason
 
 GOLDEN = Path(__file__).resolve().parents[2] / "data" / "golden"
 
@@ -120,12 +122,20 @@ def diff_view(*, comparable: bool = True) -> diff.DiffView:
     )
 
 
+UNHEARD = "not heard since the coordinator's start"
+NEVER = replace(
+    samples.node("pve07", "revalidating", Reason("NODE_UNHEARD", "auto:NODE_UNHEARD", UNHEARD)),
+    verdict=Verdict.UNKNOWN,
+    heard_age_s=-1.0,
+    evidence_age_s=-1.0,
+)
 NODES = samples.cluster_status().nodes
 SCREENS: dict[str, Callable[[], Lines]] = {
     "check": lambda: check.check_screen(check_samples.check_view()),
     "check-many": lambda: check.check_screen(check_samples.many_subjects_view()),
     "check-short": lambda: check.short_screen(check_samples.many_subjects_view()),
     "check-node": lambda: check.check_screen(nodes.as_check(samples.node("pve07", detail=True))),
+    "check-node-unheard": lambda: check.check_screen(nodes.as_check(NEVER)),
     "device-list": lambda: devices.list_screen("pve07", device_rows(), known=True),
     "device-list-unknown": lambda: devices.list_screen("pve07", (), known=False),
     "device-show": lambda: devices.show_screen(device_view()),
@@ -139,12 +149,28 @@ SCREENS: dict[str, Callable[[], Lines]] = {
     "placed": lambda: decision.decision_screen(samples.PLACED),
     "placed-dry-run": lambda: decision.decision_screen(samples.PLACED, word=decision.DRY_RUN),
     "vm-list": lambda: vms.list_screen(samples.cluster_status().vms[-6:]),
-    "vm-explain": lambda: vms.explain_screen(samples.REFUSED, samples.vm("train-9", at_risk="w")),
+    "vm-explain": lambda: vms.explain_screen(
+        samples.judged_now(Verdict.UNKNOWN, UNHEARD),
+        samples.vm("train-9", at_risk=UNHEARD, state="unknown"),
+        placed=samples.placement(),
+    ),
     "vm-release": lambda: vms.released_screen(samples.vm("train-9")),
     "events": lambda: events.events_screen(samples.cluster_status().recent),
     "baseline": lambda: baseline.baseline_screen(samples.baseline(drifted=True)),
     "baseline-same": lambda: baseline.baseline_screen(samples.baseline(drifted=False)),
+    "baseline-unheard": lambda: baseline.baseline_screen(
+        samples.baseline(drifted=False, why=UNHEARD)
+    ),
+    "baseline-silent": lambda: baseline.baseline_screen(
+        samples.baseline(drifted=True, why="heard 42s ago")
+    ),
     "baseline-accepted": lambda: baseline.accepted_screen(samples.baseline(drifted=False)),
+    "node-show-risk": lambda: nodes.show_screen(risk_samples.node(*risk_samples.risks()[:2])),
+    "placed-on-risk": lambda: decision.decision_screen(risk_samples.placement()),
+    "risk-accepted": lambda: risk.accepted_screen(risk_samples.risk(seen="no", vms=())),
+    "risk-list": lambda: risk.list_screen(risk_samples.risks()),
+    "risk-list-none": lambda: risk.list_screen((), node="pve03"),
+    "risk-revoked": lambda: risk.revoked_screen(risk_samples.risks()[0]),
     "explain-code": lambda: explain.code_screen(GROUP_WIDENED, ()),
 }
 
@@ -202,6 +228,47 @@ def test_a_wide_refusal_lists_every_node_with_its_evidence() -> None:
     assert "kernel log: overrides enabled" in text
 
 
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [
+        (Verdict.PASS, "FITS"),
+        (Verdict.WARN, "FITS"),
+        (Verdict.UNKNOWN, "UNKNOWN"),
+        (Verdict.BLOCKED, "UNKNOWN"),
+        (Verdict.FAIL, "WOULD BE REFUSED"),
+    ],
+)
+def test_a_claim_fits_now_only_by_what_is_proved_now(verdict: Verdict, words: str) -> None:
+    now = samples.judged_now(verdict, "said")
+    text = plain(vms.explain_screen(now, samples.vm("v"), placed=samples.placement()))
+    assert f"\nJudged now: {words}\n" in text
+    today, _, then = text.partition("Proof of the placement (2026-11-22T14:32:07Z)")
+    assert "iommu-active" not in today
+    assert ("iommu-active" in then) == (words != "FITS")
+    assert now.placement is not None
+    bare = replace(now.placement, units=tuple(replace(u, proof=()) for u in now.placement.units))
+    assert decision.proof_word(bare)[0] == "UNKNOWN"
+
+
+def test_nothing_of_a_silent_node_is_said_to_pass() -> None:
+    rows = samples.node("pve01", detail=True)
+    passing = "PASS  not listed"
+    assert passing in plain(check.check_screen(nodes.as_check(rows)))
+    late = Reason("NODE_UNHEARD", "auto:NODE_UNHEARD", "heard 42s ago")
+    silent = replace(rows, verdict=Verdict.UNKNOWN, reasons=(late,), state="revalidating")
+    for shown in (NEVER, silent, replace(silent, reasons=()), replace(rows, state="lost")):
+        text = plain(check.check_screen(nodes.as_check(shown)))
+        assert "PASS" not in text
+        assert "nothing of it is known to pass now" in " ".join(text.split())
+
+
+def test_a_decision_about_a_risk_says_one_thing_about_now() -> None:
+    for seen, words in (("yes", "on pve03 now"), ("no", "nothing yet"), ("unknown", "not heard")):
+        text = plain(risk.accepted_screen(risk_samples.risk(seen=seen)))
+        assert words in text
+        assert ("on pve03 now\n" in text) == (seen == "yes")
+
+
 def test_an_unknown_verdict_is_never_headed_ready() -> None:
     for verdict in Verdict:
         report = summarise("h", [check_samples.finding("iommu-active", verdict)])
@@ -236,5 +303,22 @@ def test_every_cluster_code_has_a_word_or_is_no_change() -> None:
         "NODE_CLONED",
         "NODE_CORDONED",
         "REVALIDATING",
+        "RISK_EXPIRED",
+        "RISK_REVOKED",
         "STORE_REWOUND",
     }
+
+
+def test_the_first_line_keeps_to_80_columns_whatever_a_host_is_called() -> None:
+    verdicts = (Verdict.FAIL, Verdict.UNKNOWN, Verdict.BLOCKED, Verdict.WARN, Verdict.PASS)
+    rows = [
+        check_samples.finding(f"check-{number}", verdict, blocked_by="x", subject=f"unit:{number}")
+        for number in range(14)
+        for verdict in (*verdicts, Verdict.NOT_APPLICABLE)
+    ]
+    for chosen in (rows, [r for r in rows if r.verdict not in verdicts[:3]]):
+        line = check.heading(summarise("a-very-long-name-of-a-host", chosen), chosen, "uid 1000")
+        assert len(line.text) <= WIDTH
+        assert line.text.startswith("a-very")
+        assert "14 pass" in line.text
+        assert line.text[line.start : line.end].isupper()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes.snapshots import function
-from vfio_cli.selectors import RISKS, parse_device, parse_devices
+from vfio_cli.screens.risk import WORDS
+from vfio_cli.selectors import RISK_CODES, RISKS, RiskChoice, parse_device, parse_devices
 from vfio_contract.units import KINDS, kind_of
 from vfio_contract.views import DeviceRequest
 from vfio_coordinator.scheduler.gates import ALLOWS
@@ -81,5 +83,21 @@ def test_every_kind_that_a_host_can_have_may_be_asked_for(class_code: int) -> No
     assert kind_of(function("0000:01:00.0", class_code=class_code)) in {*KINDS, ""}
 
 
+@pytest.mark.parametrize(("word", "code"), list(zip(RISKS, RISK_CODES, strict=True)))
+def test_a_risk_may_be_typed_as_its_word_or_as_its_code(word: str, code: str) -> None:
+    for typed in (word, code, word.upper(), code.lower(), code.replace("_", "-")):
+        assert RiskChoice(RISK_CODES).convert(typed, None, None) == code
+        assert RiskChoice(RISKS).convert(typed, None, None) == word
+
+
+@pytest.mark.parametrize("typed", ["", "ACS", "IRQ_REMAP_OFF", "everything"])
+def test_what_is_no_risk_is_refused_with_those_there_are(typed: str) -> None:
+    with pytest.raises(click.UsageError) as caught:
+        RiskChoice(RISK_CODES).convert(typed, None, None)
+    assert all(code in caught.value.message for code in RISK_CODES)
+
+
 def test_the_coordinator_knows_the_same_risks() -> None:
     assert set(ALLOWS.values()) == set(RISKS)
+    assert set(ALLOWS) == set(RISK_CODES)
+    assert ALLOWS == WORDS

@@ -17,6 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from vfio_cli.exits import Stop
+from vfio_cli.supervisor import child_environment, supervise
+
 DEADLINE_S = 30
 
 LISTENS = """
@@ -148,6 +151,16 @@ def test_a_coordinator_that_never_listens_is_reported() -> None:
         )
 
 
+def test_wrong_usage_of_a_child_is_wrong_usage() -> None:
+    refuses = "import sys; print('--name is none', file=sys.stderr); sys.exit(64)"
+    for coordinator, agent in ((refuses, RUNS), (LISTENS, refuses)):
+        with supervised(coordinator, agent) as process:
+            _, errors = process.communicate(timeout=DEADLINE_S)
+            assert process.returncode == 64
+            assert errors.startswith("--name is none\n")
+            assert "ended with status 64" in errors
+
+
 def test_a_stop_while_the_coordinator_starts_is_no_failure() -> None:
     slow = "import sys, time\nprint('slow', file=sys.stderr, flush=True)\nsys.stdin.close()\n"
     slow += "import signal; signal.pause()"
@@ -178,3 +191,18 @@ def test_no_orphan_survives_a_killed_supervisor() -> None:
         process.kill()
         for pid in children:
             wait_gone(pid)
+
+
+def test_a_program_that_may_not_be_run_is_named(tmp_path: Path) -> None:
+    program = tmp_path / "python"
+    program.write_bytes(b"no program")
+    with pytest.raises(Stop, match=f"coordinator cannot be started: {program}: Permission") as end:
+        supervise([str(program)], lambda _: [], on_ready=lambda _: None)
+    assert end.value.status == 2
+
+
+def test_children_keep_grpc_quiet_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GRPC_VERBOSITY", raising=False)
+    assert child_environment()["GRPC_VERBOSITY"] == "NONE"
+    monkeypatch.setenv("GRPC_VERBOSITY", "DEBUG")
+    assert child_environment()["GRPC_VERBOSITY"] == "DEBUG"

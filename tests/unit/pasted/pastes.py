@@ -11,6 +11,17 @@ from vfio_contract.findings import Finding
 
 BANNER = "Linux version 6.1.0-9-amd64 (builder@host) (gcc 12.2.0) #1 SMP Debian 6.1.27-1"
 
+COURSE = (
+    "Memory: 32654868K/33479484K available (14342K kernel code)",
+    "Dentry cache hash table entries: 4194304 (order: 13, 33554432 bytes, linear)",
+    "Calibrating delay loop (skipped), value calculated using timer frequency.. 7399.70 BogoMIPS",
+    "clocksource: jiffies: mask: 0xffffffff max_cycles: 0xffffffff",
+    "NET: Registered PF_NETLINK/PF_ROUTE protocol family",
+    *(f"pnp 00:{i:02x}: Plug and Play ACPI device" for i in range(100)),
+    "Freeing unused kernel image (initmem) memory: 2600K",
+)
+"""What every boot prints on its way to init."""
+
 DMESG = "".join(
     f"[{i / 10:12.6f}] {text}\n"
     for i, text in enumerate(
@@ -21,6 +32,7 @@ DMESG = "".join(
             "DMAR: Intel(R) Virtualization Technology for Directed I/O",
             "pci 0000:00:01.0: Adding to iommu group 1",
             "DMAR-IR: Enabled IRQ remapping in x2apic mode",
+            *COURSE,
             "Run /sbin/init as init process",
         ]
     )

@@ -54,7 +54,14 @@ def test_any_bytes_give_a_report_that_is_no_pass(data: bytes) -> None:
     assert len(seen.given) == 1
 
 
-DIRTY_VV = LSPCI_VV + (
+_PORT = (
+    "00:01.1 PCI bridge [0604]: Intel Corporation PCIe x8 [8086:1905] (rev 07) (prog-if 00)\n"
+    "\tControl: I/O+ Mem+\n\tIOMMU group: 1\n"
+    "\tBus: primary=00, secondary=02, subordinate=02, sec-latency=0\n"
+    "\tCapabilities: [a0] Express (v2) Root Port (Slot+), MSI 00\n"
+    "\tKernel driver in use: pcieport\n\n"
+)
+DIRTY_VV = LSPCI_VV.replace("00:02.0 VGA", f"{_PORT}00:02.0 VGA") + (
     "02:00.0 Ethernet controller [0200]: Intel Corporation I210 [8086:1533] (rev 03)\n"
     "\tControl: I/O+ Mem+\n\tIOMMU group: 1\n\tKernel driver in use: igb\n\n"
 )
@@ -64,16 +71,38 @@ WHOLE = UNAME + CMDLINE + "\n" + DIRTY_VV
 @settings(max_examples=60)
 @given(st.integers(0, len(WHOLE)), st.booleans())
 @example(WHOLE.index("Intel Corporation I210") + 1, True)
-def test_no_cut_within_a_line_makes_a_dirty_group_clean(place: int, newline: bool) -> None:
-    """A text that ends between two functions cannot be told from a shorter host's."""
-    text = WHOLE[:place]
-    if text.endswith("\n\n") and "02:00.0" not in text:
-        return
-    seen = judge_stdin((text + "\n" * newline).encode())
-    if newline and text.endswith("\n"):
-        return
+@example(WHOLE.index("02:00.0"), False)
+@example(WHOLE.index("01:00.1"), False)
+def test_no_cut_makes_a_dirty_group_clean(place: int, newline: bool) -> None:
+    seen = judge_stdin((WHOLE[:place] + "\n" * newline).encode())
     found = by_subject(seen, "group-isolation").get("group:1")
     assert found is None or found.verdict is not Verdict.PASS
+
+
+def test_of_the_last_device_no_companion_is_ruled_out() -> None:
+    """The text ends after the GPU: its audio function may have been cut off."""
+    cut = LSPCI_VV[: LSPCI_VV.index("01:00.1")]
+    seen = judge_stdin((UNAME + CMDLINE + "\n" + cut).encode())
+    units = [f for f in seen.report.findings if f.check == "device-functions"]
+    assert {f.verdict for f in units if "01:00.0" in str(f.evidence)} == {Verdict.UNKNOWN}
+
+
+def test_a_prompt_shows_where_a_list_ends() -> None:
+    nnk = "".join(
+        line + "\n"
+        for line in LSPCI_VV.splitlines()
+        if line[:1].isdigit() or "Kernel driver" in line
+    )
+    members = {"00:00.0": 0, "00:01.0": 1, "00:02.0": 2, "01:00.0": 1, "01:00.1": 1}
+    links = "".join(
+        f"/sys/kernel/iommu_groups/{group}/devices/0000:{address}\n"
+        for address, group in members.items()
+    )
+    one = f"$ lspci -nnk\n{nnk}$ find /sys/kernel/iommu_groups -type l\n{links}"
+    for text, clean_group in [(one + "$ exit\n", True), (one, True), (nnk + LOOP[:70], False)]:
+        seen = judge_stdin((UNAME + CMDLINE + "\n" + text).encode())
+        found = by_subject(seen, "group-isolation").get("group:1")
+        assert (found is not None and found.code == "GROUP_CLEAN") is clean_group, text
 
 
 @settings(max_examples=60)

@@ -20,6 +20,7 @@ from vfio_coordinator.scheduler.gates import ALLOWS, GATES
 from vfio_coordinator.scheduler.index import Entry, Index, make_entry, offer, put
 from vfio_coordinator.scheduler.layout import UnitLayout
 from vfio_coordinator.scheduler.place import Moment
+from vfio_coordinator.scheduler.risk import RiskDecision
 from vfio_coordinator.scheduler.standing import Need, Refusing, Standing
 
 MOMENT = Moment(100.0, "2026-11-22T00:00:00Z", 7)
@@ -29,6 +30,7 @@ STAGE_OF_WORD = {
     "unsafe-interrupts": "platform",
     "one-shot-reset": "reset",
 }
+CODE_OF_WORD = {word: code for code, word in ALLOWS.items()}
 GATE_STAGES = tuple(dict.fromkeys(gate.stage for gate in GATES))
 MODELS = ("RTX A5000", "A100 PCIe", "")
 
@@ -41,7 +43,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Spec:
-    """A unit in a few words."""
+    """A unit in a few words; `risk` is what was decided about its needs, "" for nothing."""
 
     kind: str = "gpu"
     model: str = "RTX A5000"
@@ -51,6 +53,7 @@ class Spec:
     needs: tuple[str, ...] = ()
     busy: str = ""
     held: str = ""
+    risk: str = "accepted"
 
 
 def standing(spec: Spec, number: int) -> Standing:
@@ -88,7 +91,8 @@ def standing(spec: Spec, number: int) -> Standing:
             if stage in spec.refused
         ),
         needs=tuple(
-            Need(word, STAGE_OF_WORD[word], word, f"{address} {word}", ()) for word in spec.needs
+            Need(word, STAGE_OF_WORD[word], CODE_OF_WORD[word], f"{address} {word}", ())
+            for word in spec.needs
         ),
         busy=None
         if not spec.busy
@@ -98,11 +102,23 @@ def standing(spec: Spec, number: int) -> Standing:
     )
 
 
+def decided(spec: Spec) -> dict[str, RiskDecision]:
+    """The decisions about the unit's needs."""
+    if not spec.risk:
+        return {}
+    ended = "" if spec.risk == "accepted" else spec.risk
+    rows = [
+        RiskDecision(code, f"risk-{n:08x}", "a reason", "ops", "2027-03-01T23:59:59Z", ended)
+        for n, code in enumerate(CODE_OF_WORD[word] for word in spec.needs)
+    ]
+    return {row.code: row for row in rows}
+
+
 def entry(name: str, *specs: Spec, stage: str = "", lift: str = "") -> Entry:
     offers = []
     for number, spec in enumerate(specs):
         held = {f"id-{number}": Held("other", spec.held == "pending")} if spec.held else {}
-        offers.append(offer(standing(spec, number), held))
+        offers.append(offer(standing(spec, number), held, decided(spec)))
     why = f"{name} is {stage}" if stage else ""
     return make_entry(
         name,
@@ -162,6 +178,7 @@ specs = st.builds(
     ),
     busy=st.sampled_from(("", "", "", "", "foreign", "vfs")),
     held=st.sampled_from(("", "", "", "", "claimed", "pending")),
+    risk=st.sampled_from(("accepted", "accepted", "", "expired", "revoked")),
 )
 
 entries = st.lists(

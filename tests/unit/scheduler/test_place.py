@@ -22,9 +22,10 @@ from tests.unit.scheduler.fleet import (
 )
 from vfio_contract.findings import Verdict
 from vfio_contract.views import DeviceRequest, Placement, PlaceRequest, Refusal
-from vfio_coordinator.scheduler.gates import GATES, STAGES
+from vfio_coordinator.scheduler.gates import ALLOWS, GATES, STAGES
 from vfio_coordinator.scheduler.index import Entry, remove
 from vfio_coordinator.scheduler.place import place
+from vfio_coordinator.scheduler.risk import RiskDecision
 from vfio_coordinator.scheduler.standing import Offer
 
 
@@ -58,7 +59,12 @@ def is_placeable(offer: Offer, asked: PlaceRequest) -> bool:
         and standing.busy is None
         and not offer.vm
         and all(need.word in asked.allow for need in standing.needs)
+        and all(is_accepted(offer, need.code) for need in standing.needs)
     )
+
+
+def is_accepted(offer: Offer, code: str) -> bool:
+    return any(risk.code == code and not risk.ended for risk in offer.risks)
 
 
 def fits(node: Entry, asked: PlaceRequest) -> bool:
@@ -105,8 +111,16 @@ def test_only_units_that_pass_everything_are_given(
     for unit in found.units:
         assert is_placeable(offers[unit.unit], asked)
         gates = [proof.gate for proof in unit.proof]
-        assert gates == ["heard", "admitted", *(gate.check for gate in GATES), "free"]
-        assert all(p.verdict is Verdict.PASS and p.evidence for p in unit.proof)
+        needs = offers[unit.unit].standing.needs
+        risks = ["risk-decision" for _ in needs]
+        assert gates == ["heard", "admitted", *(gate.check for gate in GATES), *risks, "free"]
+        decisions = [p for p in unit.proof if p.gate == "risk-decision"]
+        assert [p.code for p in decisions] == [need.code for need in needs]
+        for p in decisions:
+            assert p.verdict is Verdict.WARN
+            assert "risk accepted by ops until 2027-03-01: a reason (risk-" in p.evidence[0]
+        others = [p for p in unit.proof if p not in decisions]
+        assert all(p.verdict is Verdict.PASS and p.evidence for p in others)
         assert {p.age_s for p in unit.proof} == {10.0}
     if asked.same_numa and len(slots) > 1:
         numas = {offers[u.unit].standing.layout.numa_node for u in found.units}
@@ -190,6 +204,15 @@ def test_what_comes_nearest_really_fits_after_its_change(
                 asked.vm, asked.devices, "--same-numa" in words, allow, asked.node, False, False, ""
             )
             assert fits(node, again)
+            assert not fits(node, asked)
+        elif near.command.startswith("vfioctl risk accept"):
+            words = near.command.split()
+            assert words[words.index("--node") + 1] == near.node
+            code = words[words.index("--code") + 1]
+            assert ALLOWS[code] in asked.allow
+            accepted = RiskDecision(code, "risk-1", "r", "ops", "2027-03-01T23:59:59Z")
+            changed = [replace(o, risks=(*o.risks, accepted)) for o in node.offers]
+            assert fits(replace(node, offers=tuple(changed)), asked)
             assert not fits(node, asked)
         else:
             changed = [

@@ -7,6 +7,7 @@ invariants. Agents are snapshots with findings. Time passes only by `wait`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from tests.unit.scheduler.findings import Replaced, passing
@@ -42,6 +43,8 @@ from vfio_coordinator.state.events import (
     PlaceRequested,
     ReleaseRequested,
     Restored,
+    RiskAcceptRequested,
+    RiskRevokeRequested,
     SessionClosed,
     Tick,
     UncordonRequested,
@@ -56,6 +59,9 @@ from vfio_coordinator.store.memory import MemoryStore
 Answer = TypeVar("Answer")
 
 CHECKS = "checks-1"
+
+MIDNIGHT = datetime(2026, 11, 22, tzinfo=UTC)
+"""Wall time at second 0, until `set_wall`."""
 
 
 @dataclass(repr=False)
@@ -95,6 +101,7 @@ class Cluster:
         self.store = store or MemoryStore()
         self.limits = limits or Limits()
         self.seconds = 1_000.0
+        self.ahead = timedelta()
         self.held = False
         self.queue: list[tuple[int, Txn]] = []
         self.effects: list[Effect] = []
@@ -109,9 +116,12 @@ class Cluster:
 
     @property
     def now(self) -> Now:
-        whole = int(self.seconds)
-        stamp = f"2026-11-22T{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}Z"
-        return Now(self.seconds, stamp)
+        wall = MIDNIGHT + timedelta(seconds=int(self.seconds)) + self.ahead
+        return Now(self.seconds, wall.strftime("%Y-%m-%dT%H:%M:%SZ"))
+
+    def set_wall(self, utc: str) -> None:
+        """The wall clock alone; nothing is told of it before the next event."""
+        self.ahead += datetime.fromisoformat(utc) - datetime.fromisoformat(self.now.utc)
 
     def wait(self, seconds: float) -> None:
         self.seconds += seconds
@@ -290,6 +300,13 @@ class Cluster:
     def accept(self, kind: type[Answer], node: str) -> Answer:
         return self.ask(kind, lambda t: BaselineAcceptRequested(ticket=t, node=node, actor="ann"))
 
+    def accept_risk(self, kind: type[Answer], node: str, **changes: str) -> Answer:
+        return self.ask(kind, lambda t: risk_request(t, node, **changes))
+
+    def revoke_risk(self, kind: type[Answer], **named: str) -> Answer:
+        event = {"node": "", "code": "", "id": "", "actor": "bob"} | named
+        return self.ask(kind, lambda t: RiskRevokeRequested(ticket=t, **event))
+
     def place(self, kind: type[Answer], request: PlaceRequest) -> Answer:
         return self.ask(kind, lambda t: PlaceRequested(ticket=t, request=request, actor="ann"))
 
@@ -310,6 +327,17 @@ class Cluster:
 
     def last(self, kinds: type | tuple[type, ...]) -> list[Effect]:
         return [e for e in self.effects if isinstance(e, kinds)]
+
+
+def risk_request(ticket: int, node: str, **changes: str) -> RiskAcceptRequested:
+    """`ann` carries the ACS override until the end of 2027-03-01, unless `changes` say more."""
+    terms = {
+        "code": "ACS_OVERRIDE",
+        "reason": "one tenant",
+        "until": "2027-03-01",
+        "actor": "ann",
+    }
+    return RiskAcceptRequested(ticket=ticket, node=node, **(terms | changes))
 
 
 def ask_for(vm: str, *devices: str, **changes: Any) -> PlaceRequest:
@@ -344,5 +372,6 @@ __all__ = [
     "RefuseSession",
     "WantInventory",
     "ask_for",
+    "risk_request",
     "store_text",
 ]

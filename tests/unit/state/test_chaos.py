@@ -7,6 +7,7 @@ and come back, while commits are held back, lost or interrupted by a restart.
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 from hypothesis import settings
@@ -15,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.fakes.snapshots import nvme
 from tests.unit.scheduler.findings import Replaced
-from tests.unit.state.cluster import Agent, Cluster, ask_for
+from tests.unit.state.cluster import Agent, Cluster, ask_for, risk_request
 from tests.unit.state.hosts import cards, snapshot
 from vfio_contract.artifact import decode
 from vfio_contract.findings import Verdict
@@ -28,6 +29,7 @@ from vfio_coordinator.state.events import (
     Heartbeat,
     PlaceRequested,
     ReleaseRequested,
+    RiskRevokeRequested,
     UncordonRequested,
 )
 from vfio_coordinator.state.model import Limits, Presence
@@ -56,6 +58,7 @@ VERDICTS: tuple[Replaced, ...] = (
     {("reset-history", "function:0000:02:00.0"): (Verdict.UNKNOWN, "HISTORY_UNKNOWN")},
     {("iommu-active", "node"): (Verdict.FAIL, "IOMMU_OFF")},
     {("group-isolation", "group:1"): None},
+    {("group-isolation", "group:1"): (Verdict.WARN, "ACS_OVERRIDE")},
 )
 
 names = st.sampled_from(NAMES)
@@ -79,9 +82,16 @@ class Chaos(RuleBasedStateMachine):
 
     # --- agents ---
 
-    @rule(name=names, hardware=st.sampled_from(sorted(HARDWARE)), boot=st.integers(0, 3))
-    def join(self, name: str, hardware: str, boot: int) -> None:
+    @rule(
+        name=names,
+        hardware=st.sampled_from(sorted(HARDWARE)),
+        boot=st.integers(0, 3),
+        clean=st.booleans(),
+    )
+    def join(self, name: str, hardware: str, boot: int, clean: bool) -> None:
         agent = self.agents.setdefault(name, Agent(name, snapshot(*cards(2))))
+        if clean:
+            self.cluster.close(agent)  # else an earlier boot is taken for a copy
         agent.snapshot = snapshot(*HARDWARE[hardware], boot=boot)
         self.cluster.hello(agent)
         self.cluster.inventory(agent)
@@ -127,10 +137,14 @@ class Chaos(RuleBasedStateMachine):
     # --- people ---
 
     @rule(
-        vm=vms, count=st.integers(1, 2), pin=st.sampled_from(("", "", "pve01")), key=st.booleans()
+        vm=vms,
+        count=st.integers(1, 2),
+        pin=st.sampled_from(("", "", "pve01")),
+        key=st.booleans(),
+        allow=st.sampled_from(((), ("acs-override",))),
     )
-    def place(self, vm: str, count: int, pin: str, key: bool) -> None:
-        request = ask_for(vm, f"nic={count}", node=pin, request_id="r" if key else "")
+    def place(self, vm: str, count: int, pin: str, key: bool, allow: tuple[str, ...]) -> None:
+        request = ask_for(vm, f"nic={count}", node=pin, request_id="r" if key else "", allow=allow)
         self.ask("place", lambda t: PlaceRequested(ticket=t, request=request, actor="ann"))
 
     @rule(vm=vms)
@@ -153,6 +167,19 @@ class Chaos(RuleBasedStateMachine):
     @rule(name=names)
     def accept(self, name: str) -> None:
         self.ask("accept", lambda t: BaselineAcceptRequested(ticket=t, node=name, actor="ann"))
+
+    @rule(name=names, until=st.sampled_from(("1h", "2d")))
+    def accept_risk(self, name: str, until: str) -> None:
+        self.ask("risk", lambda t: risk_request(t, name, until=until))
+
+    @rule(name=names)
+    def revoke_risk(self, name: str) -> None:
+        event = RiskRevokeRequested(ticket=0, node=name, code="ACS_OVERRIDE", id="", actor="bob")
+        self.ask("risk", lambda t: replace(event, ticket=t))
+
+    @rule(hours=st.sampled_from((0.5, 3, 30, -2)))
+    def move_wall_clock(self, hours: float) -> None:
+        self.cluster.ahead += timedelta(hours=hours)
 
     # --- the store ---
 
@@ -201,6 +228,21 @@ class Chaos(RuleBasedStateMachine):
         assert sum(len(claim.keys) for claim in claims.values()) == len(owners)
 
     @invariant()
+    def every_claim_on_a_risk_was_permitted_when_it_landed(self) -> None:
+        # The log is written in the order of commits, in the same transactions.
+        rows, _ = report.list_events(self.cluster.state)
+        live: dict[str, bool] = {}
+        for row in rows:
+            if row.code in ("RISK_ACCEPTED", "RISK_EXPIRED", "RISK_REVOKED"):
+                live[row.subject.removeprefix("node:")] = row.code == "RISK_ACCEPTED"
+            elif row.code == "VM_PLACED":
+                vm = row.subject.removeprefix("vm:")
+                generation = int(row.text.partition("(generation ")[2].partition(",")[0])
+                claim = self.cluster.state.claims.get((vm, generation))
+                if claim is not None and claim.claim.risks:
+                    assert live.get(claim.claim.node), row
+
+    @invariant()
     def nobody_elses_cordon_is_lifted(self) -> None:
         for name in self.cordoned:
             admin = self.cluster.state.nodes[name].admin
@@ -212,7 +254,7 @@ class Chaos(RuleBasedStateMachine):
         for ticket, kind in sorted(self.tickets.items()):
             answer = self.cluster.replies.get(ticket)
             if answer is None:
-                assert self.cluster.state.pending or kind in ("cordon", "uncordon")
+                assert self.cluster.state.pending or kind in ("cordon", "uncordon", "risk")
                 continue
             del self.tickets[ticket]
             if isinstance(answer, Decision) and isinstance(answer.placement, Placement):

@@ -18,7 +18,7 @@ from vfio_contract.findings import Verdict
 from vfio_contract.model import Holder
 from vfio_contract.views import Decision, Placement, PlaceRequest, Refusal, VmView
 from vfio_coordinator.scheduler.gates import GATES
-from vfio_coordinator.state import keys, report
+from vfio_coordinator.state import explain, keys, report
 from vfio_coordinator.state.effects import Commit, Failure
 from vfio_coordinator.state.events import CordonRequested, ReleaseRequested
 from vfio_coordinator.state.model import Limits
@@ -407,6 +407,31 @@ def test_explain_shows_a_claimed_unit_that_would_be_refused_now() -> None:
     cluster.close(one)
     decision, _ = report.explain(cluster.state, "vm1", cluster.now)
     assert placed(decision).units[0].proof[0].verdict is Verdict.UNKNOWN
+
+
+def test_the_proof_of_a_placement_never_stands_among_the_evidence_of_now() -> None:
+    cluster = ready(count=1)
+    cluster.place(Decision, ask_for("vm1"))
+    then = explain.placed_as(cluster.state, "vm1")
+    assert then is not None
+    assert {p.verdict for p in then.units[0].proof} == {Verdict.PASS}
+    cluster.restart()
+    decision, view = report.explain(cluster.state, "vm1", cluster.now)
+    assert view is not None
+    (row,) = placed(decision).units[0].proof
+    assert (row.gate, row.verdict, row.age_s) == ("heard", Verdict.UNKNOWN, -1.0)
+    assert row.evidence == ("not heard since the coordinator's start",)
+    assert explain.placed_as(cluster.state, "vm1") == then
+    assert explain.placed_as(cluster.state, "vm2") is None
+
+
+def test_a_claimed_unit_that_is_in_no_inventory_is_unknown_on_a_node_that_is_heard() -> None:
+    cluster = ready(count=1)
+    cluster.place(Decision, ask_for("vm1"))
+    cluster.join(agent("pve01", *cards(1)[:1]))
+    decision, _ = report.explain(cluster.state, "vm1", cluster.now)
+    rows = [(p.gate, p.verdict) for p in placed(decision).units[0].proof]
+    assert rows == [("admitted", Verdict.FAIL), ("model", Verdict.UNKNOWN)]
 
 
 def test_remembered_refusals_are_bounded() -> None:

@@ -6,14 +6,18 @@ from dataclasses import replace
 
 import pytest
 
+from tests.unit.scheduler.findings import make
 from tests.unit.state.cluster import Agent, Cluster, ask_for
-from tests.unit.state.hosts import agent, cards, graphics
+from tests.unit.state.hosts import accepted, agent, cards, graphics, reboot
+from vfio_agent.checks import list_codes
+from vfio_contract.codes import Code
 from vfio_contract.errors import ClusterError, ErrorCode
 from vfio_contract.findings import Verdict
 from vfio_contract.model import Holder
 from vfio_contract.views import Decision, HealthItem, NodeView, VmView
 from vfio_coordinator.state import report
 from vfio_coordinator.state.model import Limits
+from vfio_coordinator.state.risk_report import decision_text
 
 Counts = dict[str, tuple[int, int, int, int, int, int]]
 
@@ -95,6 +99,83 @@ def test_health_lines_are_grouped_worst_first_and_say_what_to_do() -> None:
     cluster.wait(20)
     _, _, items = status_of(cluster)
     assert (items[0].level, items[0].code, items[0].scope) == ("ERR", "NODE_LOST", "5 nodes")
+
+
+def test_what_is_not_known_is_one_line_below_all_that_is_known() -> None:
+    cluster, one = accepted(*cards(2))
+    reboot(cluster, one, *cards(2), bios="F11")
+    for name in ("pve02", "pve03", "pve04"):
+        other = agent(name)
+        other.replaced = {
+            ("iommu-active", "node"): (Verdict.UNKNOWN, "IOMMU_UNKNOWN"),
+            ("group-isolation", "group:1"): (Verdict.UNKNOWN, "GROUP_UNKNOWN"),
+            ("reset-capability", "function:0000:01:00.0"): (Verdict.WARN, "RESET_BUS_ONLY"),
+        }
+        if name == "pve03":
+            key = ("reset-history", "function:0000:02:00.0")
+            other.replaced[key] = (Verdict.UNKNOWN, "HISTORY_UNKNOWN")
+        cluster.join(other)
+    _, _, items = status_of(cluster)
+    assert [(i.level, i.code, i.scope) for i in items] == [
+        ("WARN", "FIRMWARE_CHANGED", "1 node"),
+        ("WARN", "RESET_BUS_ONLY", "3 nodes"),
+        ("WARN", "UNKNOWN", "3 nodes"),
+    ]
+    assert items[-1].text == "3 codes: GROUP_UNKNOWN, IOMMU_UNKNOWN, HISTORY_UNKNOWN"
+    assert items[-1].next == "vfioctl check --node pve03"
+
+
+def test_one_code_that_is_not_known_keeps_its_evidence() -> None:
+    cluster = Cluster()
+    one = agent("pve01")
+    one.replaced = {("iommu-active", "node"): (Verdict.UNKNOWN, "IOMMU_UNKNOWN")}
+    cluster.join(one)
+    (item,) = status_of(cluster)[2]
+    assert (item.code, item.next) == ("IOMMU_UNKNOWN", "vfioctl check --node pve01")
+    assert item.text == "pve01: /evidence/iommu-active: node is UNKNOWN"
+
+
+def test_the_evidence_of_one_node_never_stands_as_that_of_several() -> None:
+    cluster = Cluster()
+    for name, bus in (("pve01", 2), ("pve02", 1), ("pve03", 1)):
+        one = agent(name)
+        key = ("reset-history", f"function:0000:0{bus}:00.0")
+        one.replaced = {key: (Verdict.FAIL, "RESET_WEDGED")}
+        cluster.join(one)
+    (item,) = status_of(cluster)[2]
+    assert item.text == "pve01 pve02 pve03; pve01: 0000:02:00.0"
+    cluster.close(one)
+    cluster.join(agent("pve01"))
+    cluster.join(one)
+    (item,) = status_of(cluster)[2]
+    assert item.text == "pve02 pve03: 0000:01:00.0"
+
+
+def test_a_baseline_is_compared_with_evidence_of_now_only() -> None:
+    cluster, one = accepted(*cards(2))
+    view = report.baseline_view(cluster.state, "pve01")
+    assert (view.compared, view.why, view.drift) == (True, "", ())
+    reboot(cluster, one, *cards(2), bios="F11")
+    cluster.close(one)
+    view = report.baseline_view(cluster.state, "pve01")
+    assert (view.compared, [d.code for d in view.drift]) == (False, ["FIRMWARE_CHANGED"])
+    assert view.why.startswith("heard ")
+    cluster.restart()
+    view = report.baseline_view(cluster.state, "pve01")
+    assert (view.compared, view.drift) == (False, ())
+    assert view.why == "not heard since the coordinator's start"
+
+
+@pytest.mark.parametrize("code", list_codes(), ids=lambda code: code.name)
+def test_no_finding_of_a_node_points_below_to_what_only_the_node_lists(code: Code) -> None:
+    cluster = Cluster()
+    one = agent("pve01")
+    cluster.join(one)
+    node = cluster.state.nodes["pve01"]
+    finding = replace(make("iommu-active", "node", Verdict.UNKNOWN, "X"), decision=code.decision)
+    text = decision_text(node, finding)
+    assert "evidence below" not in text
+    assert ("n the node: sudo vfioctl " in text) == ("missing evidence below" in code.decision)
 
 
 def test_findings_of_a_silent_node_are_no_health_lines() -> None:

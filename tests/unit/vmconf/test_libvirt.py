@@ -2,8 +2,9 @@
 
 import pytest
 
-from vfio_agent.vmconf.libvirt import MAX_DEPTH, parse_libvirt
-from vfio_contract.vm import VmConfig
+from vfio_agent.vmconf.libvirt import MAX_DEPTH, guest_of, parse_libvirt
+from vfio_agent.vmconf.secrets import redact_xml
+from vfio_contract.vm import VmConfig, VmDisk
 
 DOMAIN = b"""<domain type='kvm'>
   <name>web-1</name>
@@ -120,3 +121,108 @@ def test_an_address_that_is_none(attributes: str) -> None:
     vm = parse(text.encode())
     assert vm.devices[0].addresses == ()
     assert vm.faults == ((1, "hostdev 0: its source is no PCI address"),)
+
+
+# --- what the guest is, disks, and what goes past libvirt ----------------------------------------
+
+MORE = b"""<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+  <name>win</name>
+  <metadata>
+    <libosinfo:libosinfo xmlns:libosinfo="http://libosinfo.org/xmlns/libvirt/domain/1.0">
+      <libosinfo:os id="http://microsoft.com/win/11"/>
+    </libosinfo:libosinfo>
+    <secret:x xmlns:secret="y">hunter2</secret:x>
+  </metadata>
+  <memory unit='GiB'>8</memory>
+  <os><type machine='pc-q35-9.0'>hvm</type></os>
+  <cpu mode='host-passthrough'><feature policy='disable' name='hypervisor'/></cpu>
+  <devices>
+    <disk type='block' device='disk'>
+      <source dev='/dev/disk/by-id/ata-BIG'/>
+    </disk>
+    <disk type='file'><source file='/var/lib/a.qcow2'/></disk>
+  </devices>
+  <qemu:commandline>
+    <qemu:arg value='-device'/>
+    <qemu:arg value='vfio-pci,host=41:00.0,id=extra'/>
+    <qemu:arg value='-cpu'/>
+    <qemu:arg value='host,kvm=off'/>
+    <qemu:arg value='-drive'/>
+    <qemu:arg value='file=/dev/sdz,format=raw'/>
+  </qemu:commandline>
+</domain>
+"""
+
+
+def test_the_guest_by_libosinfo_also_after_redaction() -> None:
+    for data in (MORE, redact_xml(MORE)):
+        vm = parse(data)
+        assert vm.guest == "win11"
+        assert vm.line_of("ostype") == 5 or data is not MORE
+    assert b"hunter2" not in redact_xml(MORE)
+    assert redact_xml(MORE).count(b"\n") == MORE.count(b"\n")
+
+
+@pytest.mark.parametrize(
+    ("identifier", "guest"),
+    [
+        ("http://microsoft.com/win/10", "win10"),
+        ("http://microsoft.com/win/2k22", "win2k22"),
+        ("http://debian.org/debian/12", "other debian.org/debian/12"),
+        ("", ""),
+        ("nonsense", ""),
+    ],
+)
+def test_names_of_systems(identifier: str, guest: str) -> None:
+    assert guest_of(identifier) == guest
+
+
+def test_disks_of_the_host() -> None:
+    assert parse(MORE).raw_disks == (
+        VmDisk(14, "/dev/disk/by-id/ata-BIG"),
+        VmDisk(24, "/dev/sdz"),
+    )
+    assert parse(DOMAIN).raw_disks == ()
+
+
+def test_what_goes_past_libvirt_counts() -> None:
+    vm = parse(MORE)
+    (device,) = vm.devices
+    assert (device.addresses, device.line, device.managed) == (("0000:41:00.0",), 20, False)
+    assert vm.disguises == ("cpu feature hypervisor disabled", "kvm=off")
+
+
+def test_an_nvme_disk_is_a_host_device() -> None:
+    data = b"""<domain type='kvm'>
+  <name>a</name><memory>1024</memory>
+  <devices>
+    <disk type='file'><source file='/a.img'/></disk>
+    <disk type='nvme' device='disk'>
+      <source type='pci' managed='yes' namespace='1'>
+        <address domain='0x0000' bus='0x23' slot='0x00' function='0x0'/>
+      </source>
+    </disk>
+    <disk type='nvme'><source type='pci' managed='no' namespace='1'/></disk>
+  </devices>
+</domain>"""
+    vm = parse_libvirt(data, source="a.xml", autostart=False)
+    assert not isinstance(vm, str)
+    assert [(d.key, d.line, d.addresses, d.managed) for d in vm.devices] == [
+        ("disk 0", 5, ("0000:23:00.0",), True),
+        ("disk 1", 10, (), False),
+    ]
+    assert vm.faults == ((10, "disk 1: its source is no PCI address"),)
+
+
+def test_the_line_of_a_cpu_that_goes_past_libvirt_is_kept() -> None:
+    data = b"""<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+  <name>a</name><memory>1024</memory>
+  <qemu:commandline>
+    <qemu:arg value='-cpu'/>
+    <qemu:arg value='host,kvm=off'/>
+  </qemu:commandline>
+</domain>"""
+    vm = parse_libvirt(data, source="a.xml", autostart=False)
+    assert not isinstance(vm, str)
+    assert vm.disguises == ("kvm=off",)
+    assert vm.line_of("qemu:commandline -cpu") == 5

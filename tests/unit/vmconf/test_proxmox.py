@@ -164,3 +164,12 @@ def test_mappings() -> None:
     assert vgpu.entries[0].group == -1
     assert vgpu.faults == ((9, "not a PCI address: 'nowhere'"),)
     assert parse_mappings("", source="pci.cfg") == ()
+
+
+def test_quotes_in_args_are_the_shell_s() -> None:
+    text = "args: -cpu 'host,kvm=off,hv_vendor_id=proxmox' -device vfio-pci,host=41:00.0\n"
+    vm = parse_proxmox(text, name="101", source="101.conf")
+    assert vm.disguises == ("kvm=off", "hv-vendor-id=proxmox")
+    assert [d.addresses for d in vm.devices] == [("0000:41:00.0",)]
+    open_quote = parse_proxmox("args: -cpu 'host,kvm=off\n", name="101", source="101.conf")
+    assert open_quote.disguises == ("kvm=off",)

@@ -1,0 +1,204 @@
+"""`diff` between evidence of every kind: what is compared, and what honestly is not."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.snapshots import make_host, nic
+from vfio_agent.inspect import inspect_host
+from vfio_cli.comparison import compare_evidence
+from vfio_cli.main import run
+from vfio_contract.host import Host
+
+HOSTS = Path(__file__).resolve().parents[2] / "data" / "hosts"
+F10, F11 = str(HOSTS / "gpubox-f10.tar.gz"), str(HOSTS / "gpubox-f11.tar.gz")
+NUMA = str(HOSTS / "numa-2gpu.tar.gz")
+
+Captured = pytest.CaptureFixture[str]
+
+
+def paste_of(root: str) -> str:
+    """What a person would paste of that host: `lspci -nnk` and a listing of groups."""
+    host = inspect_host(root).host
+    rows = []
+    for f in host.functions:
+        assert f.class_code is not None
+        kind = "PCI bridge" if f.is_bridge else "Ethernet controller"
+        code = 0x0604 if f.is_bridge else f.class_code >> 8
+        rows.append(f"{f.address[5:]} {kind} [{code:04x}]: Maker Thing [{f.ids}] (rev 01)")
+        if f.driver:
+            rows.append(f"\tKernel driver in use: {f.driver}")
+    for group in host.facts.groups or ():
+        rows += [
+            f"/sys/kernel/iommu_groups/{group.number}/devices/{member}" for member in group.members
+        ]
+    return "\n".join(rows) + "\n"
+
+
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Every kind of evidence of one host before (f10) and after (f11) a firmware update."""
+    top = tmp_path_factory.mktemp("sides")
+    found = {"/f10": F10, "/f11": F11}
+    for name, root in (("f10", F10), ("f11", F11)):
+        (top / f"{name}.txt").write_text(paste_of(root))
+        found[f"{name}.txt"] = str(top / f"{name}.txt")
+        for kind, options in (("json", []), ("redacted", ["--redact"])):
+            target = str(top / f"{name}.{kind}.json")
+            assert run(["collect", "--root", root, "-o", target, *options]) == 0
+            found[f"{name}.{kind}"] = target
+    return found
+
+
+def compare_files(before: str, after: str, capsys: Captured) -> tuple[int, str]:
+    status = run(["diff", before, after])
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert all(len(line) <= 80 for line in said.out.splitlines())
+    return status, said.out
+
+
+@pytest.mark.parametrize("before", ["/f10", "f10.json", "f10.redacted", "f10.txt"])
+@pytest.mark.parametrize("after", ["/f10", "f10.json", "f10.redacted", "f10.txt"])
+def test_the_same_host_is_the_same_in_every_form(
+    before: str, after: str, sides: dict[str, str], capsys: Captured
+) -> None:
+    status, text = compare_files(sides[before], sides[after], capsys)
+    assert "SAME" in text
+    assert status == 0
+    unequal = (before == "f10.redacted") != (after == "f10.redacted")
+    assert ("redacted, so names and serial numbers" in text.replace("\n         ", " ")) is unequal
+    assert ("NOT COMPARED" in text) is ("f10.txt" in (before, after))
+
+
+@pytest.mark.parametrize("before", ["/f10", "f10.json", "f10.redacted", "f10.txt"])
+@pytest.mark.parametrize("after", ["/f11", "f11.json", "f11.redacted", "f11.txt"])
+def test_what_widened_is_seen_in_every_form(
+    before: str, after: str, sides: dict[str, str], capsys: Captured
+) -> None:
+    status, text = compare_files(sides[before], sides[after], capsys)
+    assert status == 2
+    assert "GROUP_WIDENED  2 devices (merged)" in text
+    assert "DEVICE_MOVED  4 devices" in text
+    assert "VANISHED" not in text
+
+
+def test_two_files_with_different_keys_say_so(sides: dict[str, str], capsys: Captured) -> None:
+    _, text = compare_files(sides["f10.redacted"], sides["f11.redacted"], capsys)
+    assert "both sides are, with different keys" in text.replace("\n         ", " ")
+
+
+def test_one_of_several_equal_devices_that_moved_is_neither_gone_nor_new(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    (tmp_path / "before").write_text(paste_of(NUMA))
+    (tmp_path / "after").write_text(paste_of(NUMA).replace("22:00.0", "25:00.0"))
+    status, text = compare_files(str(tmp_path / "before"), str(tmp_path / "after"), capsys)
+    assert "VANISHED" not in text
+    assert "HARMFUL" not in text
+    assert "UNKNOWN" in text
+    assert status == 3
+    assert "2 devices not at the same address on both sides" in text.replace("\n        ", " ")
+    assert "sudo lspci -nnvvxxxx" in text.replace("\n         ", " ")
+
+
+def test_a_group_that_widened_is_seen_by_address_too(tmp_path: Path, capsys: Captured) -> None:
+    paste = paste_of(NUMA)
+    rows = [r for r in paste.splitlines() if r.startswith("/sys/kernel")]
+    groups = {r.rpartition("/")[2]: r.split("/")[4] for r in rows}
+    old = f"/iommu_groups/{groups['0000:42:00.0']}/devices/0000:42:00.0"
+    new = f"/iommu_groups/{groups['0000:22:00.0']}/devices/0000:42:00.0"
+    assert old in paste
+    (tmp_path / "before").write_text(paste)
+    (tmp_path / "after").write_text(paste.replace(old, new))
+    status, text = compare_files(str(tmp_path / "before"), str(tmp_path / "after"), capsys)
+    assert status == 2
+    assert "GROUP_WIDENED" in text
+
+
+def blurred(host: Host, **changes: object) -> Host:
+    functions = tuple(replace(f, **changes) for f in host.functions)  # type: ignore[arg-type]
+    return Host(replace(host.snapshot, facts=replace(host.facts, functions=functions)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"subsystem_vendor": None, "subsystem_device": None}, "subsystem ids"),
+        ({"parent": None, "root": "", "root_path": None}, "places in the PCI tree"),
+        ({"root_path": None}, "host bridges"),
+    ],
+)
+def test_what_one_side_lacks_is_taken_from_both(changes: dict[str, object], words: str) -> None:
+    full = make_host(nic("0000:01:00.0"), nic("0000:01:00.1"))
+    for pair in ((full, blurred(full, **changes)), (blurred(full, **changes), full)):
+        found = compare_evidence(*pair)
+        assert found.changes == ()
+        assert found.unmatched == 0
+        assert any(words in note for note in found.notes)
+
+
+def test_equal_evidence_is_compared_as_it_is() -> None:
+    host = make_host(nic("0000:01:00.0"))
+    moved = make_host(nic("0000:05:00.0"))
+    assert compare_evidence(host, host).notes == ()
+    assert compare_evidence(host, moved).notes == ()
+
+
+def test_redacted_settings_are_no_change() -> None:
+    host = make_host(nic("0000:01:00.0"))
+    attributes = (("AssetTag", "text-0011aabb"),)
+    firmware = replace(host.facts.firmware, attributes=attributes)
+    masked = Host(
+        replace(
+            host.snapshot,
+            facts=replace(host.facts, firmware=firmware),
+            readings=replace(host.readings, redacted="00112233"),
+        )
+    )
+    assert compare_evidence(host, masked).changes == ()
+
+
+def test_a_lost_device_is_lost_with_full_evidence() -> None:
+    one, both = make_host(nic("0000:00:01.0")), make_host(nic("0000:00:01.0"), nic("0000:00:02.0"))
+    assert "DEVICE_VANISHED" in [c.code for c in compare_evidence(both, one).changes]
+    assert "DEVICE_APPEARED" in [c.code for c in compare_evidence(one, both).changes]
+
+
+@pytest.mark.parametrize(("before", "after", "side"), [("", F10, "BEFORE"), (F10, "nix", "AFTER")])
+def test_the_unusable_side_is_named(before: str, after: str, side: str, capsys: Captured) -> None:
+    assert run(["diff", before, after]) == 64
+    said = capsys.readouterr().err
+    assert f"Error: {side} " in said
+    assert "--root" not in said
+    assert "--from" not in said.partition("Error:")[2].partition("vfioctl check")[0]
+
+
+@pytest.mark.parametrize("content", [b"", b"hello\n", b"\x1f\x8bnot gzip"])
+def test_a_file_without_evidence_is_named_too(
+    content: bytes, tmp_path: Path, capsys: Captured
+) -> None:
+    (tmp_path / "x").write_bytes(content)
+    assert run(["diff", F10, str(tmp_path / "x")]) == 64
+    assert f"Error: AFTER {tmp_path / 'x'}" in capsys.readouterr().err
+
+
+def test_one_side_may_be_stdin(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    paste = io.TextIOWrapper(io.BytesIO(paste_of(F11).encode()))
+    monkeypatch.setattr("sys.stdin", paste)
+    assert run(["diff", F10, "-"]) == 2
+    assert "GROUP_WIDENED" in capsys.readouterr().out
+
+
+def test_the_document_says_how_devices_were_matched(
+    sides: dict[str, str], capsys: Captured
+) -> None:
+    run(["diff", sides["f10.json"], sides["f10.txt"], "-o", "json"])
+    document = json.loads(capsys.readouterr().out)
+    assert document["unmatched"] == 0
+    assert len(document["notes"]) == 1
