@@ -1,0 +1,338 @@
+"""Whether something may be done to a unit: every reason against it, each with its evidence.
+
+Pure. No reason means consent, for the snapshot that was looked at; so the caller collects one just
+before it acts, and gives the unit that was asked about as `expected`. UNKNOWN refuses like FAIL.
+
+What can still change between that look and the effect, and what closes it: a VM that opens the
+group (a reset test holds all groups of the domain itself, so one of the two gets EBUSY; unbinding
+waits for the holder, in a child process that nobody waits for for ever); a driver that takes a
+member (VFIO refuses the group as not viable, or the hot reset with EINVAL); VFs that are made (the
+kernel takes them away again before it unbinds the PF). What nothing closes: a disk that somebody
+mounts, or an address that somebody sets, in these milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from vfio_agent.actuate.allowance import EXAMPLE, Allowance
+from vfio_agent.actuate.plan import spoils_group
+from vfio_agent.actuate.steps import Verb
+from vfio_agent.checks import device_holders, host_critical, reset_capability
+from vfio_agent.checks.inventory import (
+    attribute,
+    describe,
+    group_of,
+    missing_attribute,
+    missing_groups,
+    strangers,
+    subject_of,
+)
+from vfio_agent.checks.virtual_functions import PF_HAS_VFS, judge_vfs
+from vfio_contract.address import Address, address_key
+from vfio_contract.codes import Code, make_finding
+from vfio_contract.findings import Evidence, Finding, Missing, Verdict
+from vfio_contract.host import Host
+from vfio_contract.intention import is_vfio_bound
+from vfio_contract.model import NO_GROUP, Holder, PciFunction
+from vfio_contract.units import Unit, reset_domain
+
+ID = "actuate"
+
+ACTION_NOT_PERMITTED = Code(
+    "ACTION_NOT_PERMITTED",
+    Verdict.FAIL,
+    "/etc/vfioctl/actuate.toml does not name the verb or the device, or is not there.",
+    "The owner of this host has not let vfioctl do that. Nobody else can.",
+    "If it is meant: write the verb and the device into that file, as root.",
+)
+NO_UNIT = Code(
+    "NO_UNIT",
+    Verdict.FAIL,
+    "The address is that of a bridge, of a function of the platform, or of nothing that is there.",
+    "It belongs to no unit that a VM could get: there is nothing to bind or to reset.",
+    "Choose a function from: vfioctl device list",
+)
+UNIT_CHANGED = Code(
+    "UNIT_CHANGED",
+    Verdict.FAIL,
+    "The functions that belong together now are not those that were asked about.",
+    "A device came, went or moved since: what would be done is not what somebody agreed to.",
+    "Look again (vfioctl check), then ask again.",
+)
+ACTION_HELD = Code(
+    "ACTION_HELD",
+    Verdict.FAIL,
+    "A process has a VFIO group or device node of one of the functions open.",
+    "A VM uses it, or does not let go of it.",
+    "Stop its VM first.",
+)
+ACTION_HOLDER_UNKNOWN = Code(
+    "ACTION_HOLDER_UNKNOWN",
+    Verdict.UNKNOWN,
+    "Open files of all processes, or the functions' nodes, could not be read.",
+    "A VM may be using it. Unknown is not free.",
+    "Get the missing evidence below, then ask again.",
+)
+ACTION_HOST_DRIVER = Code(
+    "ACTION_HOST_DRIVER",
+    Verdict.FAIL,
+    "A function that the reset takes along has a driver of the host.",
+    "The reset would take the device from under that driver.",
+    "Give all of the reset domain to vfio first: vfioctl device bind ADDRESS",
+)
+ACTION_NOT_BOUND = Code(
+    "ACTION_NOT_BOUND",
+    Verdict.FAIL,
+    "The function to be reset is not on a vfio driver.",
+    "Only through VFIO is it certain that nobody else has the device during the reset.",
+    "vfioctl device bind ADDRESS",
+)
+ACTION_NO_GROUP = Code(
+    "ACTION_NO_GROUP",
+    Verdict.FAIL,
+    "The kernel gave a function no IOMMU group.",
+    "No IOMMU translates for it: vfio-pci does not take it, and no VM should have it.",
+    "vfioctl check tells why under iommu-active.",
+)
+ACTION_EVIDENCE_MISSING = Code(
+    "ACTION_EVIDENCE_MISSING",
+    Verdict.UNKNOWN,
+    "Something that decides whether this is safe could not be read.",
+    "Unknown is never consent.",
+    "Get the missing evidence below, then ask again.",
+)
+CODES = (
+    ACTION_NOT_PERMITTED,
+    NO_UNIT,
+    UNIT_CHANGED,
+    ACTION_HELD,
+    ACTION_HOLDER_UNKNOWN,
+    ACTION_HOST_DRIVER,
+    ACTION_NOT_BOUND,
+    ACTION_NO_GROUP,
+    ACTION_EVIDENCE_MISSING,
+)
+
+_NO_RESET = frozenset(
+    code.name
+    for code in (
+        reset_capability.RESET_SHARED,
+        reset_capability.RESET_NONE,
+        reset_capability.RESET_DISABLED,
+        reset_capability.RESET_UNKNOWN,
+    )
+)
+
+
+def find_unit(host: Host, address: Address) -> Unit | None:
+    """The unit that has this function, None for a bridge, a platform function or nothing."""
+    return host.unit_of.get(address)
+
+
+def judge(
+    verb: Verb, host: Host, unit: Unit, allowance: Allowance, *, expected: Unit | None = None
+) -> tuple[Finding, ...]:
+    """Every reason against it; () is consent. `expected` is the unit as it was asked about."""
+    touched = touched_by(verb, host, unit)
+    reasons = [*_judge_permission(verb, host, unit, allowance)]
+    if expected is not None and not _is_same(unit, expected):
+        reasons.append(_changed(unit, expected))
+    reasons += _judge_use(host, touched)
+    reasons += _judge_holders(host, touched)
+    for function in touched:
+        reasons += _judge_virtual(host, function)
+        reasons += _judge_group(host, function, verb)
+    reasons += _judge_drivers(verb, host, unit, touched)
+    if verb is Verb.RESET_TEST:
+        reasons += _judge_reset(host, unit)
+    return tuple(dict.fromkeys(reasons))
+
+
+def touched_by(verb: Verb, host: Host, unit: Unit) -> list[PciFunction]:
+    """Functions that this concerns: the unit; its whole groups; for a reset, what goes along.
+
+    A reset's upstream bridges are among them.
+    """
+    found = set(unit.addresses)
+    for address in unit.addresses:
+        group = group_of(host, host.by_address[address])
+        if group is not None and group != NO_GROUP:
+            found.update(m.address for m in host.members.get(group, ()))
+    if verb is Verb.RESET_TEST:
+        for address in unit.assign:
+            function = host.by_address[address]
+            domain = reset_domain(function, host.by_address)
+            found.update(a for a in domain if a in host.by_address)
+            if function.parent and function.parent in host.by_address:
+                found.add(function.parent)
+    return [host.by_address[a] for a in sorted(found, key=address_key)]
+
+
+def _judge_permission(
+    verb: Verb, host: Host, unit: Unit, allowance: Allowance
+) -> Iterator[Finding]:
+    for address in unit.assign:
+        function = host.by_address[address]
+        if not allowance.permits(verb, function):
+            yield make_finding(
+                ID,
+                subject_of(function),
+                ACTION_NOT_PERMITTED,
+                Evidence(allowance.source, f"no line permits {verb} of {describe(function, host)}"),
+                decision=f"{ACTION_NOT_PERMITTED.decision} Such as:\n{EXAMPLE}",
+            )
+
+
+def _is_same(unit: Unit, expected: Unit) -> bool:
+    return (unit.keys, unit.assign, unit.hold) == (expected.keys, expected.assign, expected.hold)
+
+
+def _changed(unit: Unit, expected: Unit) -> Finding:
+    return make_finding(
+        ID,
+        f"unit:{expected.id}",
+        UNIT_CHANGED,
+        Evidence("asked about", " ".join(expected.addresses)),
+        Evidence("there now", " ".join(unit.addresses)),
+    )
+
+
+def _judge_use(host: Host, touched: Iterable[PciFunction]) -> Iterator[Finding]:
+    """What the check says of each, and for a bridge of everything below it.
+
+    It also refuses where the lists may be excerpts.
+    """
+    concerned = {f.address for f in touched}
+    for function in touched:
+        if function.is_bridge:
+            concerned.update(host.by_address.below.get(function.address, ()))
+    by_subject = {f.subject: f for f in host_critical.judge(host)}
+    for address in sorted(concerned, key=address_key):
+        function = host.by_address[address]
+        if function.is_bridge:
+            continue
+        found = by_subject[subject_of(function)]
+        if found.verdict is not Verdict.PASS:
+            yield found
+
+
+def _judge_holders(host: Host, touched: Iterable[PciFunction]) -> Iterator[Finding]:
+    rows = {r.address: r for r in host.readings.functions}
+    for function in touched:
+        reading = rows.get(function.address)
+        nodes = None if reading is None else reading.vfio_nodes
+        found = _find_holders(host, function, nodes)
+        if found is None:
+            yield make_finding(
+                ID,
+                subject_of(function),
+                ACTION_HOLDER_UNKNOWN,
+                missing=(
+                    Missing(device_holders.OPEN_FILES, "sudo ls -l /proc/*/fd | grep /dev/vfio"),
+                ),
+            )
+        elif found:
+            evidence = [Evidence(h.path, f"{h.command} (pid {h.pid})") for h in found]
+            yield make_finding(ID, subject_of(function), ACTION_HELD, *evidence)
+
+
+def _find_holders(
+    host: Host, function: PciFunction, nodes: tuple[str, ...] | None
+) -> list[Holder] | None:
+    """Holders of the function's group or node; None when somebody may be one."""
+    holders = host.readings.holders
+    if holders is None:
+        return None
+    group = group_of(host, function)
+    paths = {f"/dev/vfio/{group}", f"/dev/vfio/noiommu-{group}"}
+    paths |= {f"/dev/vfio/devices/{name}" for name in nodes or ()}
+    found = [h for h in holders if h.path in paths]
+    by_group = any("/devices/" not in h.path for h in holders)
+    by_node = any("/devices/" in h.path for h in holders)
+    if not found and ((group is None and by_group) or (nodes is None and by_node)):
+        return None
+    return found
+
+
+def _judge_virtual(host: Host, function: PciFunction) -> Iterator[Finding]:
+    if function.is_bridge:
+        return
+    enabled = judge_vfs(host, function)
+    count = attribute(function, "sriov_numvfs", str(function.sriov_num_vfs))
+    if enabled:
+        virtual = host.by_address.virtual.get(function.address, ())
+        names = " ".join(v.address for v in virtual)
+        evidence = [count, *([attribute(function, "virtfn*", names)] if names else [])]
+        decision = PF_HAS_VFS.decision.replace("ADDRESS", function.address)
+        yield make_finding(ID, subject_of(function), PF_HAS_VFS, *evidence, decision=decision)
+    elif enabled is None:
+        yield _unread(host, function, "sriov_numvfs")
+
+
+def _judge_group(host: Host, function: PciFunction, verb: Verb) -> Iterator[Finding]:
+    group = group_of(host, function)
+    if function.is_bridge is None:
+        yield _unread(host, function, "config")
+    if group is None:
+        yield make_finding(
+            ID, subject_of(function), ACTION_EVIDENCE_MISSING, missing=(missing_groups(host),)
+        )
+    elif group == NO_GROUP:
+        if verb is not Verb.UNBIND and not function.is_bridge:
+            evidence = attribute(function, "iommu_group", "does not exist")
+            yield make_finding(ID, subject_of(function), ACTION_NO_GROUP, evidence)
+    elif names := strangers(host, group):
+        evidence = Evidence(f"group {group}", f"also holds {' '.join(names)}, which were not read")
+        yield make_finding(
+            ID,
+            f"group:{group}",
+            ACTION_EVIDENCE_MISSING,
+            evidence,
+            missing=(missing_groups(host),),
+        )
+
+
+def _judge_drivers(
+    verb: Verb, host: Host, unit: Unit, touched: Iterable[PciFunction]
+) -> Iterator[Finding]:
+    for function in touched:
+        if function.driver is None:
+            yield _unread(host, function, "driver")
+        elif function.driver_override is None and function.address in unit.addresses:
+            yield _unread(host, function, "driver_override")
+        elif verb is Verb.RESET_TEST and spoils_group(host, function) is not False:
+            yield _refuse(host, function, ACTION_HOST_DRIVER)
+        elif (
+            verb is Verb.RESET_TEST
+            and function.address in unit.assign
+            and not is_vfio_bound(function)
+        ):
+            yield _refuse(host, function, ACTION_NOT_BOUND)
+
+
+def _judge_reset(host: Host, unit: Unit) -> Iterator[Finding]:
+    wanted = {subject_of(host.by_address[a]) for a in unit.assign}
+    for found in reset_capability.judge(host):
+        if found.subject in wanted and found.code in _NO_RESET:
+            yield found
+
+
+def _refuse(host: Host, function: PciFunction, code: Code) -> Finding:
+    return make_finding(
+        ID,
+        subject_of(function),
+        code,
+        attribute(function, "driver", describe(function, host)),
+        decision=code.decision.replace("ADDRESS", function.address),
+    )
+
+
+def _unread(host: Host, function: PciFunction, name: str) -> Finding:
+    return make_finding(
+        ID,
+        subject_of(function),
+        ACTION_EVIDENCE_MISSING,
+        attribute(function, name, "not read"),
+        missing=(missing_attribute(host, function, name),),
+    )
