@@ -1,7 +1,7 @@
 """What holds for every test run: markers, the shared folder, the browser, skips and seeds.
 
 Tests that need the shared folder are deselected and counted where it is absent; so are those that
-need a browser, but under CI they run, and fail, because CI can install one. Any other
+need a browser or strace, but under CI they run, and fail, because CI can install these. Any other
 skip is listed last with its reason, and fails the run under CI: a test that silently does
 not run protects nobody. No test's own fixtures belong here.
 """
@@ -23,14 +23,17 @@ settings.register_profile("vfioctl", deadline=None, print_blob=True)
 settings.load_profile("vfioctl")
 
 _DESELECTED = pytest.StashKey[int]()
-_WITHOUT_BROWSER = pytest.StashKey[int]()
+_WITHOUT_TOOL = pytest.StashKey[dict[str, int]]()
 _SKIPS = pytest.StashKey[list[tuple[str, str]]]()
 _SEED = pytest.StashKey[int]()
+
+_TOOLS = {"browser": "chromium", "strace": "strace"}
+"""Marker -> the program its tests need, which is also the name of its package."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_DESELECTED] = 0
-    config.stash[_WITHOUT_BROWSER] = 0
+    config.stash[_WITHOUT_TOOL] = {}
     config.stash[_SKIPS] = []
     seed = os.environ.get("VFIOCTL_SEED")
     config.stash[_SEED] = int(seed) if seed else random.SystemRandom().getrandbits(32)
@@ -69,8 +72,9 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if locate_shared() is None:
         config.stash[_DESELECTED] = _deselect(config, items, "shared")
-    if _locate_chromium() is None and not os.environ.get("CI"):
-        config.stash[_WITHOUT_BROWSER] = _deselect(config, items, "browser")
+    for marker, program in _TOOLS.items():
+        if shutil.which(program) is None and not os.environ.get("CI"):
+            config.stash[_WITHOUT_TOOL][marker] = _deselect(config, items, marker)
 
 
 def _deselect(config: pytest.Config, items: list[pytest.Item], marker: str) -> int:
@@ -80,12 +84,6 @@ def _deselect(config: pytest.Config, items: list[pytest.Item], marker: str) -> i
         config.hook.pytest_deselected(items=deselected)
         items[:] = [item for item in items if not item.get_closest_marker(marker)]
     return len(deselected)
-
-
-def _locate_chromium() -> Path | None:
-    """The browser of the tests: Debian's, or one of that name on PATH."""
-    found = shutil.which("chromium")
-    return Path(found) if found else None
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -101,12 +99,14 @@ def pytest_terminal_summary(
             f"{count} test{'s' if count > 1 else ''} marked `shared` deselected: "
             "no ../shared beside the checkout and no $VFIOCTL_SHARED"
         )
-    count = config.stash[_WITHOUT_BROWSER]
-    if count:
-        terminalreporter.write_sep("-", "browser absent")
+    for marker, count in config.stash[_WITHOUT_TOOL].items():
+        if not count:
+            continue
+        program = _TOOLS[marker]
+        terminalreporter.write_sep("-", f"{program} absent")
         terminalreporter.write_line(
-            f"{count} test{'s' if count > 1 else ''} marked `browser` deselected: no chromium; "
-            "apt-get install -y --no-install-recommends chromium"
+            f"{count} test{'s' if count > 1 else ''} marked `{marker}` deselected: no {program}; "
+            f"apt-get install -y --no-install-recommends {program}"
         )
     if config.stash[_SKIPS]:
         consequence = "; under CI each fails the run" if os.environ.get("CI") else ""
@@ -133,10 +133,10 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def chromium() -> Path:
     """The browser's program; only for tests marked `browser`."""
-    program = _locate_chromium()
-    if program is None:
+    found = shutil.which(_TOOLS["browser"])
+    if found is None:
         pytest.fail("no chromium: apt-get install -y --no-install-recommends chromium")
-    return program
+    return Path(found)
 
 
 @pytest.fixture

@@ -61,12 +61,13 @@ install_missing() {
     fi
 }
 
-# Only the tests open a page in a browser and try a script in busybox; what else make does must not
-# wait for these downloads.
+# Only the tests open a page in a browser, try a script in busybox and look at system calls; what
+# else make does must not wait for these downloads.
 if [ "${1:-}" = --tests ]; then
     missing=""
     command -v chromium >/dev/null || missing="chromium"
     command -v busybox >/dev/null || missing="$missing busybox"
+    command -v strace >/dev/null || missing="$missing strace"
     if [ -n "$missing" ] && ! install_missing; then
         say "note: without these some tests are left out, and fail under CI:"
         say "  sudo $(apt_line 'sudo ')"

@@ -1,124 +1,153 @@
-"""`python -m vfio_agent`: run the node agent in the foreground.
+"""`python -m vfio_agent`: the whole agent in the foreground, as a person starts it.
 
-A wrong argument, bundle or root ends it with one line that names the fix and status 64, a journal
-that cannot be used with one line and status 2. A fault of our own ends it with its traceback and
-status 70, so that whoever supervises it starts it again.
+This process is hostd; the network process is its child, never root, with a connection that nobody
+else can have. If one ends so does the other: restarting is the work of a service manager, which
+starts the two by themselves (docs/adr/012). See `vfio_agent.process` for how it ends.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
-import os
 import signal
+import socket
+import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn
 
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before the import: what fails we say ourselves
-
-from vfio_agent.collect.root import open_root
-from vfio_agent.daemon import Daemon, RootError, Settings
+from vfio_agent.hostd.__main__ import require_root, say_limits
+from vfio_agent.hostd.looking import RootError
+from vfio_agent.hostd.service import Hostd, Settings, open_journal
 from vfio_agent.journal import JournalError
+from vfio_agent.process import EXIT_FAILED, EXIT_USAGE, Parser, run_until_stopped, say, start_log
+from vfio_agent.unprivileged import AccountError, choose_account
 from vfio_contract.address import check_name
-from vfio_contract.bundle import BundleError, load_bundle, parse_endpoint
-
-EXIT_FAILED = 2
-EXIT_USAGE = 64
-EXIT_FAULT = 70
-"""EX_SOFTWARE of sysexits.h, beside EX_USAGE."""
+from vfio_contract.bundle import Bundle, load_bundle, parse_endpoint
 
 PROGRAM = "vfioctl agent run"
 
-log = logging.getLogger("vfio-agent")
+GRACE_S = 8.0
+"""For the child to end by itself; its session's thread has 5 s."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """Wrong usage is one line and status 64, as everywhere in `vfioctl`."""
+class ChildEnded(Exception):
+    """The network process ended by itself; `status` is negative for a signal."""
 
-    def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"{PROGRAM}: {message}; see: {PROGRAM} --help\n")
+    def __init__(self, status: int) -> None:
+        how = f"ended with status {status}"
+        if status < 0:
+            how = f"was killed by {signal.Signals(-status).name}"
+        super().__init__(f"the network process {how}")
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was asked for, found good. `account` is "" to stay who we are."""
+
+    hostd: Settings
+    node: str
+    endpoint: str
+    tls: Path
+    account: str
+
+    def bundle(self) -> Bundle:
+        """The node's credentials as they are on disk now."""
+        return load_bundle(self.tls, now=datetime.now(UTC))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, run until SIGTERM or SIGINT, return the exit status."""
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    """Parse, run both until SIGTERM or SIGINT; the exit status."""
+    words = _parser().parse_args(arguments)
+    start_log()
     try:
-        settings = _settings(options)
-    except (BundleError, ValueError, OSError) as error:
-        return _say(error, EXIT_USAGE)
-    daemon = Daemon(settings)
-    _stop_on_signals(daemon)
+        options = _options(words)
+    except (AccountError, ValueError, OSError) as error:
+        return say(PROGRAM, error, EXIT_USAGE)
+    say_limits(options.hostd.root)
     try:
-        daemon.run()
-    except (JournalError, RootError) as error:
-        return _say(error, EXIT_FAILED)
-    except Exception:
-        log.critical("ending on a fault of the agent itself", exc_info=True)
-        return EXIT_FAULT
-    # Python gives its handlers back while it ends: one more SIGTERM would then kill a clean end.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-    return 0
+        with open_journal(options.hostd) as journal:
+            hostd = Hostd(options.hostd, journal, bundle=options.bundle)
+            return run_until_stopped(
+                PROGRAM,
+                lambda: _run(hostd, options),
+                stop=hostd.stop,
+                expected=(JournalError, RootError),
+            )
+    except JournalError as error:
+        return say(PROGRAM, error, EXIT_FAILED)
 
 
-def _stop_on_signals(daemon: Daemon) -> None:
-    """SIGTERM and SIGINT ask for a clean end, whichever thread the kernel hands them to.
+def _run(hostd: Hostd, options: Options) -> int:
+    ours, theirs = socket.socketpair()
+    with ours, _child(options, theirs) as child:
+        theirs.close()
 
-    Python runs a handler only on the main thread, and nothing wakes that one where another thread
-    took the signal: it would wait for the next look at the host. The file descriptor is written by
-    the C handler itself.
-    """
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
+        def wait() -> None:
+            hostd.fail(ChildEnded(child.wait()))
 
-    def watch() -> None:
-        os.read(reading, 1)
-        daemon.stop()
-
-    threading.Thread(target=watch, name="signals", daemon=True).start()
+        threading.Thread(target=wait, name="child", daemon=True).start()
+        try:
+            hostd.run(ours)
+        except ChildEnded as error:
+            if error.status < 0:  # it had no time to say why
+                return say(PROGRAM, error, EXIT_FAILED)
+            return error.status or EXIT_FAILED
+        return 0
 
 
-def _say(error: Exception, status: int) -> int:
-    print(f"{PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)
-    return status
+@contextmanager
+def _child(options: Options, connection: socket.socket) -> Iterator[subprocess.Popen[bytes]]:
+    """The network process; it is gone at the end."""
+    child = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "vfio_agent.network"),
+            *(f"--node={options.node}", f"--endpoint={options.endpoint}"),
+            *(f"--user={options.account}", f"--hostd-fd={connection.fileno()}"),
+        ],
+        stdin=subprocess.DEVNULL,
+        pass_fds=(connection.fileno(),),
+        process_group=0,  # so that Ctrl-C reaches hostd alone, which keeps the order
+    )
+    try:
+        yield child
+    finally:
+        child.terminate()
+        try:
+            child.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog=PROGRAM, description="Collect, judge, and tell the coordinator.")
+    parser = Parser(prog=PROGRAM, description="Collect, judge, and tell the coordinator.")
     parser.add_argument("--node", required=True, help="this node's name, as in its certificate")
     parser.add_argument("--endpoint", default="", help="coordinator, host:port (else the bundle's)")
     parser.add_argument("--tls", required=True, type=Path, help="bundle: ca.pem cert.pem key.pem")
     parser.add_argument("--state", required=True, type=Path, help="where the journal is kept")
     parser.add_argument("--root", default="/", help="/ or a captured host to replay")
+    parser.add_argument("--user", default="", help="the network process's account, as root")
     return parser
 
 
-def _settings(options: argparse.Namespace) -> Settings:
-    node = check_name(options.node, field="--node")
-    bundle = load_bundle(options.tls, now=datetime.now(UTC))
-    endpoint = options.endpoint or bundle.endpoint
+def _options(words: argparse.Namespace) -> Options:
+    node = check_name(words.node, field="--node")
+    bundle = load_bundle(words.tls, now=datetime.now(UTC))
+    endpoint = words.endpoint or bundle.endpoint
     if not endpoint:
-        raise ValueError(f"--endpoint is missing and {options.tls} names none: give host:port")
-    try:
-        open_root(options.root)
-    except OSError as error:
-        raise ValueError(
-            f"--root {options.root} cannot be opened ({error.strerror or error}): "
-            "name / or a captured host, a directory or a tar"
-        ) from error
-    return Settings(
+        raise ValueError(f"--endpoint is missing and {words.tls} names none: give host:port")
+    require_root(words.root)
+    return Options(
+        hostd=Settings(state=words.state, root=words.root),
         node=node,
         endpoint=parse_endpoint(endpoint),
-        bundle=options.tls,
-        state=options.state,
-        root=options.root,
+        tls=words.tls,
+        account=choose_account(words.user),
     )
 
 

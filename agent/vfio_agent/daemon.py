@@ -1,9 +1,10 @@
-"""The node agent: collect, judge, tell the coordinator, again and again.
+"""The network process's work: take what hostd saw, tell the coordinator, again and again.
 
-Two threads. The main one looks at the host every interval and offers what it saw; the other keeps a
-session with the coordinator and says the latest. It must never stop looking because nobody listens,
-nor queue what nobody took, nor go on after a fault of its own: an agent that half works looks like
-one that has nothing to report, so `run` raises and whoever supervises it starts it again.
+Three threads. The main one waits; one holds the connection to hostd; one keeps a session with the
+coordinator and says the latest. It must never look at the host itself, queue what nobody took, nor
+go on after a fault of its own: an agent that half works looks like one that has nothing to report,
+so `run` raises and whoever supervises it starts it again. While hostd is away the session goes on,
+and what was seen last grows old.
 """
 
 from __future__ import annotations
@@ -11,159 +12,134 @@ from __future__ import annotations
 import logging
 import queue
 import random
+import socket
 import threading
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
-from vfio_agent.checks import checks_version
-from vfio_agent.collect.root import Root, open_root
-from vfio_agent.inspect import observe
-from vfio_agent.journal import Journal
+from vfio_agent.hostd.client import Client
+from vfio_agent.hostd.line import HostdError
 from vfio_agent.session.backoff import Backoff
-from vfio_agent.session.conversation import Speaker, Terms
+from vfio_agent.session.conversation import Ended, Speaker, Terms
 from vfio_agent.session.link import Link
-from vfio_agent.session.outbox import Outbox, Packer, seconds_up
-from vfio_contract.model import Snapshot
+from vfio_agent.session.outbox import Outbox
+from vfio_contract.bundle import Bundle
+from vfio_contract.version import VERSION
 
 log = logging.getLogger("vfio-agent")
-
-DEFAULT_INTERVAL_S = 60.0
-"""Between looks until a coordinator says otherwise."""
-
-MIN_REST_S = 1.0
-"""Between two looks, however long they take and whatever the interval: reading costs the host."""
-
-JOURNAL_FILE = "journal.db"
 
 _CLOSING_S = 5.0
 """How long a clean end waits for the session's thread."""
 
 
-class RootError(Exception):
-    """The root that is looked at cannot be opened; the text names it."""
-
-
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How an agent is started. `root` is `/` or a captured host that is replayed."""
+    """How a network process is started.
+
+    `hostd` is where hostd listens, or the connection that hostd made for its child. `bundle` loads
+    the node's credentials; None: hostd has them.
+    """
 
     node: str
     endpoint: str
-    bundle: Path
-    state: Path
-    root: str
+    hostd: Path | socket.socket
+    bundle: Callable[[], Bundle] | None
 
 
 class _Stop:
     """Asks the main thread to end."""
 
 
-_STOP = _Stop()
+class _News:
+    """hostd has told something."""
+
+
+_STOP, _NEWS = _Stop(), _News()
 
 
 class Daemon:
-    """One running agent."""
+    """One running network process."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._outbox = Outbox()
-        self._inbox: queue.SimpleQueue[_Stop | Terms | BaseException] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Stop | _News | Terms | BaseException] = queue.SimpleQueue()
         self._ending = threading.Event()
-        self._interval_s = DEFAULT_INTERVAL_S
+        self._hostd = Client(
+            settings.hostd,
+            on_news=lambda: self._inbox.put(_NEWS),
+            on_fault=self._inbox.put,
+        )
 
     def stop(self) -> None:
         """Ask for a clean end, from any thread."""
         self._inbox.put(_STOP)
 
     def run(self) -> None:
-        """Look and tell until stopped.
+        """Take and tell until stopped.
 
-        JournalError and RootError name what is wrong with a file; anything else is our own fault.
+        HostdEnded and HostdReplaced say that this process has nothing more to do with that hostd;
+        anything else is our own fault.
         """
-        settings = self._settings
-        journal = Journal.open(settings.state / JOURNAL_FILE)
+        self._hostd.start()
         try:
-            link = Link(
-                endpoint=settings.endpoint,
-                bundle=settings.bundle,
-                speaker=Speaker(settings.node, journal.state_id, version("vfioctl")),
-                outbox=self._outbox,
-                fences=journal,
-                on_terms=self._inbox.put,
-            )
-            speaking = threading.Thread(
-                target=self._speak, args=(link,), name="session", daemon=True
-            )
-            try:
-                self._look(journal, speaking)
-            finally:
-                self._ending.set()
-                link.close()
-                if speaking.ident is not None:
-                    speaking.join(_CLOSING_S)
+            if self._wait(lambda: self._outbox.latest() is not None):
+                self._converse()
         finally:
-            journal.close()
+            self._hostd.close()
 
-    def _look(self, journal: Journal, speaking: threading.Thread) -> None:
-        packer = Packer()
-        root: Root | None = None
-        previous: Snapshot | None = None
-        asked = False
-        while not asked:
-            began, at_s = time.monotonic(), seconds_up()
-            if root is None or not root.live:
-                root = self._open_root()
-            seen = observe(root, journal, previous)
-            previous = seen.snapshot
-            self._outbox.offer(
-                packer.pack(
-                    seen.snapshot,
-                    seen.report.findings,
-                    checks_version=checks_version(),
-                    at_s=at_s,
-                )
-            )
-            if speaking.ident is None:
-                speaking.start()  # Hello tells of this host, so it waits for the first look
-            asked = self._rest(began)
-
-    def _open_root(self) -> Root:
-        """The host, once: it remembers which reads are blocked. A capture each time anew, because
-        it may have been replaced by one of the next boot."""
+    def _converse(self) -> None:
+        """Keep a session until stopped. Hello tells of this host, so the first look is there."""
+        link = Link(
+            endpoint=self._settings.endpoint,
+            bundle=self._settings.bundle or self._hostd.bundle,
+            speaker=Speaker(self._settings.node, self._hostd.state_id, VERSION),
+            outbox=self._outbox,
+            fences=self._hostd,
+            on_terms=self._inbox.put,
+            events=self._hostd,
+            on_rescan=self._rescan,
+        )
+        speaking = threading.Thread(target=self._speak, args=(link,), name="session", daemon=True)
+        speaking.start()
         try:
-            return open_root(self._settings.root)
-        except OSError as error:
-            raise RootError(f"{self._settings.root}: {error.strerror or error}") from error
+            self._wait(lambda: False)
+        finally:
+            self._ending.set()
+            link.close()
+            speaking.join(_CLOSING_S)
 
-    def _rest(self, began: float) -> bool:
-        """Wait for the next look; True when asked to end. A fault of the session is raised here."""
-        earliest = time.monotonic() + MIN_REST_S
-        while True:
-            left = max(began + self._interval_s, earliest) - time.monotonic()
-            try:
-                word = self._inbox.get(timeout=max(0.0, left))
-            except queue.Empty:
-                return False
+    def _wait(self, enough: Callable[[], bool]) -> bool:
+        """Pass on what comes until it is enough (True) or the end was asked for (False). What went
+        wrong on another thread is raised here."""
+        while not enough():
+            word = self._inbox.get()
             match word:
                 case _Stop():
-                    return True
+                    return False
+                case _News():
+                    self._hostd.deliver(self._outbox.offer)
                 case Terms():
                     self._take_terms(word)
                 case _:
                     raise word
+        return True
 
     def _take_terms(self, terms: Terms) -> None:
         log.info("in session with cluster %s, epoch %d", terms.cluster_id, terms.epoch)
-        self._interval_s = terms.observation_interval_s or DEFAULT_INTERVAL_S
+        self._hostd.set_pace(terms.observation_interval_s)
+
+    def _rescan(self, reason: str) -> None:
+        log.info("the coordinator wants a look at the host: %s", reason)
+        self._hostd.rescan()
 
     def _speak(self, link: Link) -> None:
         backoff = Backoff(random.uniform)
         said = ""
         try:
             while not self._ending.is_set():
-                ended = link.run()
+                ended = _speak_once(link)
                 if self._ending.is_set():
                     return
                 if ended.useful:
@@ -174,3 +150,11 @@ class Daemon:
                 self._ending.wait(backoff.next_delay(slow=ended.slow))
         except BaseException as error:
             self._inbox.put(error)
+
+
+def _speak_once(link: Link) -> Ended:
+    """One session. A fence that is not durable is not obeyed, so there is none without hostd."""
+    try:
+        return link.run()
+    except HostdError as error:
+        return Ended(str(error))

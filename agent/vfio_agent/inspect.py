@@ -6,6 +6,7 @@ to the host, and as an ordinary user never say more than it could read.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from vfio_agent.collect import collect_host
 from vfio_agent.collect.root import Root, open_root
 from vfio_agent.journal import Journal, JournalError
 from vfio_agent.reset_history import with_history, with_known_history
+from vfio_contract.durable import Stamp
 from vfio_contract.findings import Report
 from vfio_contract.host import Host
 from vfio_contract.model import Gap, Snapshot
@@ -111,14 +113,20 @@ def inspect_evidence(paths: Sequence[str], *, stdin: BinaryIO | None = None) -> 
 
 
 def observe(root: Root, journal: Journal, previous: Snapshot | None) -> Inspection:
-    """What the daemon does each round; new resets are in the journal before they are reported."""
-    return judge_snapshot(with_history(collect_host(root, previous=previous), journal))
+    """What hostd does each round; new resets are in the journal before they are reported."""
+    snapshot = collect_host(root, previous=previous)
+    return judge_snapshot(with_history(snapshot, journal, at=_now(snapshot)))
 
 
 def judge_snapshot(snapshot: Snapshot) -> Inspection:
     """Run the checks on a snapshot that was collected earlier."""
     host = Host(snapshot)
     return Inspection(snapshot=snapshot, host=host, report=judge(host))
+
+
+def _now(snapshot: Snapshot) -> Stamp:
+    boottime_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+    return Stamp(snapshot.readings.boot_id or "", boottime_ms, time.time_ns() // 1_000_000)
 
 
 def _with_gap(snapshot: Snapshot, journal: Path, error: JournalError) -> Snapshot:

@@ -17,6 +17,7 @@ from vfio_agent.journal import Journal
 from vfio_agent.reset_lines import find_traces
 from vfio_contract.address import Address, Identity
 from vfio_contract.drift import firmware_tuple
+from vfio_contract.durable import Stamp
 from vfio_contract.host import Host
 from vfio_contract.identity import Identified
 from vfio_contract.ledger import FAILURES, ResetAttempt, summarise_attempts
@@ -26,15 +27,16 @@ Totals = Mapping[str, tuple[int, int]]
 """Identity -> (attempts, failures), those no longer kept as rows included."""
 
 
-def with_history(snapshot: Snapshot, journal: Journal) -> Snapshot:
+def with_history(snapshot: Snapshot, journal: Journal, *, at: Stamp | None = None) -> Snapshot:
     """The snapshot with `readings.ledger` filled in: one summary per identity with any attempt.
 
-    New attempts are durable in the journal, which is ours, before they are reported. A snapshot
-    without a boot id is only looked at: its attempts could not be told from those of other boots.
+    New attempts are durable in the journal, which is ours, before they are reported; with `at`, the
+    moment of this look, as durable events too. A snapshot without a boot id is only looked at: its
+    attempts could not be told from those of other boots.
     """
     boot_id = snapshot.readings.boot_id
     if boot_id and snapshot.readings.kernel_log is not None:
-        journal.record(find_attempts(Host(snapshot)), boot_id=boot_id)
+        journal.record(find_attempts(Host(snapshot)), boot_id=boot_id, at=at)
     return with_known_history(snapshot, journal)
 
 

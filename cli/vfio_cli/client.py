@@ -7,9 +7,11 @@ coordinator cannot be reached 3, it refused 2, it did not understand or knows no
 from __future__ import annotations
 
 import os
+import queue
+import threading
 import typing
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,8 +25,10 @@ from vfio_cli.screens.layout import clean
 from vfio_cli.terminal import progress
 from vfio_contract.bundle import BundleError, load_bundle
 from vfio_contract.codec import from_message, to_message
+from vfio_contract.errors import ErrorCode
 from vfio_contract.views import (
     BaselineView,
+    ClusterChange,
     ClusterStatus,
     Decision,
     Event,
@@ -33,6 +37,8 @@ from vfio_contract.views import (
     PlaceRequest,
     RiskView,
     VmView,
+    WatchCursor,
+    WatchKind,
 )
 from vfioctl.v1 import cluster_pb2 as wire
 from vfioctl.v1.cluster_pb2_grpc import ClusterServiceStub
@@ -57,6 +63,14 @@ _EXIT_CODES = {
     grpc.StatusCode.INTERNAL: UNKNOWN,
     grpc.StatusCode.CANCELLED: UNKNOWN,
 }
+
+CURSOR_METADATA = "vfioctl-cursor"
+
+_WAITING = 4
+"""Changes of a stream that wait for whoever reads it, of up to 1,000 rows each."""
+
+_LOOK_S = 0.2
+"""How soon a reader that waits for room sees that its stream was closed."""
 
 _NO_SUCH_NAME = "UNKNOWN_"
 """How the codes of refused names begin; other things that are not found exist but for a part."""
@@ -149,12 +163,72 @@ class Coordinator:
         answer = self._call(self._stub.ListEvents, request)
         return tuple(from_message(Event, e) for e in answer.events), int(answer.last_seq)
 
+    def watch(
+        self, *, kinds: Sequence[WatchKind], cursor: WatchCursor | None = None, node: str = ""
+    ) -> Changes:
+        """A stream of what changes after a cursor; the caller closes it."""
+        request = wire.WatchRequest(
+            kinds=[wire.WatchKind.Value(f"WATCH_KIND_{kind.name}") for kind in kinds],
+            cursor=None if cursor is None else to_message(cursor),
+            node=node,
+        )
+        return Changes(self._stub.Watch(request), self._where)
+
     def _call(self, method: Callable[..., Any], request: Any) -> Any:
         try:
             with progress(f"asking the coordinator at {self._where}"):
                 return method(request, timeout=DEADLINE_S)
         except grpc.RpcError as error:
             raise _stop(error, self._where) from None
+
+
+class Behind(Stop):
+    """What followed the cursor is no longer kept; `resume` is the oldest place that still is."""
+
+    def __init__(self, stop: Stop, resume: WatchCursor) -> None:
+        super().__init__(stop.message, status=stop.status, code=stop.code)
+        self.resume = resume
+
+
+class Changes:
+    """An open stream. What was received waits here; when that is much, no more is received."""
+
+    def __init__(self, call: Any, where: str) -> None:
+        self._call = call
+        self._where = where
+        self._queue: queue.Queue[ClusterChange | Stop] = queue.Queue(_WAITING)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._read, name="watch", daemon=True)
+        self._thread.start()
+
+    def next(self, timeout_s: float) -> ClusterChange | None:
+        """The next change, None for none within the timeout. Its end raises Stop, or Behind."""
+        try:
+            word = self._queue.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+        if isinstance(word, Stop):
+            raise word
+        return word
+
+    def close(self) -> None:
+        """Go away, whatever is still said."""
+        self._closed.set()
+        self._call.cancel()
+        self._thread.join(DEADLINE_S)
+
+    def _read(self) -> None:
+        try:
+            for message in self._call:
+                self._hand_on(from_message(ClusterChange, message.change))
+            self._hand_on(Stop(f"coordinator {self._where} ended the stream", status=UNKNOWN))
+        except grpc.RpcError as error:
+            self._hand_on(_stop_of_stream(error, self._where))
+
+    def _hand_on(self, word: ClusterChange | Stop) -> None:
+        while not self._closed.is_set():
+            with suppress(queue.Full):
+                return self._queue.put(word, timeout=_LOOK_S)
 
 
 @contextmanager
@@ -225,6 +299,17 @@ def _stop(error: Any, where: str) -> Stop:
     elif code is grpc.StatusCode.UNAVAILABLE:
         details = f"cannot be reached ({_last_words(details)}): is it running? vfioctl up"
     return Stop(f"coordinator {where}: {details or code.name}", status=status)
+
+
+def _stop_of_stream(error: Any, where: str) -> Stop:
+    stop = _stop(error, where)
+    if stop.code != ErrorCode.COMPACTED:
+        return stop
+    metadata = dict(error.trailing_metadata() or ())
+    try:
+        return Behind(stop, WatchCursor(*map(int, str(metadata[CURSOR_METADATA]).split("."))))
+    except (KeyError, TypeError, ValueError):
+        return stop
 
 
 def _has_code(details: str) -> bool:

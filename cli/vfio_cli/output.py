@@ -4,11 +4,12 @@ Documents carry `schema`, a name with a version; that of a check is a fixed shap
 written is ASCII: what is not is escaped by the format itself.
 
 With `-o json` and `-o yaml` stdout always holds one whole document (with --watch: one after the
-other), also when the command ends early: then it is `vfioctl.error/v1` with `code` (a stable word),
-`message` (the line that stderr shows too) and `exit_code`. So a script that keeps only stdout keeps
-the reason, one that parses never meets an empty text, and one that looks for a verdict finds none:
-look at `schema` or the exit code first. Only a Ctrl-C, a closed pipe, a full disk and a fault of
-vfioctl itself leave no document.
+other; those of a cluster a line each in json, and begun by `---` in yaml), also when the command
+ends early: then it is `vfioctl.error/v1` with `code` (a stable word), `message` (the line that
+stderr shows too) and `exit_code`. So a script that keeps only stdout keeps the reason, one that
+parses never meets an empty text, and one that looks for a verdict finds none: look at `schema` or
+the exit code first. Only a Ctrl-C, a closed pipe, a full disk and a fault of vfioctl itself leave
+no document.
 """
 
 from __future__ import annotations
@@ -95,8 +96,26 @@ def find_form(arguments: Sequence[str]) -> str:
 def write_error(form: str, *, code: str, message: str, status: int) -> None:
     """The document of a command that ended early; nothing in any other form than json and yaml."""
     if form in DOCUMENTS:
-        document = {"schema": ERROR_SCHEMA, "code": code, "message": clean(message)}
-        _write_document(form, document | {"exit_code": status})
+        _write_document(form, _error(code=code, message=message, status=status))
+
+
+def error_document(stop: Stop) -> dict[str, Any]:
+    """Why there is nothing to show now."""
+    return _error(code=stop.code, message=stop.format_message(), status=stop.status)
+
+
+def _error(*, code: str, message: str, status: int) -> dict[str, Any]:
+    document = {"schema": ERROR_SCHEMA, "code": code, "message": clean(message)}
+    return document | {"exit_code": status}
+
+
+def write_next(form: str, document: Mapping[str, Any]) -> None:
+    """One document of many: json on a line of its own, yaml begun by `---`."""
+    if form == "json":
+        terminal.write(json.dumps(document, ensure_ascii=True) + "\n")
+    else:
+        terminal.write("---\n")
+        _write_document(form, document)
 
 
 def tell_stop(form: str) -> Callable[[Stop], None]:

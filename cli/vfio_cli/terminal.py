@@ -7,6 +7,7 @@ and `NO_COLOR` (any value but the empty one, no-color.org) turns colour off.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import textwrap
 import threading
@@ -15,13 +16,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from vfio_cli.exits import OutputLost, PipeClosed, Stop
-from vfio_cli.screens.layout import WIDTH, Lines, clean, painted, plain
+from vfio_cli.screens.layout import WIDTH, Line, Lines, clean, painted, plain
 
 WATCH_INTERVAL_S = 2.0
 """Between two looks of `--watch`."""
 
 PROGRESS_AFTER_S = 1.0
 _CLEAR_SCREEN = "\x1b[H\x1b[2J\x1b[3J"
+_CLEAR = "\x1b[H\x1b[2J"
+_WRAP_OFF, _WRAP_ON = "\x1b[?7l", "\x1b[?7h"
 _CLEAR_LINE = "\r\x1b[K"
 
 
@@ -35,6 +38,44 @@ def may_colour() -> bool:
 def show(lines: Lines) -> None:
     """Print a screen."""
     write(painted(lines) if may_colour() else plain(lines))
+
+
+class Canvas:
+    """A screen on a terminal that is drawn again in place: only lines that changed are written.
+
+    Nothing is cleared in between, so nothing flickers. What does not fit is counted on the last
+    line; a line that is too long is cut by the terminal.
+    """
+
+    def __init__(self) -> None:
+        self._size: os.terminal_size | None = None
+        self._drawn: list[str] = []
+
+    def draw(self, lines: Lines) -> None:
+        """These lines in place of the last ones."""
+        size = shutil.get_terminal_size()
+        parts = []
+        if size != self._size:
+            self._size, self._drawn = size, []
+            parts.append(_CLEAR)
+        rows = _fit(lines, max(size.lines - 1, 1))
+        for number, row in enumerate(rows):
+            if number >= len(self._drawn) or self._drawn[number] != row:
+                parts.append(f"\x1b[{number + 1};1H{row}\x1b[K")
+        if len(rows) < len(self._drawn):
+            parts.append(f"\x1b[{len(rows) + 1};1H\x1b[J")
+        self._drawn = rows
+        if parts:
+            parts.append(f"\x1b[{len(rows) + 1};1H")
+            write(f"{_WRAP_OFF}{''.join(parts)}{_WRAP_ON}")
+
+
+def _fit(lines: Lines, room: int) -> list[str]:
+    if len(lines) > room:
+        hidden = len(lines) - room + 1
+        lines = [*lines[: room - 1], Line(f".. {hidden} more lines: enlarge the terminal")]
+    text = painted(lines) if may_colour() else plain(lines)
+    return text.split("\n")[:-1]
 
 
 def write(text: str) -> None:

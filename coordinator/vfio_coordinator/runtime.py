@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from vfio_contract.errors import ClusterError, ErrorCode
 from vfio_coordinator.clock import Clock
+from vfio_coordinator.publisher import Publisher
 from vfio_coordinator.session_port import SessionPort, Word
 from vfio_coordinator.state.effects import (
     AcceptSession,
@@ -30,11 +31,13 @@ from vfio_coordinator.state.effects import (
     Commit,
     Effect,
     Failure,
+    HoldEvents,
     ReadBack,
     RefuseSession,
     Reply,
     StepDown,
     WantInventory,
+    WantRescan,
 )
 from vfio_coordinator.state.events import CommitOutcome, Event, Outcome, SessionClosed, Tick
 from vfio_coordinator.state.model import State
@@ -65,6 +68,7 @@ class Runtime:
     def __init__(self, store: Store, state: State, clock: Clock, coordinator: str) -> None:
         self.state = state
         self.coordinator = coordinator
+        self.publisher = Publisher(lambda: self.state, clock, coordinator)
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._writer = Writer(store, self._store_failed)
@@ -86,6 +90,7 @@ class Runtime:
         self._stopping = True
         for port in self._sessions.values():
             port.end(ClusterError(ErrorCode.SHUTTING_DOWN, f"{self.coordinator} is ending"))
+        self.publisher.end(ClusterError(ErrorCode.SHUTTING_DOWN, f"{self.coordinator} is ending"))
 
     async def stop(self) -> bool:
         """Finish the commits that were submitted and stop; False if the store hangs in one."""
@@ -113,6 +118,7 @@ class Runtime:
             raise ClusterError(ErrorCode.SHUTTING_DOWN, self._over)
         state, effects = apply(self.state, event, self._clock.now())
         self.state = state
+        self.publisher.note_change()
         try:
             for effect in effects:
                 self._perform(effect)
@@ -167,7 +173,7 @@ class Runtime:
                 future = self._calls.get(ticket)
                 if future is not None and not future.done():
                     future.set_result(answer)
-            case AcceptSession() | WantInventory() | Acknowledge():
+            case AcceptSession() | WantInventory() | Acknowledge() | HoldEvents() | WantRescan():
                 self._tell(effect)
             case RefuseSession() | CloseSession():
                 port = self._sessions.get(effect.session)

@@ -1,7 +1,8 @@
 """The loop's end of one agent stream: what the state says to it waits here until it is read.
 
 Of each kind of word only the newest waits, so a stream whose peer does not read costs the same for
-ever: a newer acknowledgement covers the older ones, and only the newest inventory is wanted. It
+ever: a newer acknowledgement or mark covers the older ones, and only the newest inventory is
+wanted. It
 must never block whoever speaks.
 """
 
@@ -10,9 +11,15 @@ from __future__ import annotations
 import asyncio
 
 from vfio_contract.errors import ClusterError
-from vfio_coordinator.state.effects import AcceptSession, Acknowledge, WantInventory
+from vfio_coordinator.state.effects import (
+    AcceptSession,
+    Acknowledge,
+    HoldEvents,
+    WantInventory,
+    WantRescan,
+)
 
-Word = AcceptSession | WantInventory | Acknowledge
+Word = AcceptSession | WantInventory | Acknowledge | HoldEvents | WantRescan
 
 
 class SessionPort:

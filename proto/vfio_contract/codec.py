@@ -1,8 +1,9 @@
 """The only place where values become protobuf messages and back.
 
 A value and its message have the same name and the same field names (`vfio_contract.views`,
-`vfio_contract.findings`), so one conversion driven by the dataclass serves them all. An enum number
-that this version does not know reads as UNKNOWN, never as good. Nothing here does input or output.
+`vfio_contract.findings`, `vfio_contract.durable`), so one conversion driven by the dataclass serves
+them all; only a durable event, whose payload is one of many, has its own. An enum number that this
+version does not know reads as UNKNOWN, never as good. Nothing here does input or output.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from vfio_contract import findings, views
+from vfio_contract import durable, findings, views
+from vfio_contract.durable import DurableEvent, Spooled, Stamp, kind_of
 from vfio_contract.findings import Verdict
-from vfioctl.v1 import findings_pb2, views_pb2
+from vfioctl.v1 import durable_pb2, findings_pb2, views_pb2
 
 Value = TypeVar("Value")
 
@@ -26,15 +28,20 @@ _NUMBERS = {number: verdict for verdict, number in _VERDICTS.items()}
 
 _MESSAGES: dict[type, type[Message]] = {
     kind: getattr(module, kind.__name__)
-    for source, module in ((findings, findings_pb2), (views, views_pb2))
+    for source, module in (
+        (findings, findings_pb2),
+        (views, views_pb2),
+        (durable, durable_pb2),
+    )
     for kind in vars(source).values()
     if isinstance(kind, type) and dataclasses.is_dataclass(kind) and hasattr(module, kind.__name__)
+    if kind is not DurableEvent
 }
 """Value class -> message class, by name."""
 
 
 def to_message(value: Any) -> Any:
-    """The message of a value from `views` or `findings`."""
+    """The message of a value from `views` or `findings`, or of a durable event's payload."""
     message = _MESSAGES[type(value)]()
     for field in dataclasses.fields(value):
         _put(message, field.name, getattr(value, field.name))
@@ -46,6 +53,38 @@ def from_message(kind: type[Value], message: Any) -> Value:
     hints = _hints(typing.cast(type, kind))
     values = {name: _get(hint, message, name) for name, hint in hints.items()}
     return kind(**values)
+
+
+def event_to_message(spooled: Spooled) -> durable_pb2.DurableEvent:
+    """The message of a numbered durable event."""
+    event = spooled.event
+    message = durable_pb2.DurableEvent(
+        seq=spooled.seq,
+        boot_id=event.at.boot_id,
+        boottime_ms=event.at.boottime_ms,
+        wall_ms=event.at.wall_ms,
+        identity=event.identity,
+        address=event.address,
+    )
+    if event.payload is not None:
+        getattr(message, kind_of(event.payload)).CopyFrom(to_message(event.payload))
+    return message
+
+
+def event_from_message(message: durable_pb2.DurableEvent) -> Spooled:
+    """The numbered event of a message; a payload of a newer version is None."""
+    name = message.WhichOneof("payload")
+    held = None if name is None else getattr(message, name)
+    kind = None if held is None else getattr(durable, held.DESCRIPTOR.name)
+    return Spooled(
+        seq=message.seq,
+        event=DurableEvent(
+            at=Stamp(message.boot_id, message.boottime_ms, message.wall_ms),
+            identity=message.identity,
+            address=message.address,
+            payload=None if kind is None else from_message(kind, held),
+        ),
+    )
 
 
 def _put(message: Any, name: str, value: Any) -> None:

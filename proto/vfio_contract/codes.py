@@ -189,6 +189,30 @@ STORE_REWOUND = Code(
     "Do not place anything. Restore the newest store.",
 )
 
+EVENTS_LOST = Code(
+    "EVENTS_LOST",
+    Verdict.WARN,
+    "A gap in the numbers of a node's durable events: its spool was full and said so, or its "
+    "journal or this store was replaced.",
+    "Something happened on the host that nobody will tell any more. The node takes no VM until its "
+    "agent has looked at everything again.",
+    "Wait for the agent's look. If gaps come back: vfioctl events --node NODE, for what floods it.",
+)
+JOURNAL_FAILED = Code(
+    "JOURNAL_FAILED",
+    Verdict.FAIL,
+    "The agent's database refuses to write: the disk is full, or SQLite reports an error.",
+    "What happens on the host is not recorded: resets are forgotten, and no action is allowed.",
+    "Free space in the agent's state directory, or read its log for the file and the error.",
+)
+SPOOL_FULL = Code(
+    "SPOOL_FULL",
+    Verdict.FAIL,
+    "Events that must not be dropped fill their share of the agent's spool.",
+    "The coordinator has not taken them for long; until it does, the agent refuses to act.",
+    "Look why the node's events are not acknowledged: vfioctl node show NODE.",
+)
+
 CLUSTER_CODES: tuple[Code, ...] = (
     FIRMWARE_CHANGED,
     GROUP_RENUMBERED,
@@ -210,5 +234,8 @@ CLUSTER_CODES: tuple[Code, ...] = (
     RISK_EXPIRED,
     RISK_REVOKED,
     STORE_REWOUND,
+    EVENTS_LOST,
+    JOURNAL_FAILED,
+    SPOOL_FULL,
 )
 """Codes that no single-host check gives: drift and node states."""

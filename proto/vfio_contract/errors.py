@@ -30,6 +30,8 @@ class ErrorCode(StrEnum):
     STORE_REWOUND = "STORE_REWOUND"
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
     OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
+    COMPACTED = "COMPACTED"
+    SLOW_CONSUMER = "SLOW_CONSUMER"
     SHUTTING_DOWN = "SHUTTING_DOWN"
     INTERNAL = "INTERNAL"
 
@@ -94,6 +96,12 @@ CATALOGUE: dict[ErrorCode, ErrorText] = {
     ),
     ErrorCode.OUTCOME_UNKNOWN: ErrorText(
         "UNKNOWN", "The write may or may not have happened; look before you try again."
+    ),
+    ErrorCode.COMPACTED: ErrorText(
+        "OUT_OF_RANGE", "What came after that cursor is no longer kept; what is there still is."
+    ),
+    ErrorCode.SLOW_CONSUMER: ErrorText(
+        "RESOURCE_EXHAUSTED", "Nobody read this stream; open it again after the last cursor."
     ),
     ErrorCode.SHUTTING_DOWN: ErrorText("UNAVAILABLE", "The coordinator is stopping."),
     ErrorCode.INTERNAL: ErrorText(

@@ -6,6 +6,7 @@ in ISO 8601. A node that is not heard is never shown as healthy.
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from vfio_contract.findings import Verdict
 
@@ -198,6 +199,59 @@ class ClusterStatus:
     vms: tuple[VmView, ...]
     recent: tuple[Event, ...]
     next: str
+
+
+class WatchKind(StrEnum):
+    """What of the cluster is watched."""
+
+    SUMMARY = "summary"
+    NODES = "nodes"
+    VMS = "vms"
+    EVENTS = "events"
+
+
+@dataclass(frozen=True, slots=True)
+class WatchCursor:
+    """A place in what a coordinator tells its watchers.
+
+    `seq` counts changes of one epoch (one process); `event_seq` is a number of the event log, which
+    is durable: it holds across epochs. A new incarnation is a store restored from a backup.
+    """
+
+    incarnation: int
+    epoch: int
+    seq: int
+    event_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class VmKey:
+    """A VM's claim."""
+
+    name: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterChange:
+    """What changed between two cursors; `cursor` is the later one.
+
+    `reset`: a fresh list begins, rows from before are void, events go on. `current`: everything is
+    told now; until then a list is not whole. `summary` is a status without nodes and VMs, None
+    where it did not change. Rows replace those of the same name (and generation); time alone
+    changes none, so their ages are of the moment when the row was made.
+    """
+
+    cursor: WatchCursor
+    reset: bool
+    current: bool
+    at: str
+    summary: ClusterStatus | None
+    nodes: tuple[NodeView, ...]
+    nodes_gone: tuple[str, ...]
+    vms: tuple[VmView, ...]
+    vms_gone: tuple[VmKey, ...]
+    events: tuple[Event, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ class Agent:
         self.terms: queue.SimpleQueue[Terms] = queue.SimpleQueue()
         self.link = Link(
             endpoint=endpoint,
-            bundle=bundle or house.node,
+            bundle=lambda: load_bundle(bundle or house.node, now=datetime.now(UTC)),
             speaker=SPEAKER,
             outbox=self.outbox,
             fences=fences,

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 from click.shell_completion import CompletionItem
 
-from tests.cluster.agents import Cluster, full_host, nic_host
+from tests.cluster.agents import Cluster, full_host
 from tests.fakes.snapshots import unread
-from vfio_cli import terminal
 from vfio_cli.main import cli, run
 from vfio_cli.screens.layout import WIDTH
 from vfio_contract.model import Snapshot
@@ -274,28 +273,6 @@ async def test_a_stopped_coordinator_is_unknown(state: Path, shell: ShellFor) ->
         said = await at.type("status --cluster")
         assert said.code == 3
         assert "vfioctl up" in said.err
-
-
-async def test_events_are_followed_as_they_come(
-    state: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with Cluster(state) as cluster:
-        await cluster.join("pve01", nic_host())
-        where = ["--endpoint", f"unix:{cluster.directory}/api.sock"]
-        pauses: list[int] = []
-
-        def pause() -> None:
-            pauses.append(1)
-            if len(pauses) == 2:
-                raise KeyboardInterrupt
-            assert run(["node", "cordon", "pve01", "--reason", "later", *where]) == 0
-
-        monkeypatch.setattr(terminal, "pause", pause)
-        code = await asyncio.to_thread(run, ["events", "--watch", "-o", "json", *where])
-        assert code == 130
-        rows = [json.loads(r) for r in capsys.readouterr().out.splitlines() if r.startswith("{")]
-        assert rows[-1]["code"] == "NODE_CORDONED"
-        assert [r["seq"] for r in rows] == sorted({r["seq"] for r in rows})
 
 
 async def test_names_are_completed_from_the_cluster(state: Path) -> None:

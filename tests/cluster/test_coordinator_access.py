@@ -31,6 +31,7 @@ READS: dict[str, dict[str, Any]] = {
     "GetBaseline": {"node": NODE},
     "ListEvents": {},
     "ListRisks": {},
+    "Watch": {},
 }
 CHANGES: dict[str, dict[str, Any]] = {
     "CordonNode": {"node": NODE},
@@ -46,7 +47,12 @@ CHANGES: dict[str, dict[str, Any]] = {
 async def answer_of(user: User, method: str, fields: dict[str, Any]) -> str:
     """ "" where it was answered, else the code."""
     try:
-        await user.call(method, **fields)
+        if method == "Watch":
+            stream = user.watch()
+            await stream.hear()
+            stream.call.cancel()
+        else:
+            await user.call(method, **fields)
     except Refused as refused:
         return refused.code
     return ""

@@ -6,7 +6,7 @@ Nothing here waits for time to pass: what is awaited is an answer that a conditi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import grpc
@@ -15,6 +15,7 @@ import pytest
 
 from vfio_contract.codec import from_message, to_message
 from vfio_contract.views import (
+    ClusterChange,
     ClusterStatus,
     Decision,
     DeviceRequest,
@@ -22,6 +23,8 @@ from vfio_contract.views import (
     NodeView,
     PlaceRequest,
     Refusal,
+    WatchCursor,
+    WatchKind,
 )
 from vfioctl.v1 import cluster_pb2
 from vfioctl.v1.cluster_pb2_grpc import ClusterServiceStub
@@ -63,6 +66,42 @@ def want(
     )
 
 
+class Watch:
+    """One stream of changes, as values. Refused when it ends."""
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+
+    async def hear(self) -> ClusterChange:
+        """The next change."""
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                response: Any = await self.call.read()
+        except grpc.aio.AioRpcError as error:
+            raise Refused(error.code(), error.details()) from None
+        assert response is not grpc.aio.EOF, "the coordinator ended the stream in peace"
+        return from_message(ClusterChange, response.change)
+
+    async def until(self, holds: Callable[[ClusterChange], bool]) -> list[ClusterChange]:
+        """Every change up to the first that is as wanted."""
+        heard = [await self.hear()]
+        while not holds(heard[-1]):
+            heard.append(await self.hear())
+        return heard
+
+    async def end(self) -> Refused:
+        """The error that ends it, whatever else is still told before."""
+        while True:
+            try:
+                await self.hear()
+            except Refused as refused:
+                return refused
+
+    async def metadata(self) -> dict[str, str]:
+        """What the end carried."""
+        return {str(key): str(value) for key, value in await self.call.trailing_metadata()}
+
+
 class User:
     """The calls of one user, as values; a refused call raises Refused."""
 
@@ -76,6 +115,22 @@ class User:
             return await getattr(self.stub, method)(request, timeout=DEADLINE_S)
         except grpc.aio.AioRpcError as error:
             raise Refused(error.code(), error.details()) from None
+
+    def watch(
+        self,
+        cursor: WatchCursor | None = None,
+        *,
+        kinds: Iterable[WatchKind] = (),
+        node: str = "",
+    ) -> Watch:
+        """A stream of what changes after a cursor."""
+        names = [f"WATCH_KIND_{kind.name}" for kind in kinds]
+        message = cluster_pb2.WatchRequest(
+            cursor=None if cursor is None else to_message(cursor),
+            kinds=[cluster_pb2.WatchKind.Value(name) for name in names],
+            node=node,
+        )
+        return Watch(self.stub.Watch(message))
 
     async def refusal(self, method: str, **fields: Any) -> Refused:
         """How that call is refused; it must be."""

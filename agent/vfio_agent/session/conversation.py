@@ -1,7 +1,8 @@
 """One session with the coordinator over one stream, from Hello to its end.
 
-The order: Hello, Welcome, facts if the coordinator does not hold them, the latest observation, and
-a heartbeat whenever nothing else was said for an interval. gRPC asks for the next word only when
+The order: Hello, Welcome, facts if the coordinator does not hold them, the latest observation,
+durable events as far as the coordinator lets them (`delivery`), and a heartbeat whenever nothing
+else was said for an interval. gRPC asks for the next word only when
 the one before has left, so that nothing is ever queued. The conversation must never obey a
 coordinator that is older than one that was obeyed before: (cluster id, incarnation, epoch) only
 grows, and the journal has it before the first word is said under it. Nor may it swallow a fault of
@@ -11,22 +12,28 @@ our own: what goes wrong while speaking is raised by `run`.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import grpc
 
-from vfio_agent.journal import Fence
-from vfio_agent.session.outbox import Observed, Outbox, seconds_up
-from vfio_contract.codec import to_message
+from vfio_agent.fence import Fence
+from vfio_agent.session.delivery import Delivery, Events
+from vfio_agent.session.outbox import Observed, Outbox
+from vfio_agent.session.words import (
+    batch_of,
+    inventory_of,
+    journal_of,
+    observation_of,
+    read_mark,
+)
 from vfio_contract.errors import ErrorCode
-from vfio_contract.model import SCHEMA
 from vfioctl.v1.session_pb2 import (
+    EventsHeld,
     Heartbeat,
     Hello,
-    Inventory,
-    Observation,
     SessionRequest,
     SessionResponse,
     Welcome,
@@ -115,17 +122,24 @@ class Conversation:
         outbox: Outbox,
         fences: Fences,
         on_terms: Callable[[Terms], None],
+        events: Events | None = None,
+        on_rescan: Callable[[str], None] = lambda reason: None,
         welcome_timeout_s: float = WELCOME_TIMEOUT_S,
     ) -> None:
+        """Without `events` none are sent. `on_rescan` is told why the host must be looked at."""
         self._speaker = speaker
         self._outbox = outbox
         self._fences = fences
         self._on_terms = on_terms
+        self._events = events
+        self._on_rescan = on_rescan
         self._welcome_timeout_s = welcome_timeout_s
         self._changed = threading.Condition()
         # All below is guarded by _changed.
         self._call: grpc.Call | None = None
         self._welcome: Welcome | None = None
+        self._delivery = Delivery(events)
+        self._due = False
         self._wanted = False
         self._useful = False
         self._ended: Ended | None = None
@@ -138,6 +152,8 @@ class Conversation:
     def run(self, stub: AgentSessionServiceStub) -> Ended:
         """Speak until the session ends, and say why it did."""
         self._outbox.attach(self._notify)
+        if self._events is not None:
+            self._events.attach(self._notify_events)
         try:
             call = stub.Session(self._requests())
             with self._changed:
@@ -152,6 +168,8 @@ class Conversation:
             self._end(_read_status(error))
         finally:
             self._outbox.attach(None)
+            if self._events is not None:
+                self._events.attach(None)
             ended = self._end(Ended("the agent failed"))  # frees the thread that speaks
         with self._changed:
             if self._fault is not None:
@@ -164,6 +182,12 @@ class Conversation:
         body = response.WhichOneof("body")
         if body == "welcome":
             self._hear_welcome(response.welcome)
+            return
+        if body == "events_held":
+            self._hear_held(response.events_held)
+            return
+        if body == "rescan_wanted":
+            self._on_rescan(_printable(response.rescan_wanted.reason))
             return
         with self._changed:
             if body == "inventory_wanted":
@@ -186,6 +210,14 @@ class Conversation:
         with self._changed:
             self._welcome = welcome
             self._changed.notify_all()
+
+    def _hear_held(self, held: EventsHeld) -> None:
+        with self._changed:
+            problem = self._delivery.hear(read_mark(held), held.window_events)
+            self._due = True
+            self._changed.notify_all()
+        if problem:
+            self._end(Ended(problem))
 
     def _refuse(self, welcome: Welcome) -> str:
         """Why this coordinator is not obeyed; "" when it is."""
@@ -230,20 +262,28 @@ class Conversation:
         held = greeted.digest if greeted is not None and welcome.inventory_held else ""
         said: Observed | None = None
         sequence = 0
+        beat_at = 0.0
         while True:
             latest, wanted = self._outbox.latest(), self._take_wanted()
             if greeted is not None and latest is not None and _rebooted(greeted, latest):
                 self._end(Ended("this host has rebooted"))
-            elif latest is not None and (wanted or latest is not said):
+                return
+            word: SessionRequest | None
+            if latest is not None and (wanted or latest is not said):
                 if wanted or latest.digest != held:
-                    yield SessionRequest(inventory=_inventory(latest))
+                    yield SessionRequest(inventory=inventory_of(latest))
                     held = latest.digest
                 sequence += 1
-                yield SessionRequest(observation=_observation(latest, sequence))
+                word = SessionRequest(observation=observation_of(latest, sequence))
                 said = latest
             else:
-                yield SessionRequest(heartbeat=Heartbeat(sequence=sequence))
-            if not self._rest(max(MIN_HEARTBEAT_S, interval_s), said):
+                word = self._next_of_journal()
+            if word is None and time.monotonic() >= beat_at:
+                word = SessionRequest(heartbeat=Heartbeat(sequence=sequence))
+            if word is not None:  # else it was woken for nothing
+                beat_at = time.monotonic() + max(MIN_HEARTBEAT_S, interval_s)
+                yield word
+            if not self._rest(beat_at, said):
                 return
 
     def _await_welcome(self) -> Welcome | None:
@@ -258,14 +298,28 @@ class Conversation:
             self._end(Ended(waited))
         return welcome
 
-    def _rest(self, seconds: float, said: Observed | None) -> bool:
+    def _next_of_journal(self) -> SessionRequest | None:
+        """What the spool or its state has for the coordinator, None for nothing."""
+        with self._changed:
+            self._due = False
+            status = self._delivery.next_status()
+            batch = () if status is not None else self._delivery.next_batch()
+            self._due = status is not None or bool(batch)  # there may be more
+        if status is not None:
+            return SessionRequest(journal=journal_of(status))
+        return SessionRequest(events=batch_of(self._delivery.spool_id, batch)) if batch else None
+
+    def _rest(self, until: float, said: Observed | None) -> bool:
         """Wait until there is something to say; False when the session has ended."""
         with self._changed:
             self._changed.wait_for(
                 lambda: (
-                    self._ended is not None or self._wanted or self._outbox.latest() is not said
+                    self._ended is not None
+                    or self._wanted
+                    or self._due
+                    or self._outbox.latest() is not said
                 ),
-                seconds,
+                until - time.monotonic(),
             )
             return self._ended is None
 
@@ -288,9 +342,15 @@ class Conversation:
             highest_incarnation=known.incarnation,
             highest_epoch=known.epoch,
             cluster_id=known.cluster_id,
+            spool_id=self._delivery.begin(),
         )
 
     # --- ending -----------------------------------------------------------------------------
+
+    def _notify_events(self) -> None:
+        with self._changed:
+            self._due = True
+            self._changed.notify_all()
 
     def _notify(self) -> None:
         with self._changed:
@@ -310,21 +370,6 @@ class Conversation:
 def _rebooted(before: Observed, now: Observed) -> bool:
     """Hello speaks for one boot, so a new one needs a new Hello; a boot id not read is no boot."""
     return bool(before.boot_id and now.boot_id) and before.boot_id != now.boot_id
-
-
-def _inventory(observed: Observed) -> Inventory:
-    return Inventory(digest=observed.digest, facts_zlib=observed.facts_zlib, schema=SCHEMA)
-
-
-def _observation(observed: Observed, sequence: int) -> Observation:
-    return Observation(
-        sequence=sequence,
-        inventory_digest=observed.digest,
-        readings_zlib=observed.readings_zlib,
-        findings=[to_message(finding) for finding in observed.findings],
-        age_ms=max(0, int((seconds_up() - observed.at_s) * 1000)),
-        checks_version=observed.checks_version,
-    )
 
 
 def _read_status(error: grpc.RpcError) -> Ended:

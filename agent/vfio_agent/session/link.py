@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
 
 import grpc
 
 from vfio_agent.session.conversation import Conversation, Ended, Fences, Speaker, Terms
+from vfio_agent.session.delivery import Events
 from vfio_agent.session.outbox import Outbox
-from vfio_contract.bundle import BundleError, load_bundle
+from vfio_contract.bundle import Bundle, BundleError
 from vfioctl.v1.session_pb2_grpc import AgentSessionServiceStub
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
@@ -47,19 +46,23 @@ class Link:
         self,
         *,
         endpoint: str,
-        bundle: Path,
+        bundle: Callable[[], Bundle],
         speaker: Speaker,
         outbox: Outbox,
         fences: Fences,
         on_terms: Callable[[Terms], None],
+        events: Events | None = None,
+        on_rescan: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        """`bundle` is the directory of `vfio_contract.bundle`, `endpoint` is host:port."""
+        """`bundle` loads what to speak TLS with, for each session anew; `endpoint` is host:port."""
         self._endpoint = endpoint
         self._bundle = bundle
         self._speaker = speaker
         self._outbox = outbox
         self._fences = fences
         self._on_terms = on_terms
+        self._events = events
+        self._on_rescan = on_rescan
         self._lock = threading.Lock()
         self._conversation: Conversation | None = None
         self._closed = False
@@ -79,13 +82,15 @@ class Link:
             outbox=self._outbox,
             fences=self._fences,
             on_terms=self._on_terms,
+            events=self._events,
+            on_rescan=self._on_rescan,
         )
         with self._lock:
             if self._closed:
                 return Ended("closed by the agent")
             self._conversation = conversation
         try:
-            bundle = load_bundle(self._bundle, now=datetime.now(UTC))
+            bundle = self._bundle()
         except BundleError as error:
             return Ended(str(error), slow=True)
         credentials = grpc.ssl_channel_credentials(

@@ -13,13 +13,13 @@ from vfio_cli.completion import complete_node, complete_vm
 from vfio_cli.endpoint import coordinator_options
 from vfio_cli.exits import FAILURE, OK, Mistake
 from vfio_cli.help import Taught
-from vfio_cli.output import FORMATS, emit, make_document, output_option, tell_stop
+from vfio_cli.output import FORMATS, emit, make_document, output_option
 from vfio_cli.screens.decision import CLAIMED, DRY_RUN, PLACED, decision_screen
 from vfio_cli.screens.vms import explain_screen, list_screen, released_screen
 from vfio_cli.selectors import RISKS, RiskChoice, parse_devices
-from vfio_cli.terminal import repeat
+from vfio_cli.watching import Picture, watch_cluster
 from vfio_contract.address import check_name
-from vfio_contract.views import Decision, PlaceRequest
+from vfio_contract.views import Decision, PlaceRequest, VmView, WatchKind
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -172,24 +172,32 @@ def release(name: str, form: str, endpoint: str | None, tls: str | None) -> int:
     examples=("vfioctl vm list", "vfioctl vm list -o wide --watch"),
     exits="0 listed, 3 the coordinator cannot be reached, 64 wrong usage.",
 )
-@click.option("--watch", is_flag=True, help="Look again every 2 seconds until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Go on and show what changes, until Ctrl-C.")
 @output_option()
 @coordinator_options
 def list_(watch: bool, form: str, endpoint: str | None, tls: str | None) -> int:
     """List the VMs that hold devices, those at risk first."""
 
-    def once() -> int:
-        with connect(endpoint, tls) as coordinator:
-            vms = coordinator.list_vms()
-        emit(
+    if watch:
+        return watch_cluster(
             form,
-            screen=lambda wide: list_screen(vms, wide=wide),
-            document=lambda: make_document("vms", vms=vms),
-            names=lambda: [v.name for v in vms],
+            kinds=(WatchKind.VMS,),
+            endpoint=endpoint,
+            tls=tls,
+            draw=lambda live, _: _picture(live.vms()),
         )
-        return OK
+    with connect(endpoint, tls) as coordinator:
+        shown = _picture(coordinator.list_vms())
+    emit(form, screen=shown.screen, document=shown.document, names=shown.names)
+    return OK
 
-    return repeat(once, watch=watch, tell=tell_stop(form))
+
+def _picture(vms: Sequence[VmView]) -> Picture:
+    return Picture(
+        screen=lambda wide: list_screen(vms, wide=wide),
+        document=lambda: make_document("vms", vms=vms),
+        names=lambda: [v.name for v in vms],
+    )
 
 
 @click.command(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from typing import NoReturn
 
 import click
 
@@ -10,17 +12,21 @@ from vfio_cli import terminal
 from vfio_cli.client import Coordinator, connect
 from vfio_cli.completion import complete_node
 from vfio_cli.endpoint import coordinator_options
-from vfio_cli.exits import Mistake, Stop
+from vfio_cli.exits import Mistake
+from vfio_cli.follow import Break, follow
 from vfio_cli.help import Taught
 from vfio_cli.output import WITHOUT_NAME, emit, make_document, output_option
 from vfio_cli.screens.events import event_lines, events_screen
 from vfio_contract.artifact import to_plain
-from vfio_contract.views import Event
+from vfio_contract.views import Event, WatchCursor, WatchKind
 
 PAGE = 1_000
 """The coordinator's own limit for one answer."""
 
 DEFAULT_LAST = 50
+
+MAX_SEQ = 2**63 - 1
+"""Numbers of the log are int64 on the wire."""
 
 
 @click.command(
@@ -29,7 +35,8 @@ DEFAULT_LAST = 50
     examples=(
         "vfioctl events",
         "vfioctl events --node pve07 --last 200",
-        "vfioctl events --watch              as they come",
+        "vfioctl events --follow             as they come",
+        "vfioctl events --follow --since 4711 -o json",
     ),
     exits="0 shown, 3 the coordinator cannot be reached, 64 no such node or wrong usage.",
 )
@@ -44,34 +51,63 @@ DEFAULT_LAST = 50
     help="How many, counted from the newest.",
 )
 @click.option(
-    "--watch", is_flag=True, help="Go on and print new events as they come, until Ctrl-C."
+    "--since",
+    type=click.IntRange(0, MAX_SEQ),
+    metavar="SEQ",
+    help="All that are kept after this number (seq of -o wide and json), instead of the last.",
+)
+@click.option(
+    "--follow",
+    "--watch",
+    "follows",
+    is_flag=True,
+    help="Go on and print new events as they come, each once, until Ctrl-C.",
 )
 @output_option(*WITHOUT_NAME)
 @coordinator_options
 def events(
-    node: str, last: int, watch: bool, form: str, endpoint: str | None, tls: str | None
+    node: str,
+    last: int,
+    since: int | None,
+    follows: bool,
+    form: str,
+    endpoint: str | None,
+    tls: str | None,
 ) -> int:
     """What happened in the cluster, when, and who did it; oldest first."""
-    if watch and form == "yaml":
-        raise Mistake("--watch prints events one by one: use -o table, wide or json (a line each)")
+    if follows and form == "yaml":
+        raise Mistake("--follow prints events one by one: use -o table, wide or json (a line each)")
+    if follows and since is not None:
+        _follow(since, node, form, endpoint, tls)
     with connect(endpoint, tls) as coordinator:
-        found, after = _newest(coordinator, node=node, last=last)
-        if not watch:
-            emit(
-                form,
-                screen=lambda wide: events_screen(found, wide=wide),
-                document=lambda: make_document("events", events=found, last_seq=after),
-            )
-            return 0
+        if since is None:
+            found, after = _newest(coordinator, node=node, last=last)
+        else:
+            found, after = _after(coordinator, node=node, after=since)
+    if follows:
         _print(found, form)
-        while True:
-            terminal.pause()
-            try:
-                fresh, after = _after(coordinator, node=node, after=after)
-            except Stop as stop:
-                terminal.note(f"vfioctl: {stop.format_message()}")
-                continue
-            _print(fresh, form)
+        _follow(after, node, form, endpoint, tls)
+    emit(
+        form,
+        screen=lambda wide: events_screen(found, wide=wide),
+        document=lambda: make_document("events", events=found, last_seq=after),
+    )
+    return 0
+
+
+def _follow(after: int, node: str, form: str, endpoint: str | None, tls: str | None) -> NoReturn:
+    """Events after a number as they come, over restarts of the coordinator."""
+    cursor = WatchCursor(incarnation=0, epoch=0, seq=0, event_seq=after)
+    words = follow(
+        lambda: connect(endpoint, tls), kinds=(WatchKind.EVENTS,), cursor=cursor, node=node
+    )
+    for word in words:
+        if isinstance(word, Break):
+            why = word.stop.format_message().rstrip(".")
+            terminal.note(f"vfioctl: {why}; going on after what was shown")
+        elif word is not None:
+            _print(word.events, form)
+    raise AssertionError("a stream does not end by itself")
 
 
 def _newest(coordinator: Coordinator, *, node: str, last: int) -> tuple[list[Event], int]:
@@ -93,7 +129,7 @@ def _after(coordinator: Coordinator, *, node: str, after: int) -> tuple[list[Eve
         after = page[-1].seq
 
 
-def _print(rows: list[Event], form: str) -> None:
+def _print(rows: Sequence[Event], form: str) -> None:
     for event in rows:
         if form == "json":
             terminal.write(json.dumps(to_plain(event)) + "\n")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from vfio_cli.client import connect
 from vfio_cli.completion import complete_node
 from vfio_cli.endpoint import coordinator_options
 from vfio_cli.help import Taught
-from vfio_cli.output import WITHOUT_NAME, emit, make_document, output_option, tell_stop
+from vfio_cli.output import WITHOUT_NAME, emit, make_document, output_option
 from vfio_cli.screens.layout import Line
 from vfio_cli.screens.nodes import heard_verdict, list_screen, list_table, show_screen, state_word
-from vfio_cli.terminal import repeat
+from vfio_cli.watching import Picture, watch_cluster
 from vfio_contract.findings import EXIT_CODES
-from vfio_contract.views import NodeView
+from vfio_contract.views import NodeView, WatchKind
 
 
 @click.group("node", no_args_is_help=True)
@@ -34,24 +36,32 @@ _CHANGE_EXITS = (
     examples=("vfioctl node list", "vfioctl node list -o wide --watch"),
     exits="0 listed, 3 the coordinator cannot be reached, 64 wrong usage.",
 )
-@click.option("--watch", is_flag=True, help="Look again every 2 seconds until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Go on and show what changes, until Ctrl-C.")
 @output_option()
 @coordinator_options
 def list_(watch: bool, form: str, endpoint: str | None, tls: str | None) -> int:
     """List all nodes, worst first."""
 
-    def once() -> int:
-        with connect(endpoint, tls) as coordinator:
-            nodes = coordinator.list_nodes()
-        emit(
+    if watch:
+        return watch_cluster(
             form,
-            screen=lambda wide: list_screen(nodes, wide=wide),
-            document=lambda: make_document("nodes", nodes=nodes),
-            names=lambda: [n.name for n in nodes],
+            kinds=(WatchKind.NODES,),
+            endpoint=endpoint,
+            tls=tls,
+            draw=lambda live, now_s: _picture(live.nodes(now_s=now_s)),
         )
-        return 0
+    with connect(endpoint, tls) as coordinator:
+        shown = _picture(coordinator.list_nodes())
+    emit(form, screen=shown.screen, document=shown.document, names=shown.names)
+    return 0
 
-    return repeat(once, watch=watch, tell=tell_stop(form))
+
+def _picture(nodes: Sequence[NodeView]) -> Picture:
+    return Picture(
+        screen=lambda wide: list_screen(nodes, wide=wide),
+        document=lambda: make_document("nodes", nodes=nodes),
+        names=lambda: [n.name for n in nodes],
+    )
 
 
 @node.command(

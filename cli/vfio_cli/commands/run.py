@@ -1,4 +1,4 @@
-"""`vfioctl up`, `agent run` and `coordinator run`: the processes, in the foreground."""
+"""`vfioctl up`, `agent run/hostd` and `coordinator run`: the processes, in the foreground."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ from vfio_cli.supervisor import child_environment, supervise
 from vfio_contract.address import check_name
 
 DEFAULT_LISTEN = "127.0.0.1:7443"
+
+DEFAULT_SOCKET = "/run/vfioctl/hostd.sock"
+"""Where root's hostd listens for the network process (docs/adr/012)."""
 
 _RUN_EXITS = (
     "0 stopped by SIGINT or SIGTERM, 2 it ended by itself (its log says why), 64 wrong usage."
@@ -53,6 +56,19 @@ state_option = click.option(
     callback=refuse_empty,
     help="State directory of the coordinator [env: VFIOCTL_STATE; default /var/lib/vfioctl/"
     "coordinator, or ~/.local/state/vfioctl/coordinator].",
+)
+agent_state_option = click.option(
+    "--state",
+    metavar="DIR",
+    callback=refuse_empty,
+    help="Where the journal is kept [default /var/lib/vfioctl/agent, or ~/.local/state/vfioctl/"
+    "agent].",
+)
+root_option = click.option(
+    "--root",
+    metavar="PATH",
+    callback=refuse_empty,
+    help="Replay a captured host instead of looking at this one.",
 )
 
 
@@ -178,6 +194,7 @@ def agent() -> None:
     examples=(
         "vfioctl agent run --tls /etc/vfioctl/pve07",
         "vfioctl agent run --node pve07 --endpoint co1:7443 --tls DIR --state DIR",
+        f"vfioctl agent run --tls DIR --hostd {DEFAULT_SOCKET}",
     ),
     exits=_RUN_EXITS,
 )
@@ -200,26 +217,84 @@ def agent() -> None:
     callback=refuse_empty,
     help="The node's bundle (ca.pem cert.pem key.pem), from the coordinator's nodes/NAME.",
 )
+@agent_state_option
+@root_option
 @click.option(
-    "--state",
-    metavar="DIR",
+    "--hostd",
+    metavar="SOCKET",
     callback=refuse_empty,
-    help="Where the journal is kept [default /var/lib/vfioctl/agent, or ~/.local/state/vfioctl/"
-    "agent].",
+    help="Run the network process alone, for the hostd that listens there.",
 )
 @click.option(
-    "--root",
-    default="/",
-    metavar="PATH",
+    "--user",
+    metavar="NAME",
     callback=refuse_empty,
-    help="Replay a captured host instead.",
+    help="As root: the network process's account; default vfioctl if it exists, else nobody.",
 )
 def agent_run(
-    node: str | None, endpoint: str | None, tls: str, state: str | None, root: str
+    node: str | None,
+    endpoint: str | None,
+    tls: str,
+    state: str | None,
+    root: str | None,
+    hostd: str | None,
+    user: str | None,
 ) -> NoReturn:
-    """Run this node's agent in the foreground."""
-    name, journal = node_name(node), _agent_state(state, beside=None)
-    _become(_agent_argv(name, endpoint or "", Path(tls), journal, root))
+    """Run this node's agent in the foreground.
+
+    That is hostd, which looks at the host, and the network process, which is never root. With
+    --hostd it is the second alone, for a hostd that a service manager runs.
+    """
+    name = node_name(node)
+    account = [f"--user={user}"] if user else []
+    if hostd is None:
+        journal = _agent_state(state, beside=None)
+        argv = _agent_argv(name, endpoint or "", Path(tls), journal, root or "/")
+    elif state or root:
+        given = "--state" if state else "--root"
+        raise Mistake(f"{given} is hostd's: leave it out, or give it to vfioctl agent hostd")
+    else:
+        argv = [sys.executable, "-m", "vfio_agent.network", f"--node={name}", f"--tls={tls}"]
+        argv += [f"--hostd={hostd}", *([f"--endpoint={endpoint}"] if endpoint else [])]
+    _become([*argv, *account])
+
+
+@agent.command(
+    "hostd",
+    cls=Taught,
+    examples=(
+        "vfioctl agent hostd --agent-user vfioctl",
+        "vfioctl agent hostd --socket DIR/hostd.sock --state DIR",
+    ),
+    exits=_RUN_EXITS,
+)
+@click.option(
+    "--socket",
+    "listens",
+    metavar="SOCKET",
+    callback=refuse_empty,
+    help=f"Where to listen [default {DEFAULT_SOCKET}, or STATE/hostd.sock for an ordinary user].",
+)
+@click.option(
+    "--agent-user",
+    metavar="NAME",
+    callback=refuse_empty,
+    help="Whose network process may ask; default the user that runs hostd.",
+)
+@agent_state_option
+@root_option
+def agent_hostd(
+    listens: str | None, agent_user: str | None, state: str | None, root: str | None
+) -> NoReturn:
+    """Run the half of the agent that looks at this host.
+
+    It has no network: it answers the network process, which is started by itself.
+    """
+    journal = _agent_state(state, beside=None)
+    path = listens or (DEFAULT_SOCKET if os.getuid() == 0 else f"{journal}/hostd.sock")
+    argv = [sys.executable, "-m", "vfio_agent.hostd", f"--socket={path}", f"--state={journal}"]
+    argv += [f"--root={root or '/'}"]
+    _become(argv + ([f"--agent-user={agent_user}"] if agent_user else []))
 
 
 @click.group("coordinator", no_args_is_help=True)

@@ -31,7 +31,11 @@ from vfio_cli.tree import is_one_file
     help="All nodes, as the coordinator knows them.",
 )
 @click.option("--detail", is_flag=True, help="List every node, not only those that are not ready.")
-@click.option("--watch", is_flag=True, help="Look again every 2 seconds until Ctrl-C.")
+@click.option(
+    "--watch",
+    is_flag=True,
+    help="Go on until Ctrl-C: the cluster when it changes, this host every 2 seconds.",
+)
 @output_option(*FORMATS)
 @coordinator_options
 def status(
@@ -42,10 +46,11 @@ def status(
     A node that is not heard is unknown, never healthy.
     """
 
-    def once() -> int:
-        return _cluster(form, detail, endpoint, tls) if cluster else _host(form, detail)
-
-    return repeat(once, watch=watch, tell=tell_stop(form))
+    if not cluster:
+        return repeat(lambda: _host(form, detail), watch=watch, tell=tell_stop(form))
+    if watch:
+        return _watch(form, detail, endpoint, tls)
+    return _cluster(form, detail, endpoint, tls)
 
 
 def _cluster(form: str, detail: bool, endpoint: str | None, tls: str | None) -> int:
@@ -60,6 +65,25 @@ def _cluster(form: str, detail: bool, endpoint: str | None, tls: str | None) -> 
         names=lambda: [summary_line(found)],
     )
     return exit_code(found)
+
+
+def _watch(form: str, detail: bool, endpoint: str | None, tls: str | None) -> int:
+    from vfio_cli.live import Live
+    from vfio_cli.watching import Picture, watch_cluster
+    from vfio_contract.views import WatchKind
+
+    def draw(live: Live, now_s: float) -> Picture | None:
+        found = live.status(now_s=now_s)
+        if found is None:
+            return None
+        return Picture(
+            screen=lambda wide: status_screen(found, detail=detail, wide=wide),
+            document=lambda: make_document("status", status=found),
+            names=lambda: [summary_line(found)],
+        )
+
+    kinds = (WatchKind.SUMMARY, WatchKind.NODES, WatchKind.VMS)
+    return watch_cluster(form, kinds=kinds, endpoint=endpoint, tls=tls, draw=draw)
 
 
 def _host(form: str, detail: bool) -> int:

@@ -6,6 +6,7 @@ commit. The caller's role is looked at before anything else, and no method here 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from vfio_contract.address import check_name
@@ -19,7 +20,8 @@ from vfio_contract.views import (
     RiskView,
     VmView,
 )
-from vfio_coordinator.api.errors import Context, answering
+from vfio_coordinator.api.errors import Context, answering, refuse
+from vfio_coordinator.api.watch import Watching, tell_resume
 from vfio_coordinator.clock import Clock, wall_time
 from vfio_coordinator.peer import Role, Unidentified, UserIdentity, identify, may
 from vfio_coordinator.runtime import Runtime
@@ -36,6 +38,8 @@ from vfio_coordinator.state.events import (
 from vfio_coordinator.state.explain import explain, placed_as
 from vfioctl.v1 import cluster_pb2 as wire
 from vfioctl.v1.cluster_pb2_grpc import ClusterServiceServicer
+
+log = logging.getLogger("vfio-coordinator")
 
 MAX_TEXT = 128
 """Characters of a model or an id in a request."""
@@ -69,6 +73,7 @@ class ClusterServicer(ClusterServiceServicer):
         self._runtime = runtime
         self._clock = clock
         self._who = who
+        self._watching = Watching(runtime.publisher, clock)
 
     def _require(self, context: Context, role: Role) -> str:
         user = self._who(context, self._clock)
@@ -256,6 +261,25 @@ class ClusterServicer(ClusterServiceServicer):
             self._runtime.state, after_seq=request.after_seq, limit=limit, node=node
         )
         return wire.ListEventsResponse(events=[to_message(e) for e in events], last_seq=last)
+
+    # grpc takes a coroutine that writes as well; only that one can stop waiting for its reader.
+    async def Watch(  # type: ignore[override]
+        self, request: wire.WatchRequest, context: Context
+    ) -> None:
+        """What changes, as it changes."""
+        try:
+            self._require(context, Role.VIEWER)
+            node = report.find_node(self._runtime.state, request.node) if request.node else ""
+            await self._watching.stream(
+                request, context, node=node, require=lambda: self._require(context, Role.VIEWER)
+            )
+        except ClusterError as error:
+            refusal = error
+        except Exception:
+            log.exception("Watch failed")
+            refusal = ClusterError(ErrorCode.INTERNAL, "Watch")
+        tell_resume(context, refusal)
+        await refuse(context, refusal)
 
 
 def _name(text: str, field: str) -> str:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from vfio_contract import codes
 from vfio_contract.artifact import ArtifactError, decode, decompress, digest_bytes
-from vfio_contract.codec import from_message
+from vfio_contract.codec import event_from_message, from_message
+from vfio_contract.durable import MAX_SEQ, JournalStatus, Spooled
 from vfio_contract.errors import ClusterError, ErrorCode
 from vfio_contract.findings import Finding
 from vfio_contract.model import SCHEMA, Facts, Readings
 from vfio_coordinator.state.events import (
     Event,
+    EventsReceived,
     Heartbeat,
     InventoryReceived,
+    JournalReported,
     NodeHello,
     ObservationReceived,
 )
@@ -33,6 +37,17 @@ MAX_UNPACKED_BYTES = 16 * 1024 * 1024
 MAX_FINDINGS = 20_000
 """Findings in one observation; a 256-function host has about 1,300."""
 
+MAX_EVENTS = 256
+"""Durable events in one message; agents send at most 64."""
+
+MAX_EVENTS_BYTES = 1024 * 1024
+"""Of such a message; agents stop at 256 KiB unless one event alone is more."""
+
+MAX_WALL_MS = 253_402_300_799_000
+"""The last second of the year 9999: what is later is no time that can be shown."""
+
+JOURNAL_CODES = frozenset({codes.JOURNAL_FAILED.name, codes.SPOOL_FULL.name})
+
 MAX_TEXT = 128
 """Characters of an id, a digest or a version; some of them are stored, others shown."""
 
@@ -43,6 +58,7 @@ HELLO_TEXTS = (
     "inventory_digest",
     "agent_version",
     "cluster_id",
+    "spool_id",
 )
 
 
@@ -79,6 +95,7 @@ def read_hello(hello: wire.Hello, session: int) -> NodeHello:
         cluster_id=hello.cluster_id,
         highest_incarnation=hello.highest_incarnation,
         highest_epoch=hello.highest_epoch,
+        spool_id=hello.spool_id,
     )
 
 
@@ -91,6 +108,13 @@ def read_message(request: wire.SessionRequest, node: str, session: int) -> Event
             return _inventory(request.inventory, node, session)
         case "observation":
             return _observation(request.observation, node, session)
+        case "events":
+            return _events(request.events, node, session)
+        case "journal":
+            status = JournalStatus(request.journal.code, request.journal.text)
+            if status.code and status.code not in JOURNAL_CODES:
+                raise ClusterError(ErrorCode.BAD_REQUEST, f"journal.code: {status.code!r}")
+            return JournalReported(node=node, session=session, status=status)
         case "hello":
             raise ClusterError(ErrorCode.BAD_REQUEST, "a second Hello in one session")
     return None
@@ -125,6 +149,28 @@ def _observation(message: wire.Observation, node: str, session: int) -> Observat
         age_s=message.age_ms / 1000,
         checks_version=message.checks_version,
     )
+
+
+def _events(message: wire.EventBatch, node: str, session: int) -> EventsReceived:
+    size = message.ByteSize()
+    if len(message.events) > MAX_EVENTS or size > MAX_EVENTS_BYTES:
+        raise ClusterError(
+            ErrorCode.BAD_REQUEST,
+            f"events: {len(message.events)} of {size} bytes, at most {MAX_EVENTS} of "
+            f"{MAX_EVENTS_BYTES}",
+        )
+    events = tuple(event_from_message(event) for event in message.events)
+    for event in events:
+        _check_event(event)
+    return EventsReceived(node=node, session=session, spool_id=message.spool_id, events=events)
+
+
+def _check_event(event: Spooled) -> None:
+    at = event.event.at
+    if not 1 <= event.first <= event.seq <= MAX_SEQ:
+        raise ClusterError(ErrorCode.BAD_REQUEST, f"events.seq: {event.first} to {event.seq}")
+    if not (0 <= at.boottime_ms <= MAX_SEQ and 0 <= at.wall_ms <= MAX_WALL_MS):
+        raise ClusterError(ErrorCode.BAD_REQUEST, f"events of {event.seq}: no moment: {at}"[:400])
 
 
 def _check_text(field: str, text: str, code: ErrorCode) -> None:

@@ -24,7 +24,13 @@ from vfio_coordinator.clock import Clock, wall_time
 from vfio_coordinator.peer import NodeIdentity, Unidentified, identify
 from vfio_coordinator.runtime import Runtime
 from vfio_coordinator.session_port import SessionPort, Word
-from vfio_coordinator.state.effects import AcceptSession, Acknowledge, WantInventory
+from vfio_coordinator.state.effects import (
+    AcceptSession,
+    Acknowledge,
+    HoldEvents,
+    WantInventory,
+    WantRescan,
+)
 from vfio_coordinator.state.events import Heartbeat
 from vfioctl.v1 import session_pb2 as wire
 from vfioctl.v1.session_pb2_grpc import AgentSessionServiceServicer
@@ -139,6 +145,19 @@ class SessionServicer(AgentSessionServiceServicer):
                 return wire.SessionResponse(inventory_wanted=wire.InventoryWanted(digest=digest))
             case Acknowledge(sequence=sequence):
                 return wire.SessionResponse(acknowledged=wire.Acknowledged(sequence=sequence))
+            case HoldEvents(mark=mark, window=window):
+                return wire.SessionResponse(
+                    events_held=wire.EventsHeld(
+                        spool_id=mark.spool_id,
+                        seq=mark.seq,
+                        boot_id=mark.at.boot_id,
+                        boottime_ms=mark.at.boottime_ms,
+                        wall_ms=mark.at.wall_ms,
+                        window_events=window,
+                    )
+                )
+            case WantRescan(reason=reason):
+                return wire.SessionResponse(rescan_wanted=wire.RescanWanted(reason=reason))
 
 
 async def _first(requests: AsyncIterator[wire.SessionRequest]) -> wire.SessionRequest:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from vfio_contract.durable import Mark
 from vfio_contract.errors import ErrorCode
 from vfio_contract.views import BaselineView, Decision, NodeView, RiskView, VmView
 from vfio_coordinator.store.interface import Txn
@@ -82,6 +83,25 @@ class Acknowledge:
 
 
 @dataclass(frozen=True, slots=True)
+class HoldEvents:
+    """Tell the agent how far its durable events are held, and how many more it may send."""
+
+    node: str
+    session: int
+    mark: Mark
+    window: int
+
+
+@dataclass(frozen=True, slots=True)
+class WantRescan:
+    """Ask the agent to look at its host again."""
+
+    node: str
+    session: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """A refused request; the API raises it as `ClusterError(code, detail)`."""
 
@@ -119,6 +139,8 @@ Effect = (
     | CloseSession
     | WantInventory
     | Acknowledge
+    | HoldEvents
+    | WantRescan
     | Reply
     | StepDown
 )

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from vfio_contract.durable import JournalStatus, Spooled
 from vfio_contract.findings import Finding
 from vfio_contract.model import Facts, Readings
 from vfio_contract.views import PlaceRequest
@@ -70,6 +71,7 @@ class NodeHello:
     cluster_id: str
     highest_incarnation: int
     highest_epoch: int
+    spool_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +108,25 @@ class Heartbeat:
 
     node: str
     session: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventsReceived:
+    """Durable events of a node, oldest first; numbers and moments are within their ranges."""
+
+    node: str
+    session: int
+    spool_id: str
+    events: tuple[Spooled, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalReported:
+    """How the agent's journal is from now on."""
+
+    node: str
+    session: int
+    status: JournalStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +243,8 @@ Event = (
     | InventoryReceived
     | ObservationReceived
     | Heartbeat
+    | EventsReceived
+    | JournalReported
     | SessionClosed
     | CordonRequested
     | UncordonRequested

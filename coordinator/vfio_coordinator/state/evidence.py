@@ -36,8 +36,8 @@ from vfio_coordinator.state.model import (
     Node,
     Observation,
 )
+from vfio_coordinator.state.presence import is_current
 from vfio_coordinator.state.records import LedgerRecord
-from vfio_coordinator.state.sessions import is_current
 from vfio_coordinator.state.turn import Note, Turn
 from vfio_coordinator.store.interface import Put
 

@@ -96,6 +96,11 @@ def _cluster_items(state: State, now: Now) -> Iterator[HealthItem]:
                 ERR, codes.NODE_CLONED.name, clone.node, text, f"vfioctl node show {clone.node}"
             )
 
+    for name, intake in state.intakes.items():
+        status = intake.status
+        if status.code:
+            yield HealthItem(ERR, status.code, name, status.text, f"vfioctl node show {name}")
+
 
 @dataclass(frozen=True, slots=True)
 class _Row:

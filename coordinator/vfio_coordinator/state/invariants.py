@@ -14,6 +14,7 @@ from vfio_coordinator.state.model import (
     AdminWrite,
     BaselineWrite,
     ClaimWrite,
+    EventsWrite,
     Holding,
     LedgerWrite,
     Node,
@@ -39,6 +40,7 @@ def check_invariants(state: State) -> None:
     _check_generations(state)
     _check_writes(state)
     _check_risks(state)
+    _check_intakes(state)
 
 
 def _require(number: int, holds: bool, what: str) -> None:
@@ -150,6 +152,13 @@ def _check_writes(state: State) -> None:
                 busy = state.nodes[write.node].ledger_txn
             case RiskWrite():
                 busy = state.nodes[write.node].risk_txn
+            case EventsWrite():
+                busy = state.intakes[write.node].txn
+                record, known = write.record, state.intakes[write.node].record
+                if known is not None:
+                    _require(11, record.applied >= known.applied, f"{write.node}: {record}")
+                    grows = record.seq > known.seq or record.spool_id != known.spool_id
+                    _require(11, grows, f"{write.node}: {record} after {known}")
             case _:
                 continue
         _require(5, busy == txn_id, f"{write.node}: write {txn_id} is not the one in flight")
@@ -174,3 +183,23 @@ def _check_risks(state: State) -> None:
             elif not record.ended:
                 busy = bool(node.risk_txn) or state.stopped
                 _require(10, busy, f"{where}: its end is not being written")
+
+
+def _check_intakes(state: State) -> None:
+    for name, intake in state.intakes.items():
+        _require(5, not intake.txn or intake.txn in state.pending, f"{name}: {intake.txn} is lost")
+        if not intake.waiting:
+            continue
+        node = state.nodes[name]
+        session = node.session.id if node.session is not None else 0
+        _require(11, intake.session == session, f"{name}: events of session {intake.session} wait")
+        most = state.limits.events_window
+        _require(11, len(intake.waiting) <= most, f"{name}: {len(intake.waiting)} wait")
+        mark = intake.mark_of(intake.spool_id)
+        last = intake.waiting[0].first - 1
+        for event in intake.waiting:
+            _require(11, event.seq > mark.seq, f"{name}: {event.seq} waits and is applied")
+            ordered = event.first <= last + 1 <= event.seq
+            _require(11, ordered, f"{name}: {event.first} to {event.seq} waits after {last}")
+            last = event.seq
+        _require(11, last + 1 == intake.expected, f"{name}: expects {intake.expected}, not {last}")

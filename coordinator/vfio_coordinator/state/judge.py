@@ -29,6 +29,7 @@ from vfio_coordinator.scheduler.risk import EXPIRED, describe_risk
 from vfio_coordinator.state.events import Now
 from vfio_coordinator.state.model import Cause, Drift, Judgement, Node, Presence, State
 from vfio_coordinator.state.presence import (
+    AFTER_LOSS,
     evidence_age,
     heard_age,
     is_fresh,
@@ -125,7 +126,8 @@ def _holds(node: Node, claims: list[Claim], *, fresh: bool) -> Iterator[Reason]:
     """What keeps a node that is heard from taking placements, other than a cordon."""
     missing = missing_evidence(node)
     if missing and node.session is not None:
-        yield _reason(codes.REVALIDATING.name, missing)
+        lost = missing == AFTER_LOSS
+        yield _reason(codes.EVENTS_LOST.name if lost else codes.REVALIDATING.name, missing)
     if fresh:
         yield from _objections(node, claims)
     if node.admin is None or node.admin_txn:

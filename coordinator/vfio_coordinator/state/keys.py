@@ -11,6 +11,8 @@
     events/<seq, 16 digits>            views.Event
     ledger/<node>/<identity>           LedgerRecord
     risks/<node>/<code>                RiskRecord: the last decision about that risk
+    spools/<node>                      SpoolRecord: how far the node's durable events are applied
+    attempts/<node>/<sha256>           AttemptsRecord: resets of one function under one firmware
 
 Values are canonical JSON (`vfio_contract.artifact.encode`) except chunks. An identity comes from a
 host and may hold anything: one that is not short plain text stands as its hash, so no host can make
@@ -31,8 +33,13 @@ VMS = "vms/"
 EVENTS = "events/"
 LEDGER = "ledger/"
 RISKS = "risks/"
+SPOOLS = "spools/"
+ATTEMPTS = "attempts/"
 
-PREFIXES = ("meta/", NODES, BASELINES, CHUNKS, CLAIMS, UNITS, VMS, EVENTS, LEDGER, RISKS)
+PREFIXES = (
+    *("meta/", NODES, BASELINES, CHUNKS, CLAIMS, UNITS, VMS, EVENTS, LEDGER, RISKS),
+    *(SPOOLS, ATTEMPTS),
+)
 """Everything that `Restored.items` must hold."""
 
 
@@ -82,6 +89,17 @@ def ledger_key(node: str, identity: str) -> str:
 def risk_key(node: str, code: str) -> str:
     """The last decision about one risk of a node."""
     return f"{RISKS}{node}/{code}"
+
+
+def spool_key(node: str) -> str:
+    """How far the node's durable events are applied."""
+    return f"{SPOOLS}{node}"
+
+
+def attempts_key(node: str, identity: str, firmware: str) -> str:
+    """The resets of one function under one firmware tuple; both come from a host."""
+    of = f"{identity}\n{firmware}".encode("utf-8", "surrogatepass")
+    return f"{ATTEMPTS}{node}/{sha256(of).hexdigest()}"
 
 
 def _part(identity: str) -> str:

@@ -4,6 +4,8 @@
     state.heard      when each node's agent last said anything (apart, so that a heartbeat is cheap)
     state.claims     every confirmed claim, by (vm, generation)
     state.vms        owner and generations of each VM that ever held a claim
+    state.intakes    each node's durable events: how far they are applied, and what waits
+    state.throttled  nodes whose events wait for time to pass
     state.pending    every write whose outcome is not known yet, by transaction number
     state.index      what placement looks at: follows from all of the above
     state.log        the newest rows of the event log
@@ -24,6 +26,9 @@ Invariants (checked after each step in tests by `invariants.check_invariants`):
  9. Each write in flight carries exactly one row of the event log per change, in its transaction.
 10. A risk decision is in force only while its record is not ended and its end had not come at the
     last event; `next_end` is not later than the end of any that is in force.
+11. What an `EventsWrite` applies, the mark and the counts change in its one transaction, one at a
+    time per node; what waits is beyond the mark, in order without a hole, of the node's open
+    session and its spool, and at most a window.
 
 Nothing here decides; the handlers of `apply` do.
 
@@ -32,12 +37,14 @@ Length: every value that the state is made of, without logic, and is read as one
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 
 from immutables import Map
 
 from vfio_contract.drift import Change
+from vfio_contract.durable import NO_MOMENT, JournalStatus, Mark, Spooled
 from vfio_contract.findings import Finding, Verdict
 from vfio_contract.views import Event as LogRow
 from vfio_contract.views import PlaceRequest, Reason
@@ -48,10 +55,12 @@ from vfio_coordinator.scheduler.standing import Standing
 from vfio_coordinator.state import events
 from vfio_coordinator.state.records import (
     AdminRecord,
+    AttemptsRecord,
     BaselineRecord,
     Claim,
     LedgerRecord,
     RiskRecord,
+    SpoolRecord,
     VmRecord,
 )
 from vfio_coordinator.store.interface import Compare
@@ -64,7 +73,9 @@ class Limits:
     `lost_after_s`: silence after which a node is lost (DESIGN: 10 s up to 1,000 agents, 20 s at
     10,000). `reconnect_window_s`: after the coordinator's start nothing is lost before that.
     `evidence_max_age_s`: older findings vouch for nothing. `place_attempts`: how often a write of
-    any kind is decided before its caller is told CONFLICT.
+    any kind is decided before its caller is told CONFLICT. Of durable events a node may have
+    `events_window` unanswered, and is answered for `events_per_s` after `events_burst` at once: a
+    flood waits on its own host.
     """
 
     lost_after_s: float = 10.0
@@ -76,6 +87,9 @@ class Limits:
     clones_kept: int = 64
     clone_shown_s: float = 600.0
     listed_nodes: int = 64
+    events_window: int = 128
+    events_per_s: float = 250.0
+    events_burst: float = 1_000.0
 
 
 AdminRequest = events.CordonRequested | events.UncordonRequested
@@ -229,7 +243,8 @@ class Node:
     for the admin write in flight (`admin_txn`, 0 for none). `unjudged` is an observation whose
     facts have not come yet. `risks` are the last decisions by code; `risk_txn` and `risk_queue` are
     for them what `admin_txn` and `queue` are for the admin record. `left_boots` are the last boots
-    that another one has replaced: while that one is heard, none of them can come back.
+    that another one has replaced: while that one is heard, none can come back. `lost_events_s`
+    is when a loss of events was last learned: evidence from before that vouches for nothing.
     """
 
     name: str
@@ -256,6 +271,39 @@ class Node:
     risk_txn: int = 0
     risk_queue: tuple[RiskRequest, ...] = ()
     left_boots: tuple[str, ...] = ()
+    lost_events_s: float = -math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """A node's durable events.
+
+    `record` is what the store holds, None before the first. `session` is the open one that sends
+    events (0 for none) and `spool_id` its spool; `expected` is the number that must come next, 0
+    before its first event. `waiting` are received and not applied, those of the write in flight
+    (`txn`, 0 for none) included. `tokens` are what may be applied at once, as of `tokens_at_s`.
+    `attempts` are the copies of reset histories, by identity and firmware.
+    """
+
+    record: SpoolRecord | None = None
+    revision: int = 0
+    txn: int = 0
+    session: int = 0
+    spool_id: str = ""
+    expected: int = 0
+    waiting: tuple[Spooled, ...] = field(default=(), repr=False)
+    tokens: float = 0.0
+    tokens_at_s: float = -math.inf
+    status: JournalStatus = field(default_factory=JournalStatus)
+    attempts: Map[tuple[str, str], AttemptsRecord] = field(default_factory=Map)
+
+    def mark_of(self, spool_id: str) -> Mark:
+        """How far that spool is held, whether it is the present one or an earlier one."""
+        if self.record is not None:
+            for mark in (self.record.mark, *self.record.former):
+                if mark.spool_id == spool_id:
+                    return mark
+        return Mark(spool_id, 0, NO_MOMENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,8 +407,30 @@ class RiskWrite(Write):
     request: RiskRequest | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventsWrite(Write):
+    """Durable events of a node are applied: its record becomes `record`.
+
+    `forgotten` are the oldest reset histories, which give way; `loss` says in words what is lost,
+    "" for nothing.
+    """
+
+    node: str
+    record: SpoolRecord
+    attempts: tuple[AttemptsRecord, ...]
+    forgotten: tuple[tuple[str, str], ...]
+    loss: str
+
+
 AnyWrite = (
-    LogWrite | AdminWrite | BaselineWrite | ClaimWrite | ReleaseWrite | LedgerWrite | RiskWrite
+    LogWrite
+    | AdminWrite
+    | BaselineWrite
+    | ClaimWrite
+    | ReleaseWrite
+    | LedgerWrite
+    | RiskWrite
+    | EventsWrite
 )
 
 
@@ -392,6 +462,8 @@ class State:
     heard: Map[str, float] = field(default_factory=Map)
     claims: Map[tuple[str, int], ClaimHeld] = field(default_factory=Map)
     vms: Map[str, VmHeld] = field(default_factory=Map)
+    intakes: Map[str, Intake] = field(default_factory=Map)
+    throttled: frozenset[str] = frozenset()
     pending: Map[int, AnyWrite] = field(default_factory=Map)
     index: Index = field(default_factory=Index)
     log: Map[int, LogRow] = field(default_factory=Map)

@@ -15,6 +15,7 @@ from vfio_coordinator.state import keys
 from vfio_coordinator.state.admin import finish_admin, settle
 from vfio_coordinator.state.baseline import finish_baseline
 from vfio_coordinator.state.claims import finish_claim
+from vfio_coordinator.state.durable_events import finish_events
 from vfio_coordinator.state.effects import ReadBack, StepDown
 from vfio_coordinator.state.events import CommitOutcome, Outcome
 from vfio_coordinator.state.evidence import finish_ledger
@@ -23,6 +24,7 @@ from vfio_coordinator.state.model import (
     AnyWrite,
     BaselineWrite,
     ClaimWrite,
+    EventsWrite,
     LedgerWrite,
     LogWrite,
     ReleaseWrite,
@@ -79,6 +81,8 @@ def _finish(turn: Turn, write: AnyWrite, event: CommitOutcome) -> None:
             finish_ledger(turn, write, event)
         case RiskWrite():
             finish_risk(turn, write, event)
+        case EventsWrite():
+            finish_events(turn, write, event)
         case LogWrite():
             pass
 

@@ -12,6 +12,12 @@ from vfio_coordinator.state.events import Now
 from vfio_coordinator.state.model import Node, Presence, State
 
 
+def is_current(state: State, name: str, session: int) -> bool:
+    """True for the node's one open session; all others' messages are dropped."""
+    node = state.nodes.get(name)
+    return node is not None and node.session is not None and node.session.id == session
+
+
 def presence_of(state: State, node: Node, now: Now) -> Presence:
     """Heard means an open session that said something within the deadline."""
     heard = state.heard.get(node.name)
@@ -37,6 +43,9 @@ def evidence_age(node: Node, now: Now) -> float:
     return max(0.0, now.monotonic_s - node.observation.collected_s)
 
 
+AFTER_LOSS = "events were lost; waiting for a look at the host after that"
+
+
 def missing_evidence(node: Node) -> str:
     """What is still to come from this session of this boot, in words; "" when all is there."""
     if node.session is None:
@@ -52,6 +61,8 @@ def missing_evidence(node: Node) -> str:
         return "waiting for findings about its present inventory"
     if observation.boot_id != node.boot_id:
         return "its findings are not of this boot"
+    if observation.collected_s <= node.lost_events_s:
+        return AFTER_LOSS
     return ""
 
 

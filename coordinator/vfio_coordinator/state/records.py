@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from vfio_contract.durable import NO_MOMENT, Mark, Stamp
 from vfio_contract.views import GateProof, PlaceRequest
 
 
@@ -181,3 +182,55 @@ class RiskRecord:
     ended: str = ""
     ended_by: str = ""
     ended_at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolRecord:
+    """`spools/<node>`: of spool `spool_id`, everything up to `seq` is applied.
+
+    `at` is the moment of the event of that number. `applied` and `lost` count over all spools of
+    the node; `former` are the marks of its earlier spools, the newest last: a journal that is put
+    back goes on where it was.
+    """
+
+    node: str
+    spool_id: str
+    seq: int
+    at: Stamp = NO_MOMENT
+    applied: int = 0
+    lost: int = 0
+    former: tuple[Mark, ...] = ()
+
+    @property
+    def mark(self) -> Mark:
+        """How far its present spool is held."""
+        return Mark(self.spool_id, self.seq, self.at)
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRecord:
+    """One reset as an agent told it. `told_at_ms` is the host's wall clock."""
+
+    key: str
+    boot_id: str
+    method: str
+    outcome: str
+    evidence: str
+    told_at_ms: int
+    duration_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptsRecord:
+    """`attempts/<node>/...`: totals, and the newest attempts, oldest first.
+
+    `order` is the node's count of applied events at the last change: the lowest is the oldest.
+    """
+
+    node: str
+    identity: str
+    firmware: str
+    order: int
+    attempts: int
+    failures: int
+    newest: tuple[AttemptRecord, ...] = ()

@@ -11,14 +11,17 @@ from vfio_contract.errors import ClusterError, ErrorCode
 from vfio_coordinator.state.admin import request_admin
 from vfio_coordinator.state.baseline import accept_baseline, recheck_baseline
 from vfio_coordinator.state.claims import request_place
+from vfio_coordinator.state.durable_events import hear_journal, receive_events
 from vfio_coordinator.state.effects import Effect
 from vfio_coordinator.state.events import (
     BaselineAcceptRequested,
     CommitOutcome,
     CordonRequested,
     Event,
+    EventsReceived,
     Heartbeat,
     InventoryReceived,
+    JournalReported,
     NodeHello,
     Now,
     ObservationReceived,
@@ -75,6 +78,10 @@ def apply(state: State, event: Event, now: Now) -> tuple[State, tuple[Effect, ..
             _recheck(turn, event.node)
         case Heartbeat():
             hear(turn, event)
+        case EventsReceived():
+            receive_events(turn, event)
+        case JournalReported():
+            hear_journal(turn, event)
         case SessionClosed():
             close(turn, event)
         case CommitOutcome():

@@ -15,15 +15,18 @@ from vfio_contract.artifact import ArtifactError, decode
 from vfio_contract.views import Event as LogRow
 from vfio_coordinator.state import keys
 from vfio_coordinator.state.admin import refresh, settle
+from vfio_coordinator.state.durable_events import keep_attempts, keep_record
 from vfio_coordinator.state.events import Restored
 from vfio_coordinator.state.holdings import drop_claim, hold, keep_claim, unhold
 from vfio_coordinator.state.model import Baseline, Holding, LogWrite, Node, VmHeld
 from vfio_coordinator.state.records import (
     AdminRecord,
+    AttemptsRecord,
     BaselineRecord,
     Claim,
     LedgerRecord,
     RiskRecord,
+    SpoolRecord,
     UnitRecord,
     VmRecord,
 )
@@ -89,6 +92,8 @@ def adopt(turn: Turn, key: str, item: KeyValue | None) -> None:
         turn.put_node(replace(node, ledger=node.ledger.set(record.identity, record)))
     elif key.startswith(keys.RISKS):
         _adopt_risk(turn, key, item)
+    elif key.startswith((keys.SPOOLS, keys.ATTEMPTS)):
+        _adopt_events(turn, key, item)
     elif key.startswith(keys.EVENTS) and item is not None:
         row = read_record(LogRow, item)
         turn.state = replace(
@@ -159,6 +164,15 @@ def _adopt_risk(turn: Turn, key: str, item: KeyValue | None) -> None:
     record = read_record(RiskRecord, item)
     _node(turn, record.node)
     keep_risk(turn, record, item.mod_revision)
+
+
+def _adopt_events(turn: Turn, key: str, item: KeyValue | None) -> None:
+    if item is None:
+        return  # only a transaction that compares the node's record writes either
+    if key.startswith(keys.SPOOLS):
+        keep_record(turn, read_record(SpoolRecord, item), item.mod_revision)
+    else:
+        keep_attempts(turn, read_record(AttemptsRecord, item))
 
 
 def _adopt_baseline(turn: Turn, item: KeyValue, items: Mapping[str, KeyValue]) -> None:

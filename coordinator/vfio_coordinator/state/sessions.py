@@ -18,10 +18,11 @@ from dataclasses import replace
 from vfio_contract import codes
 from vfio_contract.errors import ErrorCode
 from vfio_coordinator.state.admin import settle
+from vfio_coordinator.state.durable_events import begin_events, end_events, go_on
 from vfio_coordinator.state.effects import AcceptSession, CloseSession, RefuseSession
 from vfio_coordinator.state.events import Heartbeat, NodeHello, SessionClosed
 from vfio_coordinator.state.model import AdminWrite, Clone, Node, Presence, Session, State
-from vfio_coordinator.state.presence import deadline_of, is_fresh, presence_of
+from vfio_coordinator.state.presence import deadline_of, is_current, is_fresh, presence_of
 from vfio_coordinator.state.turn import Turn
 
 _BOOTS_KEPT = 8
@@ -56,6 +57,7 @@ def greet(turn: Turn, event: NodeHello) -> None:
     )
     _hear(turn, event.node)
     turn.emit(AcceptSession(event.node, event.session, held))
+    begin_events(turn, event)
     settle(turn, event.node)
 
 
@@ -130,12 +132,6 @@ def _left_boots(node: Node, boot_id: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(others))[-_BOOTS_KEPT:]
 
 
-def is_current(state: State, name: str, session: int) -> bool:
-    """True for the node's one open session; all others' messages are dropped."""
-    node = state.nodes.get(name)
-    return node is not None and node.session is not None and node.session.id == session
-
-
 def hear(turn: Turn, event: Heartbeat) -> None:
     """The agent lives."""
     if not is_current(turn.state, event.node, event.session):
@@ -151,6 +147,7 @@ def close(turn: Turn, event: SessionClosed) -> None:
     if not is_current(turn.state, event.node, event.session):
         return
     turn.put_node(replace(turn.state.nodes[event.node], session=None, unjudged=None))
+    end_events(turn, event.node)
     settle(turn, event.node)
 
 
@@ -160,6 +157,7 @@ def tick(turn: Turn) -> None:
     All nodes are looked at only when the earliest deadline has passed; hearing from a node moves
     its own deadline away, and whatever brings one nearer lowers the earliest (`admin.settle`).
     """
+    go_on(turn)
     state, now = turn.state, turn.now
     if now.monotonic_s < state.next_deadline_s:
         return

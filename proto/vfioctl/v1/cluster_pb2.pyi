@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from vfioctl.v1 import views_pb2 as _views_pb2
 import builtins as _builtins
 import sys
@@ -18,6 +19,38 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _WatchKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WatchKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WatchKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WATCH_KIND_UNSPECIFIED: _WatchKind.ValueType  # 0
+    """Not set."""
+    WATCH_KIND_SUMMARY: _WatchKind.ValueType  # 1
+    """Health, counts and the newest events: the status screen without its nodes and VMs."""
+    WATCH_KIND_NODES: _WatchKind.ValueType  # 2
+    """Nodes, a line each."""
+    WATCH_KIND_VMS: _WatchKind.ValueType  # 3
+    """VMs with a claim."""
+    WATCH_KIND_EVENTS: _WatchKind.ValueType  # 4
+    """The event log, row by row: each exactly once, in order."""
+
+class WatchKind(_WatchKind, metaclass=_WatchKindEnumTypeWrapper):
+    """What of the cluster is watched."""
+
+WATCH_KIND_UNSPECIFIED: WatchKind.ValueType  # 0
+"""Not set."""
+WATCH_KIND_SUMMARY: WatchKind.ValueType  # 1
+"""Health, counts and the newest events: the status screen without its nodes and VMs."""
+WATCH_KIND_NODES: WatchKind.ValueType  # 2
+"""Nodes, a line each."""
+WATCH_KIND_VMS: WatchKind.ValueType  # 3
+"""VMs with a claim."""
+WATCH_KIND_EVENTS: WatchKind.ValueType  # 4
+"""The event log, row by row: each exactly once, in order."""
+Global___WatchKind: _TypeAlias = WatchKind  # noqa: Y015
 
 @_typing.final
 class GetStatusRequest(_message.Message):
@@ -752,3 +785,63 @@ class ListRisksResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListRisksResponse: _TypeAlias = ListRisksResponse  # noqa: Y015
+
+@_typing.final
+class WatchRequest(_message.Message):
+    """Asks to be told what changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURSOR_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """Only events about this node, "" for all; a prefix that fits one node only will do."""
+    @_builtins.property
+    def cursor(self) -> _views_pb2.WatchCursor:
+        """Where to go on: the cursor of the last response that was received. Absent for a fresh list and
+        events from now on; with `event_seq` alone for a fresh list and the events after that number.
+        """
+
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___WatchKind.ValueType]:
+        """What to tell; nothing named means all."""
+
+    def __init__(
+        self,
+        *,
+        cursor: _views_pb2.WatchCursor | None = ...,
+        kinds: _abc.Iterable[Global___WatchKind.ValueType] | None = ...,
+        node: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "kinds", b"kinds", "node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRequest: _TypeAlias = WatchRequest  # noqa: Y015
+
+@_typing.final
+class WatchResponse(_message.Message):
+    """One step."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def change(self) -> _views_pb2.ClusterChange:
+        """What changed since the cursor before. A response comes every 10 s even if nothing did."""
+
+    def __init__(
+        self,
+        *,
+        change: _views_pb2.ClusterChange | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchResponse: _TypeAlias = WatchResponse  # noqa: Y015

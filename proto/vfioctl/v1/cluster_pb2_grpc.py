@@ -111,6 +111,11 @@ class ClusterServiceStub:
                 request_serializer=vfioctl_dot_v1_dot_cluster__pb2.ListRisksRequest.SerializeToString,
                 response_deserializer=vfioctl_dot_v1_dot_cluster__pb2.ListRisksResponse.FromString,
                 _registered_method=True)
+        self.Watch = channel.unary_stream(
+                '/vfioctl.v1.ClusterService/Watch',
+                request_serializer=vfioctl_dot_v1_dot_cluster__pb2.WatchRequest.SerializeToString,
+                response_deserializer=vfioctl_dot_v1_dot_cluster__pb2.WatchResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServiceServicer:
@@ -223,6 +228,15 @@ class ClusterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Watch(self, request, context):
+        """What changes, as it changes, for ever. Ends with SLOW_CONSUMER when nobody reads it, and with
+        COMPACTED when it should begin after events that are no longer kept; both carry the cursor to
+        go on from as metadata `vfioctl-cursor`, its four numbers with dots between.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -300,6 +314,11 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.ListRisks,
                     request_deserializer=vfioctl_dot_v1_dot_cluster__pb2.ListRisksRequest.FromString,
                     response_serializer=vfioctl_dot_v1_dot_cluster__pb2.ListRisksResponse.SerializeToString,
+            ),
+            'Watch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Watch,
+                    request_deserializer=vfioctl_dot_v1_dot_cluster__pb2.WatchRequest.FromString,
+                    response_serializer=vfioctl_dot_v1_dot_cluster__pb2.WatchResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -709,6 +728,33 @@ class ClusterService:
             '/vfioctl.v1.ClusterService/ListRisks',
             vfioctl_dot_v1_dot_cluster__pb2.ListRisksRequest.SerializeToString,
             vfioctl_dot_v1_dot_cluster__pb2.ListRisksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/vfioctl.v1.ClusterService/Watch',
+            vfioctl_dot_v1_dot_cluster__pb2.WatchRequest.SerializeToString,
+            vfioctl_dot_v1_dot_cluster__pb2.WatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -65,6 +65,11 @@ class ClusterServiceStub:
     """Ends a risk decision before its day. VMs that stand on it are left alone."""
     ListRisks: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ListRisksRequest, _cluster_pb2.ListRisksResponse]
     """The last decision about each risk, ended ones too."""
+    Watch: _grpc.UnaryStreamMultiCallable[_cluster_pb2.WatchRequest, _cluster_pb2.WatchResponse]
+    """What changes, as it changes, for ever. Ends with SLOW_CONSUMER when nobody reads it, and with
+    COMPACTED when it should begin after events that are no longer kept; both carry the cursor to
+    go on from as metadata `vfioctl-cursor`, its four numbers with dots between.
+    """
 
 @_typing.type_check_only
 class ClusterServiceAsyncStub(ClusterServiceStub):
@@ -103,6 +108,11 @@ class ClusterServiceAsyncStub(ClusterServiceStub):
     """Ends a risk decision before its day. VMs that stand on it are left alone."""
     ListRisks: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ListRisksRequest, _cluster_pb2.ListRisksResponse]  # type: ignore[assignment]
     """The last decision about each risk, ended ones too."""
+    Watch: _aio.UnaryStreamMultiCallable[_cluster_pb2.WatchRequest, _cluster_pb2.WatchResponse]  # type: ignore[assignment]
+    """What changes, as it changes, for ever. Ends with SLOW_CONSUMER when nobody reads it, and with
+    COMPACTED when it should begin after events that are no longer kept; both carry the cursor to
+    go on from as metadata `vfioctl-cursor`, its four numbers with dots between.
+    """
 
 class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
     """What people and scripts ask of the coordinator. Reads need the viewer role, changes the operator
@@ -228,5 +238,16 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_pb2.ListRisksResponse, _abc.Awaitable[_cluster_pb2.ListRisksResponse]]:
         """The last decision about each risk, ended ones too."""
+
+    @_abc_1.abstractmethod
+    def Watch(
+        self,
+        request: _cluster_pb2.WatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_cluster_pb2.WatchResponse], _abc.AsyncIterator[_cluster_pb2.WatchResponse]]:
+        """What changes, as it changes, for ever. Ends with SLOW_CONSUMER when nobody reads it, and with
+        COMPACTED when it should begin after events that are no longer kept; both carry the cursor to
+        go on from as metadata `vfioctl-cursor`, its four numbers with dots between.
+        """
 
 def add_ClusterServiceServicer_to_server(servicer: ClusterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from vfioctl.v1 import durable_pb2 as _durable_pb2
 from vfioctl.v1 import findings_pb2 as _findings_pb2
 import builtins as _builtins
 import sys
@@ -29,6 +30,8 @@ class SessionRequest(_message.Message):
     INVENTORY_FIELD_NUMBER: _builtins.int
     OBSERVATION_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    JOURNAL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
         """First message of a session."""
@@ -45,6 +48,14 @@ class SessionRequest(_message.Message):
     def heartbeat(self) -> Global___Heartbeat:
         """The agent lives and nothing changed."""
 
+    @_builtins.property
+    def events(self) -> Global___EventBatch:
+        """Durable events, after the coordinator said how far it holds them."""
+
+    @_builtins.property
+    def journal(self) -> Global___JournalStatus:
+        """How the agent's journal is, said when that changes."""
+
     def __init__(
         self,
         *,
@@ -52,12 +63,14 @@ class SessionRequest(_message.Message):
         inventory: Global___Inventory | None = ...,
         observation: Global___Observation | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
+        events: Global___EventBatch | None = ...,
+        journal: Global___JournalStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "observation", b"observation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "events", b"events", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "journal", b"journal", "observation", b"observation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "observation", b"observation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "events", b"events", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "journal", b"journal", "observation", b"observation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["hello", "inventory", "observation", "heartbeat"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["hello", "inventory", "observation", "heartbeat", "events", "journal"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -72,6 +85,8 @@ class SessionResponse(_message.Message):
     WELCOME_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
     INVENTORY_WANTED_FIELD_NUMBER: _builtins.int
+    EVENTS_HELD_FIELD_NUMBER: _builtins.int
+    RESCAN_WANTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """Answer to Hello."""
@@ -84,18 +99,30 @@ class SessionResponse(_message.Message):
     def inventory_wanted(self) -> Global___InventoryWanted:
         """The coordinator needs the facts of this digest."""
 
+    @_builtins.property
+    def events_held(self) -> Global___EventsHeld:
+        """How far the cluster holds this agent's durable events: first in answer to a Hello that names
+        a spool, then after each commit of some.
+        """
+
+    @_builtins.property
+    def rescan_wanted(self) -> Global___RescanWanted:
+        """Events were lost: the agent should look at its host again and tell what it sees."""
+
     def __init__(
         self,
         *,
         welcome: Global___Welcome | None = ...,
         acknowledged: Global___Acknowledged | None = ...,
         inventory_wanted: Global___InventoryWanted | None = ...,
+        events_held: Global___EventsHeld | None = ...,
+        rescan_wanted: Global___RescanWanted | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "body", b"body", "inventory_wanted", b"inventory_wanted", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "body", b"body", "events_held", b"events_held", "inventory_wanted", b"inventory_wanted", "rescan_wanted", b"rescan_wanted", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "body", b"body", "inventory_wanted", b"inventory_wanted", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "body", b"body", "events_held", b"events_held", "inventory_wanted", b"inventory_wanted", "rescan_wanted", b"rescan_wanted", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["welcome", "acknowledged", "inventory_wanted"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["welcome", "acknowledged", "inventory_wanted", "events_held", "rescan_wanted"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -118,6 +145,7 @@ class Hello(_message.Message):
     HIGHEST_INCARNATION_FIELD_NUMBER: _builtins.int
     HIGHEST_EPOCH_FIELD_NUMBER: _builtins.int
     CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    SPOOL_ID_FIELD_NUMBER: _builtins.int
     protocol_min: _builtins.int
     """Lowest protocol the agent speaks."""
     protocol_max: _builtins.int
@@ -140,6 +168,8 @@ class Hello(_message.Message):
     """Highest epoch of that incarnation this agent has obeyed."""
     cluster_id: _builtins.str
     """The cluster that both numbers belong to, "" before the first Welcome."""
+    spool_id: _builtins.str
+    """Random, made with the spool of durable events; "" from an agent that sends none."""
     def __init__(
         self,
         *,
@@ -154,10 +184,11 @@ class Hello(_message.Message):
         highest_incarnation: _builtins.int = ...,
         highest_epoch: _builtins.int = ...,
         cluster_id: _builtins.str = ...,
+        spool_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_state_id", b"agent_state_id", "agent_version", b"agent_version", "boot_id", b"boot_id", "cluster_id", b"cluster_id", "highest_epoch", b"highest_epoch", "highest_incarnation", b"highest_incarnation", "inventory_digest", b"inventory_digest", "node", b"node", "product_uuid", b"product_uuid", "protocol_max", b"protocol_max", "protocol_min", b"protocol_min"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_state_id", b"agent_state_id", "agent_version", b"agent_version", "boot_id", b"boot_id", "cluster_id", b"cluster_id", "highest_epoch", b"highest_epoch", "highest_incarnation", b"highest_incarnation", "inventory_digest", b"inventory_digest", "node", b"node", "product_uuid", b"product_uuid", "protocol_max", b"protocol_max", "protocol_min", b"protocol_min", "spool_id", b"spool_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -348,3 +379,125 @@ class InventoryWanted(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InventoryWanted: _TypeAlias = InventoryWanted  # noqa: Y015
+
+@_typing.final
+class EventBatch(_message.Message):
+    """Durable events in order. Within a session each follows the one before without a gap in their
+    numbers; the first may be one that the coordinator holds already.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPOOL_ID_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    spool_id: _builtins.str
+    """The spool that numbered them."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[_durable_pb2.DurableEvent]:
+        """The events, oldest first."""
+
+    def __init__(
+        self,
+        *,
+        spool_id: _builtins.str = ...,
+        events: _abc.Iterable[_durable_pb2.DurableEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "spool_id", b"spool_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EventBatch: _TypeAlias = EventBatch  # noqa: Y015
+
+@_typing.final
+class EventsHeld(_message.Message):
+    """The cluster's store holds every event up to `seq`; the agent may forget them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPOOL_ID_FIELD_NUMBER: _builtins.int
+    SEQ_FIELD_NUMBER: _builtins.int
+    BOOT_ID_FIELD_NUMBER: _builtins.int
+    BOOTTIME_MS_FIELD_NUMBER: _builtins.int
+    WALL_MS_FIELD_NUMBER: _builtins.int
+    WINDOW_EVENTS_FIELD_NUMBER: _builtins.int
+    spool_id: _builtins.str
+    """The spool that this is about."""
+    seq: _builtins.int
+    """The highest number held, 0 for none."""
+    boot_id: _builtins.str
+    """The boot id of the event of that number."""
+    boottime_ms: _builtins.int
+    """Its CLOCK_BOOTTIME. An agent whose event of that number is another one was restored from a
+    copy: it begins a new spool.
+    """
+    wall_ms: _builtins.int
+    """Its wall time."""
+    window_events: _builtins.int
+    """How many events after `seq` the agent may send without an answer."""
+    def __init__(
+        self,
+        *,
+        spool_id: _builtins.str = ...,
+        seq: _builtins.int = ...,
+        boot_id: _builtins.str = ...,
+        boottime_ms: _builtins.int = ...,
+        wall_ms: _builtins.int = ...,
+        window_events: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "boottime_ms", b"boottime_ms", "seq", b"seq", "spool_id", b"spool_id", "wall_ms", b"wall_ms", "window_events", b"window_events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EventsHeld: _TypeAlias = EventsHeld  # noqa: Y015
+
+@_typing.final
+class JournalStatus(_message.Message):
+    """How the agent's journal is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """"" for good, else a health code: JOURNAL_FAILED or SPOOL_FULL."""
+    text: _builtins.str
+    """What happened, for people."""
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JournalStatus: _TypeAlias = JournalStatus  # noqa: Y015
+
+@_typing.final
+class RescanWanted(_message.Message):
+    """Please look at the host again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why, for people."""
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RescanWanted: _TypeAlias = RescanWanted  # noqa: Y015

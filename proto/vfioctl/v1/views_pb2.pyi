@@ -664,6 +664,142 @@ class ClusterStatus(_message.Message):
 Global___ClusterStatus: _TypeAlias = ClusterStatus  # noqa: Y015
 
 @_typing.final
+class WatchCursor(_message.Message):
+    """A place in what a coordinator tells its watchers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    SEQ_FIELD_NUMBER: _builtins.int
+    EVENT_SEQ_FIELD_NUMBER: _builtins.int
+    incarnation: _builtins.int
+    """Of the store: grows when it is restored from a backup."""
+    epoch: _builtins.int
+    """Of the coordinator: grows with each start."""
+    seq: _builtins.int
+    """Change of this epoch up to which everything was told."""
+    event_seq: _builtins.int
+    """Number in the event log up to which everything was told; durable."""
+    def __init__(
+        self,
+        *,
+        incarnation: _builtins.int = ...,
+        epoch: _builtins.int = ...,
+        seq: _builtins.int = ...,
+        event_seq: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "event_seq", b"event_seq", "incarnation", b"incarnation", "seq", b"seq"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchCursor: _TypeAlias = WatchCursor  # noqa: Y015
+
+@_typing.final
+class VmKey(_message.Message):
+    """A VM's claim by its name and generation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The VM's name."""
+    generation: _builtins.int
+    """The claim's generation."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        generation: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VmKey: _TypeAlias = VmKey  # noqa: Y015
+
+@_typing.final
+class ClusterChange(_message.Message):
+    """What changed between two cursors."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURSOR_FIELD_NUMBER: _builtins.int
+    RESET_FIELD_NUMBER: _builtins.int
+    CURRENT_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    NODES_GONE_FIELD_NUMBER: _builtins.int
+    VMS_FIELD_NUMBER: _builtins.int
+    VMS_GONE_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    reset: _builtins.bool
+    """A fresh list begins: forget all rows from before. Events go on."""
+    current: _builtins.bool
+    """With this change everything is told; while it is false the list is not whole yet."""
+    at: _builtins.str
+    """UTC, ISO 8601, when this was told."""
+    @_builtins.property
+    def cursor(self) -> Global___WatchCursor:
+        """After this change."""
+
+    @_builtins.property
+    def summary(self) -> Global___ClusterStatus:
+        """The status without nodes and VMs, if it changed."""
+
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeView]:
+        """New or changed nodes, in place of their old rows. Time alone changes none: their ages are of
+        when the row was made.
+        """
+
+    @_builtins.property
+    def nodes_gone(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of nodes that are no more."""
+
+    @_builtins.property
+    def vms(self) -> _containers.RepeatedCompositeFieldContainer[Global___VmView]:
+        """New or changed claims."""
+
+    @_builtins.property
+    def vms_gone(self) -> _containers.RepeatedCompositeFieldContainer[Global___VmKey]:
+        """Claims that are no more."""
+
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:
+        """Rows of the event log, oldest first."""
+
+    def __init__(
+        self,
+        *,
+        cursor: Global___WatchCursor | None = ...,
+        reset: _builtins.bool = ...,
+        current: _builtins.bool = ...,
+        at: _builtins.str = ...,
+        summary: Global___ClusterStatus | None = ...,
+        nodes: _abc.Iterable[Global___NodeView] | None = ...,
+        nodes_gone: _abc.Iterable[_builtins.str] | None = ...,
+        vms: _abc.Iterable[Global___VmView] | None = ...,
+        vms_gone: _abc.Iterable[Global___VmKey] | None = ...,
+        events: _abc.Iterable[Global___Event] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_summary", b"_summary", "cursor", b"cursor", "summary", b"summary"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_summary", b"_summary", "at", b"at", "current", b"current", "cursor", b"cursor", "events", b"events", "nodes", b"nodes", "nodes_gone", b"nodes_gone", "reset", b"reset", "summary", b"summary", "vms", b"vms", "vms_gone", b"vms_gone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__summary: _TypeAlias = _typing.Literal["summary"]  # noqa: Y015
+    _WhichOneofArgType__summary: _TypeAlias = _typing.Literal["_summary", b"_summary"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__summary) -> _WhichOneofReturnType__summary | None: ...
+
+Global___ClusterChange: _TypeAlias = ClusterChange  # noqa: Y015
+
+@_typing.final
 class DeviceRequest(_message.Message):
     """`gpu:a5000=2` is kind gpu, model a5000, count 2."""
 

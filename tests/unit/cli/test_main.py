@@ -28,6 +28,7 @@ MAP = {
     "report",
     "up",
     "agent run",
+    "agent hostd",
     "coordinator run",
     "status",
     "events",

@@ -306,6 +306,9 @@ def test_every_cluster_code_has_a_word_or_is_no_change() -> None:
         "RISK_EXPIRED",
         "RISK_REVOKED",
         "STORE_REWOUND",
+        "EVENTS_LOST",
+        "JOURNAL_FAILED",
+        "SPOOL_FULL",
     }
 
 

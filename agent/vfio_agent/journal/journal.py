@@ -1,0 +1,190 @@
+"""The journal's own part: the agent's state id, its fence, and the reset history.
+
+The same kernel line is the same row however often it is read: its key stays in `seen`, also when
+the rows it made have been trimmed. A row is committed before its caller goes on, so a crash loses
+nothing that was reported.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import astuple, replace
+from pathlib import Path
+
+from vfio_agent.fence import NO_FENCE, Fence
+from vfio_agent.journal.database import Database, JournalError
+from vfio_agent.journal.spool import DEFAULT_BOUNDS, Spool
+from vfio_agent.journal.spool_rows import Bounds
+from vfio_contract.durable import DurableEvent, ResetAttempted, Stamp
+from vfio_contract.ledger import FAILURES, Outcome, ResetAttempt
+
+KEPT_ATTEMPTS = 32
+"""Kept per identity and firmware tuple; older attempts live on in the totals.
+
+The newest of each outcome is always among them, so that what the history amounts to does not change
+by trimming.
+"""
+
+SEEN_LIMIT = 10_000
+"""Keys remembered before those are forgotten that the kernel log no longer holds."""
+
+_COLUMNS = "key, identity, firmware, boot_id, method, outcome, evidence, place"
+"""In the order of the fields of `ResetAttempt`."""
+
+_TRIM = """
+DELETE FROM attempts WHERE seq IN (
+    SELECT seq FROM (
+        SELECT seq, seq = max(seq) OVER (PARTITION BY outcome) AS newest
+        FROM attempts WHERE identity = ? AND firmware = ?)
+    ORDER BY newest DESC, seq DESC LIMIT -1 OFFSET ?)
+"""
+
+_ADD_TOTAL = """
+INSERT INTO totals VALUES (?, ?, 1, ?) ON CONFLICT (identity, firmware)
+DO UPDATE SET attempts = attempts + 1, failures = failures + excluded.failures
+"""
+
+
+class Journal:
+    """One open journal. Its methods may be called from any thread; all raise JournalError."""
+
+    def __init__(self, database: Database, bounds: Bounds = DEFAULT_BOUNDS) -> None:
+        self._database = database
+        self._spool = Spool(database, bounds) if database.writable else None
+
+    @classmethod
+    def open(cls, path: Path, *, bounds: Bounds = DEFAULT_BOUNDS) -> Journal:
+        """Own `path`, made if it is not there; JournalError names the file and the fix."""
+        database = Database.open(path)
+        try:
+            return cls(database, bounds)
+        except BaseException:
+            database.close()
+            raise
+
+    @classmethod
+    def open_readonly(cls, path: Path) -> Journal | None:
+        """The journal as another process sees it; None when there provably is none.
+
+        Nothing is written, not even beside it. JournalError where it cannot be read.
+        """
+        database = Database.open_readonly(path)
+        return None if database is None else cls(database)
+
+    def close(self) -> None:
+        """Release the file; a second call does nothing."""
+        self._database.close()
+
+    @property
+    def state_id(self) -> str:
+        """Random, made with this database: a reinstalled agent is a different one."""
+        return self._database.meta("state_id")
+
+    @property
+    def spool(self) -> Spool:
+        """The durable events; only the journal's owner has them."""
+        if self._spool is None:
+            raise JournalError(f"{self._database.path}: is open for reading only")
+        return self._spool
+
+    def fence(self) -> Fence:
+        """The highest fence obeyed."""
+        text = self._database.meta("fence")
+        return Fence(*json.loads(text)) if text else NO_FENCE
+
+    def obey(self, fence: Fence) -> None:
+        """Remember a fence, durably, before anything is done under it."""
+        with self._database.transaction():
+            values = [fence.cluster_id, fence.incarnation, fence.epoch]
+            self._database.put_meta("fence", json.dumps(values))
+
+    def fed_boot(self) -> str:
+        """The newest boot of which a kernel log was recorded, "" before the first."""
+        return self._database.meta("fed_boot")
+
+    def record(
+        self, attempts: Iterable[ResetAttempt], *, boot_id: str, at: Stamp | None = None
+    ) -> int:
+        """Store what the kernel log of this boot says, in its order; the number of new rows.
+
+        A key that was recorded before is left out, also for functions that it did not concern then:
+        a device put in later is not blamed for an old line. With `at`, the moment of this look,
+        each new row is a durable event too, in the same transaction: the one is there exactly if
+        the other is. Where the spool has no room for it, a gap takes its number; the row stays.
+        """
+        rows = tuple(attempts)
+        if not boot_id or any(row.boot_id != boot_id for row in rows):
+            raise ValueError("a record holds the attempts of one known boot")
+        with self._database.guarded():
+            known = self.seen(boot_id)
+            new = [row for row in rows if row.key not in known]
+            if not new and self.fed_boot() == boot_id:
+                return 0
+            with self._database.transaction() as db:
+                self._database.put_meta("fed_boot", boot_id)
+                added = [row for row in new if _insert(db, row)]
+                _remember(db, {row.key for row in new}, {row.key for row in rows}, boot_id)
+                if at is not None:
+                    self.spool.add_within([_event(row, at) for row in added])
+        if at is not None:
+            self.spool.tell()
+        return len(added)
+
+    def seen(self, boot_id: str) -> frozenset[str]:
+        """Keys recorded in this boot, whether or not their rows are still kept; "" for any boot."""
+        found = self._database.rows(
+            "SELECT key FROM seen WHERE ? IN ('', boot_id)"
+            " UNION SELECT key FROM attempts WHERE ? IN ('', boot_id)",
+            *(boot_id, boot_id),
+        )
+        return frozenset(key for (key,) in found)
+
+    def attempts(self) -> list[ResetAttempt]:
+        """All kept attempts in the order they happened."""
+        rows = self._database.rows(f"SELECT {_COLUMNS} FROM attempts ORDER BY seq")
+        attempts = (ResetAttempt(*row) for row in rows)
+        return [replace(attempt, outcome=Outcome(attempt.outcome)) for attempt in attempts]
+
+    def totals(self) -> dict[str, tuple[int, int]]:
+        """(attempts, failures) ever recorded, by identity, over all firmware tuples."""
+        rows = self._database.rows(
+            "SELECT identity, sum(attempts), sum(failures) FROM totals GROUP BY identity"
+        )
+        return {identity: (int(tried), int(failed)) for identity, tried, failed in rows}
+
+
+def _event(row: ResetAttempt, at: Stamp) -> DurableEvent:
+    payload = ResetAttempted(
+        key=row.key,
+        firmware=row.firmware,
+        method=row.method,
+        outcome=row.outcome.value,
+        evidence=row.evidence,
+        place=row.place,
+    )
+    return DurableEvent(at=at, identity=row.identity, address="", payload=payload)
+
+
+def _insert(db: sqlite3.Connection, row: ResetAttempt) -> bool:
+    done = db.execute(
+        f"INSERT OR IGNORE INTO attempts ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        astuple(row),
+    )
+    if done.rowcount != 1:
+        return False  # twice in one record
+    of = (row.identity, row.firmware)
+    db.execute(_ADD_TOTAL, (*of, int(row.outcome in FAILURES)))
+    db.execute(_TRIM, (*of, KEPT_ATTEMPTS))
+    return True
+
+
+def _remember(db: sqlite3.Connection, new: set[str], visible: set[str], boot_id: str) -> None:
+    """Keys of other boots never come back, nor do lines that the log has lost."""
+    db.execute("DELETE FROM seen WHERE boot_id != ?", (boot_id,))
+    (count,) = db.execute("SELECT count(*) FROM seen").fetchone()
+    if count + len(new) > SEEN_LIMIT:
+        db.execute("DELETE FROM seen")
+        new = visible
+    db.executemany("INSERT INTO seen VALUES (?, ?)", [(boot_id, key) for key in new])

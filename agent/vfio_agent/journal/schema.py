@@ -1,0 +1,57 @@
+"""The journal's tables, and the way to them from each older schema.
+
+A migration is one transaction that ends with the new schema's number, so a start that is cut short
+begins it again. It must never drop what an older version kept.
+"""
+
+from __future__ import annotations
+
+SCHEMA_VERSION = 2
+"""2 added the spool of durable events."""
+
+APPLICATION_ID = 0x7666616A
+"""`vfaj` at byte 68 of the file (sqlite.org/fileformat.html): not the coordinator's store."""
+
+PAGE_BYTES = 4096
+
+_SPOOL = """
+CREATE TABLE spool (  -- a gap stands for the numbers `first` to `seq`; an event has both the same
+    seq INTEGER PRIMARY KEY, first INTEGER NOT NULL, critical INTEGER NOT NULL,
+    gap INTEGER NOT NULL, body BLOB NOT NULL);
+CREATE INDEX spool_droppable ON spool (seq) WHERE critical = 0;
+CREATE TABLE reservations (id INTEGER PRIMARY KEY AUTOINCREMENT, purpose TEXT NOT NULL);
+INSERT INTO meta VALUES ('spool_id', lower(hex(randomblob(16)))), ('spool_last', '0'),
+    ('spool_held', '');
+"""
+
+CREATE = f"""
+PRAGMA page_size = {PAGE_BYTES};
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = FULL;
+BEGIN IMMEDIATE;
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE attempts (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, identity TEXT NOT NULL, place TEXT NOT NULL,
+    firmware TEXT NOT NULL, boot_id TEXT NOT NULL, key TEXT NOT NULL, method TEXT NOT NULL,
+    outcome TEXT NOT NULL, evidence TEXT NOT NULL, UNIQUE (boot_id, key, identity));
+CREATE INDEX attempts_of ON attempts (identity, firmware);
+CREATE TABLE totals (
+    identity TEXT NOT NULL, firmware TEXT NOT NULL, attempts INTEGER NOT NULL,
+    failures INTEGER NOT NULL, PRIMARY KEY (identity, firmware)) WITHOUT ROWID;
+CREATE TABLE seen (
+    boot_id TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (boot_id, key)) WITHOUT ROWID;
+INSERT INTO meta VALUES ('schema', '{SCHEMA_VERSION}'), ('state_id', lower(hex(randomblob(16))));
+{_SPOOL}
+COMMIT;
+"""
+
+MIGRATIONS = {
+    1: f"""
+BEGIN IMMEDIATE;
+{_SPOOL}
+UPDATE meta SET value = '2' WHERE key = 'schema';
+COMMIT;
+""",
+}
+"""From a schema to the next."""

@@ -1,0 +1,204 @@
+"""What the spool must survive: copies put back, the schema before it, a full disk, SIGKILL."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.durable import line, reset
+from tests.unit.journals import BOOT, attempt, opened, reading
+from tests.unit.test_spool import mark, shown
+from vfio_agent.journal import JournalError
+from vfio_agent.journal.schema import CREATE, SCHEMA_VERSION
+from vfio_contract.durable import NO_MOMENT, Mark
+
+KILLS = 6
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "agent" / "journal.db"
+
+
+# --- copies --------------------------------------------------------------------------------------
+
+
+def test_a_file_that_was_put_back_begins_a_new_spool(path: Path) -> None:
+    with opened(path) as journal:
+        journal.spool.extend([line(1), line(2), line(3)])
+        journal.spool.acknowledge(mark(journal.spool, 1, 1))
+    copy = path.with_name("copy")
+    shutil.copy(path, copy)
+    with opened(path) as journal:
+        journal.spool.extend([line(4), line(5)])
+        held = mark(journal.spool, 5, 5)
+        journal.spool.acknowledge(held)
+    shutil.copy(copy, path)
+    with opened(path) as journal:
+        before = journal.spool.id
+        journal.spool.extend([reset(14), line(15), line(16)])  # under numbers 4, 5 and 6
+        assert not journal.spool.acknowledge(held)
+        assert journal.spool.id != before
+        assert shown(journal.spool) == ["1-2 kernel_line=2", "3", "4", "5"]
+        assert journal.spool.acknowledge(Mark(journal.spool.id, 0, NO_MOMENT))
+
+
+def test_marks_of_the_same_past_are_known_after_a_restart(path: Path) -> None:
+    with opened(path) as journal:
+        journal.spool.extend([line(1), line(2), line(3)])
+        assert journal.spool.acknowledge(mark(journal.spool, 2, 2))
+    with opened(path) as journal:
+        assert journal.spool.acknowledge(mark(journal.spool, 2, 2))
+        assert not journal.spool.acknowledge(mark(journal.spool, 2, 77))
+
+
+# --- schema 1 ------------------------------------------------------------------------------------
+
+
+def make_schema_1(path: Path) -> None:
+    """A journal as the version before the spool left it."""
+    with opened(path) as journal:
+        journal.record([attempt(1)], boot_id=BOOT)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        for statement in (
+            "DROP TABLE spool",
+            "DROP TABLE reservations",
+            "DELETE FROM meta WHERE key LIKE 'spool%'",
+            "UPDATE meta SET value = '1' WHERE key = 'schema'",
+        ):
+            db.execute(statement)
+
+
+def schema_of(path: Path) -> set[str]:
+    with closing(sqlite3.connect(path)) as db:
+        found = db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
+        return {" ".join(text.split()) for (text,) in found}
+
+
+def test_a_journal_of_the_version_before_is_taken_over_whole(path: Path) -> None:
+    make_schema_1(path)
+    with reading(path) as other:
+        assert other.attempts() == [attempt(1)], "who only reads needs no migration"
+    with opened(path) as journal:
+        assert journal.attempts() == [attempt(1)]
+        assert journal.spool.append(line(1)) == 1
+    with opened(path.with_name("fresh.db")):
+        pass
+    assert schema_of(path) == schema_of(path.with_name("fresh.db"))
+    assert f"'{SCHEMA_VERSION}'" in CREATE
+
+
+def test_who_only_reads_has_no_spool(path: Path) -> None:
+    with opened(path):
+        pass
+    with reading(path) as other, pytest.raises(JournalError, match="reading only"):
+        _ = other.spool
+
+
+# --- a full disk ---------------------------------------------------------------------------------
+
+FULL_DISK = """
+import os, sys
+from pathlib import Path
+from tests.fakes.durable import line, reset
+from vfio_agent.journal import Journal, JournalFull
+from vfio_contract.durable import EventsLost
+
+disk = Path(sys.argv[1])
+journal = Journal.open(disk / "agent" / "journal.db")
+spool = journal.spool
+spool.extend([line(n) for n in range(1, 21)])
+(disk / "ballast").write_bytes(b"x" * os.statvfs(disk).f_bavail * os.statvfs(disk).f_bsize)
+number = 20
+while not spool.status().code:
+    number += 1
+    assert spool.append(line(number)) == number
+status = spool.status()
+assert status.code == "JOURNAL_FAILED", status
+assert "full" in status.text and "1 events could not be written" in status.text, status
+assert spool.append(line(number + 1)) == number + 1
+for refused in (lambda: spool.append(reset(0)), lambda: spool.reserve("bind"), spool.flush):
+    try:
+        refused()
+    except JournalFull:
+        continue
+    raise AssertionError("it went on")
+assert "2 events" in spool.status().text
+(disk / "ballast").unlink()
+assert spool.append(reset(99)) == number + 2
+assert spool.status().code == ""
+*_, gap, last = spool.after(0, 100000)
+assert isinstance(gap.event.payload, EventsLost)
+assert (gap.first, gap.seq, last.seq) == (number, number + 1, number + 2)
+journal.close()
+journal = Journal.open(disk / "agent" / "journal.db")
+assert journal.spool.last == number + 2
+journal.close()
+print("good")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_is_told_and_what_it_cost_is_counted(tmp_path: Path) -> None:
+    script = 'mount -t tmpfs -o size=1m none "$1" && exec "$2" -c "$3" "$1"'
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "sh", str(tmp_path), sys.executable, FULL_DISK],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.stdout == "good\n", done.stderr
+
+
+# --- crash ---------------------------------------------------------------------------------------
+
+WRITER = """
+import sys
+from pathlib import Path
+from tests.fakes.durable import line, reset
+from vfio_agent.journal import Bounds, Journal
+
+spool = Journal.open(Path(sys.argv[1]), bounds=Bounds(events=50)).spool
+while True:
+    number = spool.last + 1
+    print(spool.extend([line(number), reset(number + 1), line(number + 2)]), flush=True)
+    if number > 100:
+        row = spool.after(number - 40, 1)[0]
+        from vfio_contract.durable import Mark
+        spool.acknowledge(Mark(spool.id, row.seq, row.event.at))
+"""
+
+
+def test_sigkill_loses_no_number_that_was_given(path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    given = 0
+    for _ in range(KILLS):
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path)],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        ) as writer:
+            assert writer.stdout is not None
+            printed = [writer.stdout.readline() for _ in range(chance.randint(1, 30))]
+            writer.send_signal(signal.SIGKILL)
+            printed += writer.stdout.readlines()
+        assert writer.returncode == -signal.SIGKILL
+        given = max(given, *(int(text) for text in printed if text.endswith("\n")))
+        with opened(path) as journal:
+            assert journal.spool.last in (given, given + 3)
+            given = journal.spool.last
+            rows = journal.spool.after(0, 1000)
+            ends = [row.seq for row in rows]
+            assert [row.first for row in rows[1:]] == [end + 1 for end in ends[:-1]]
+            assert ends[-1] == given
