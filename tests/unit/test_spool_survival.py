@@ -109,8 +109,9 @@ def test_who_only_reads_has_no_spool(path: Path) -> None:
 FULL_DISK = """
 import os, sys
 from pathlib import Path
-from tests.fakes.durable import line, reset
-from vfio_agent.journal import Journal, JournalFull
+from tests.fakes.durable import line, moment, reset
+from tests.unit.journals import BOOT, attempt
+from vfio_agent.journal import Fence, Journal, JournalFull
 from vfio_contract.durable import EventsLost
 
 disk = Path(sys.argv[1])
@@ -126,13 +127,20 @@ status = spool.status()
 assert status.code == "JOURNAL_FAILED", status
 assert "full" in status.text and "1 events could not be written" in status.text, status
 assert spool.append(line(number + 1)) == number + 1
-for refused in (lambda: spool.append(reset(0)), lambda: spool.reserve("bind"), spool.flush):
+for refused in (
+    lambda: spool.append(reset(0)),
+    lambda: spool.reserve("bind"),
+    lambda: journal.obey(Fence("c", 1, 1)),
+    lambda: journal.record([attempt()], boot_id=BOOT, at=moment(0)),
+    spool.flush,
+):
     try:
         refused()
     except JournalFull:
         continue
     raise AssertionError("it went on")
 assert "2 events" in spool.status().text
+assert journal.attempts() == []
 (disk / "ballast").unlink()
 assert spool.append(reset(99)) == number + 2
 assert spool.status().code == ""

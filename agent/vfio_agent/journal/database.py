@@ -44,7 +44,10 @@ class JournalFull(JournalError):
 
 
 class Database:
-    """One open journal file. Its methods may be called from any thread; all raise JournalError."""
+    """One open journal file. Its methods may be called from any thread; all raise JournalError.
+
+    `full` says that the last write found the disk full, "" once one succeeded.
+    """
 
     def __init__(
         self, connection: sqlite3.Connection, path: Path, lock: FileLock | None = None
@@ -53,6 +56,7 @@ class Database:
         self.writable = lock is not None
         self._db = connection
         self._lock = lock
+        self.full = ""
         self._turn = threading.RLock()
         self._failure = ""
 
@@ -135,6 +139,7 @@ class Database:
             try:
                 yield self._db
                 self._db.execute("COMMIT")
+                self.full = ""
             except BaseException:
                 with suppress(sqlite3.Error):  # the first error is the one to tell
                     self._db.rollback()
@@ -157,6 +162,7 @@ class Database:
             except sqlite3.Error as error:
                 found = f"{self.path}: {_name(error)}"
                 if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:
+                    self.full = found
                     raise JournalFull(found) from error
                 self._failure = found
                 raise JournalError(found) from error

@@ -70,7 +70,6 @@ class Spool:
         self._usage: Usage | None = None
         self._owed: Counter[str] = Counter()
         self._owed_at = NO_MOMENT
-        self._full_disk = ""
         self._wake: Callable[[], None] | None = None
         self._opened_at = int(database.meta("spool_last"))
 
@@ -92,10 +91,10 @@ class Spool:
         """How the journal is; never raises."""
         if self._database.failure:
             return JournalStatus(JOURNAL_FAILED.name, self._database.failure)
-        if self._full_disk:
+        if self._database.full:
             owed = sum(self._owed.values())
             lost = f"; {owed} events could not be written" if owed else ""
-            return JournalStatus(JOURNAL_FAILED.name, f"{self._full_disk}{lost}")
+            return JournalStatus(JOURNAL_FAILED.name, f"{self._database.full}{lost}")
         try:
             with self._database.guarded():
                 self._check_action_room(self._measured())
@@ -124,8 +123,7 @@ class Spool:
                     for event in events:
                         self._place(rows, event)
                     last = rows.usage.last
-            except JournalFull as error:
-                self._full_disk = str(error)
+            except JournalFull:
                 if any(isinstance(event.payload, CRITICAL) for event in events):
                     raise
                 for event in events:
@@ -138,7 +136,7 @@ class Spool:
     def flush(self) -> None:
         """Write what a full disk kept back, if it can be written now; JournalFull if not."""
         with self._database.guarded():
-            if not self._full_disk:
+            if not (self._database.full or self._owed):
                 return
             with self._changing():
                 pass
@@ -260,7 +258,6 @@ class Spool:
             self._database.put_meta("spool_last", str(rows.usage.last))
         self._usage = rows.usage
         self._owed.clear()
-        self._full_disk = ""
 
     def _measured(self) -> Usage:
         if self._usage is None:

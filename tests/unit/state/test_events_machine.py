@@ -333,11 +333,8 @@ class Exchange(RuleBasedStateMachine):
             if self.session is None:
                 continue
             self.say()
-            if (
-                not self.session.up
-                and not self.cluster.queue
-                and not self.journal.spool.after(0, 1)
-            ):
+            waits = self.session.up or self.cluster.queue or self.cluster.state.throttled
+            if not waits and not self.journal.spool.after(0, 1):
                 return
             while self.session is not None and self.session.up:
                 self.arrive()
