@@ -3,7 +3,7 @@ BIN := .venv/bin
 SOURCES := proto agent coordinator cli tools tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check proto docs lab lab-readiness lab-rest lab-shell bench nightly pyz clean
+.PHONY: help setup demo test check proto docs lab lab-table lab-capture lab-shell bench nightly pyz clean
 
 help:
 	@echo 'make demo    a coordinator, this host and replayed hosts: check, place, drift, cordon'
@@ -11,6 +11,8 @@ help:
 	@echo 'make check   lint, types, import rules, committed stubs, file sizes, docs/checks.md'
 	@echo 'make proto   regenerate the committed stubs from proto/vfioctl/v1/*.proto'
 	@echo 'make lab     all scenarios of the lab: real kernels, emulated IOMMUs (docs/lab.md)'
+	@echo 'make lab-table    put the table of the last make lab into docs/lab.md'
+	@echo 'make lab-capture  capture the hosts of tests/data/hosts again; NAMES="NAME..." some'
 	@echo 'make lab-shell TOPOLOGY=NAME   a root shell in a lab machine; without NAME: the names'
 	@echo 'make docs    regenerate docs/checks.md from the checks themselves'
 	@echo 'make bench   the budgets, one line each: name value unit'
@@ -27,6 +29,7 @@ demo: setup
 
 test: check
 	@tools/setup.sh --tests
+	@$(BIN)/python -m tests.lab.harness.prepare --optional 6.1
 	$(BIN)/pytest
 
 check: setup
@@ -42,16 +45,14 @@ check: setup
 proto: setup
 	$(BIN)/python tools/gen_proto.py
 
-# Two machines at a time, each in a lane of its own: the lab is made for two cores.
 lab: setup
-	$(BIN)/python -m tests.lab.harness.prepare
-	$(MAKE) --keep-going --jobs=2 --output-sync=line lab-readiness lab-rest
+	@$(BIN)/python -m tests.lab.harness.lanes $(SCENARIOS)
 
-lab-readiness:
-	$(BIN)/pytest -p no:cacheprovider -m lab tests/lab/test_readiness.py
+lab-table:
+	@$(BIN)/python -m tests.lab.harness.lanes --write-table
 
-lab-rest:
-	$(BIN)/pytest -p no:cacheprovider -m lab tests/lab --ignore=tests/lab/test_readiness.py
+lab-capture: setup
+	@$(BIN)/python -m tests.lab.harness.capture $(NAMES)
 
 lab-shell: setup
 	@$(BIN)/python -m tests.lab.harness.shell $(TOPOLOGY)

@@ -47,12 +47,12 @@ def with_known_history(snapshot: Snapshot, journal: Journal | None) -> Snapshot:
     fresh = find_attempts(host)
     read_before = journal is not None and boot_id and journal.fed_boot() == boot_id
     if snapshot.readings.kernel_log is None and not read_before:
-        return _with_ledger(snapshot, None)
+        return _with_ledger(snapshot, None, kept=journal is not None)
     if journal is None:
-        return _summarised(host, (), {}, fresh)
+        return _summarised(host, (), {}, fresh, kept=False)
     seen = journal.seen(boot_id or "")
     fresh = [row for row in fresh if row.key not in seen]
-    return _summarised(host, journal.attempts(), journal.totals(), fresh)
+    return _summarised(host, journal.attempts(), journal.totals(), fresh, kept=True)
 
 
 def firmware_digest(facts: Facts) -> str:
@@ -130,14 +130,19 @@ class _Subjects:
 
 
 def _summarised(
-    host: Host, kept: Sequence[ResetAttempt], totals: Totals, fresh: Sequence[ResetAttempt]
+    host: Host,
+    old: Sequence[ResetAttempt],
+    totals: Totals,
+    fresh: Sequence[ResetAttempt],
+    *,
+    kept: bool,
 ) -> Snapshot:
     firmware = firmware_digest(host.facts)
-    names = _rename((*kept, *fresh), host.identities.values())
+    names = _rename((*old, *fresh), host.identities.values())
     history: dict[str, list[ResetAttempt]] = {}
     tried: Counter[str] = Counter()
     failed: Counter[str] = Counter()
-    for row in (*kept, *fresh):
+    for row in (*old, *fresh):
         now = names[row.identity]
         history.setdefault(now, []).append(replace(row, identity=now))
     for name, (attempts, failures) in totals.items():
@@ -156,11 +161,15 @@ def _summarised(
             replace(summary, attempts=tried[summary.identity], failures=failed[summary.identity])
             for summary in summaries
         ),
+        kept=kept,
     )
 
 
-def _with_ledger(snapshot: Snapshot, ledger: tuple[ResetSummary, ...] | None) -> Snapshot:
-    return replace(snapshot, readings=replace(snapshot.readings, ledger=ledger))
+def _with_ledger(
+    snapshot: Snapshot, ledger: tuple[ResetSummary, ...] | None, *, kept: bool
+) -> Snapshot:
+    readings = replace(snapshot.readings, ledger=ledger, ledger_kept=kept)
+    return replace(snapshot, readings=readings)
 
 
 def _rename(rows: Iterable[ResetAttempt], present: Iterable[Identified]) -> dict[str, str]:

@@ -4,11 +4,19 @@ Keyed by identity, firmware tuple and boot, never by address. No error line is n
 attempt nobody watched is `unobserved`. This module is pure; the agent's journal keeps the rows.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from vfio_contract.model import ResetSummary
+from vfio_contract.model import ResetEvent, ResetSummary
+
+RECENT = 8
+"""Attempts that a summary tells one by one."""
+
+_STAMP = re.compile(r"\[ *(\d+\.\d+)\] ")
+_WAITED = re.compile(r"not ready (\d{1,9})ms after|not set in (\d{1,9}) msec")
+"""How long the kernel waited (drivers/pci/pci.c: pci_dev_wait(), pcie_wait_for_link_delay())."""
 
 
 class Outcome(StrEnum):
@@ -86,4 +94,16 @@ def summarise_attempts(
         failures=sum(row.outcome in FAILURES for row in rows),
         last_outcome=str(last.outcome) if last else "",
         last_evidence=shown.evidence if shown else "",
+        recent=tuple(_make_event(row, boot_id) for row in rows[-RECENT:]),
+    )
+
+
+def _make_event(row: ResetAttempt, boot_id: str | None) -> ResetEvent:
+    stamp, waited = _STAMP.match(row.evidence), _WAITED.search(row.evidence)
+    return ResetEvent(
+        method=row.method,
+        outcome=str(row.outcome),
+        waited_ms=None if waited is None else int(waited[1] or waited[2]),
+        seconds=None if stamp is None else float(stamp[1]),
+        this_boot=row.boot_id == boot_id if row.boot_id and boot_id else None,
     )

@@ -537,8 +537,27 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
+class ResetEvent:
+    """One recorded reset, as far as its kernel line proves it.
+
+    `method` is "" where the line does not tell. `waited_ms` is how long the kernel says that it
+    waited in vain, `seconds` when it said so, counted from boot; None where it says nothing.
+    `this_boot` is None where it is not known of which boot the attempt is.
+    """
+
+    method: str
+    outcome: str
+    waited_ms: int | None
+    seconds: float | None
+    this_boot: bool | None
+
+
+@dataclass(frozen=True, slots=True)
 class ResetSummary:
-    """The ledger's summary for one function on this firmware tuple; see `vfio_contract.ledger`."""
+    """The ledger's summary for one function on this firmware tuple; see `vfio_contract.ledger`.
+
+    `recent` are the newest of its attempts, in the order they happened.
+    """
 
     identity: str
     state: str
@@ -546,6 +565,7 @@ class ResetSummary:
     failures: int
     last_outcome: str
     last_evidence: str
+    recent: tuple[ResetEvent, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -651,6 +671,8 @@ class CpuIsolation:
 class Readings:
     """What moves by itself; never part of a digest. `names` maps `vvvv:dddd` to a device name.
 
+    `ledger_kept` is True when an agent of this host keeps the ledger; else all that `ledger` tells
+    comes from the kernel log of one boot.
     `kvm` is "" when KVM made a VM, else why it did not. `fsync` is None unless it was asked for.
     `redacted` is None for evidence as it was read, else the fingerprint of the key that turned
     names and serial numbers into pseudonyms: equal fingerprints speak the same pseudonyms.
@@ -680,6 +702,7 @@ class Readings:
     fsync: SyncTimes | None = None
     cpu_isolation: CpuIsolation | None = None
     redacted: str | None = None
+    ledger_kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -373,6 +373,7 @@ def make_readings(functions: Sequence[PciFunction] = (), **changes: Any) -> Read
         functions=tuple(function_reading(f) for f in functions),
         names=tuple(sorted({(f.ids, f"Device {f.ids}") for f in functions})),
         ledger=(),
+        ledger_kept=True,
         gaps=(),
         hugepages=(HugePages(size_bytes=2 << 20, node=-1, total=0, free=0, reserved=0),),
         pressure=tuple(

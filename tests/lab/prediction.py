@@ -20,7 +20,12 @@ _METHODS = {"device_specific", "acpi", "flr", "af_flr", "pm", "bus", "cxl_bus"}
 # Codes of driver-binding under which a vfio driver has the function; PF_HAS_VFS says nothing of it.
 _BOUND = {"BINDING_READY": True, "BINDING_NOT_PERSISTENT": True}
 _NODE_GATES = ("iommu-active", "interrupt-remapping", "group-isolation", "driver-binding")
-_NOT_BOUND = {"BINDING_HOST_DRIVER": False, "BINDING_DEFERRED": False, "NOT_BOUND": False}
+_NOT_BOUND = {
+    "BINDING_HOST_DRIVER": False,
+    "BINDING_DEFERRED": False,
+    "NOT_BOUND": False,
+    "HELD_UNBOUND": False,
+}
 
 
 @dataclass(frozen=True, slots=True)

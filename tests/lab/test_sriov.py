@@ -6,6 +6,8 @@ nobody read the PF's SR-IOV files: `vfioctl check` must end all the same, and no
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -31,6 +33,7 @@ class Story:
     made: Observation
     nested: tuple[Row, ...]
     waiting: Report
+    missing: list[dict[str, str]]
     ended: bool
     waited: bool
     log: tuple[str, ...]
@@ -70,6 +73,7 @@ def story(guest: Guest, vfs: list[str], table: list[Row]) -> Story:
     log = guest.call("host.await_log", texts=list(BLOCKED), since=since)
     # Ends in 10-20 s otherwise; one that hangs is told from a slow one by what it has written.
     waiting, status = try_check(guest, "waiting", limit_s=90)
+    missing = json.loads((guest.out / "waiting.json").read_text())["missing"]
     waited = guest.call("sriov.is_waiting", address=PF)
     holder_lived = guest.call("nested.status", name="holder") == "prelaunch"
     guest.call("nested.stop", name="holder")
@@ -86,6 +90,7 @@ def story(guest: Guest, vfs: list[str], table: list[Row]) -> Story:
         made,
         nested,
         waiting,
+        missing,
         status is not None,
         waited,
         tuple(log),
@@ -132,18 +137,23 @@ def test_a_check_ends_while_the_kernel_waits(story: Story) -> None:
 
 
 def test_a_check_does_not_guess_while_the_kernel_waits(story: Story) -> None:
-    """`sriov_numvfs` cannot be read; that there are VFs is still to be seen by themselves."""
-    assert story.waiting.code("sriov", f"function:{PF}") in (
-        "SRIOV_UNKNOWN",
-        "SRIOV_NOT_PERSISTENT",
-    )
+    """`sriov_numvfs` cannot be read, and what cannot be read is asked for."""
+    assert story.waiting.code("sriov", f"function:{PF}") == "SRIOV_UNKNOWN"
     text = story.waiting.text("sriov", f"function:{PF}", "/sriov_numvfs")
-    assert text.startswith("? of ")
+    assert re.fullmatch(r"\? of \d+ VFs enabled \(blocked for .* s\)", text)
+    wanted = f"/sys/bus/pci/devices/{PF}/sriov_numvfs"
+    assert {"evidence": wanted, "command": f"cat {wanted}"} in story.missing
 
 
-def test_the_holder_of_a_vf_that_is_being_removed_is_named(story: Story, vfs: list[str]) -> None:
-    held = story.waiting.codes("device-holders").get(f"function:{vfs[0]}")
-    assert held in ("DEVICE_HELD", "HOLDER_STALE")
+def test_a_vf_that_is_being_removed_is_held_and_not_free(story: Story, vfs: list[str]) -> None:
+    subject = f"function:{vfs[0]}"
+    assert story.waiting.code("driver-binding", subject) == "HELD_UNBOUND"
+    number = story.waiting.group_of(vfs[0]).removeprefix("group:")
+    assert "(pid " in story.waiting.text("driver-binding", subject, f"/dev/vfio/{number}")
+    assert story.waiting.code("device-holders", subject) == "HOLDER_STALE"
+    assert "its removal waits for pid " in story.waiting.text("device-holders", subject, "stale")
+    for finding, code in story.waiting.codes("vm-functions").items():
+        assert code in ("VM_HELD_UNBOUND", "VM_FUNCTIONS_UNKNOWN"), finding
 
 
 def test_removed_vfs_are_gone_from_the_report(story: Story, vfs: list[str]) -> None:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from tests.fakes.config_bytes import make_config, pcie, sriov
 from tests.fakes.sysfs_tree import SysfsTree
 from vfio_agent.collect import collect_host
 from vfio_agent.collect.capture import RecordingRoot, capture_host
-from vfio_agent.collect.root import LiveRoot, NotCaptured, open_root
+from vfio_agent.collect.root import LiveRoot, ManyBytes, NotCaptured, open_root
 from vfio_agent.collect.tar_root import TarRoot
 from vfio_contract.artifact import digest_facts
 from vfio_contract.model import Holder, KernelLog, Snapshot
@@ -161,11 +162,16 @@ class OrdinaryUser(LiveRoot):
     def _load(self, path: str, limit: int = 1 << 20) -> bytes:
         if path == "/dev/kmsg" or path.endswith("/numa_node"):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-        data = super()._load(path, limit)
-        return data[:64] if path.endswith("/config") else data
+        return super()._load(path, limit)
 
-    def _load_config(self, path: str) -> bytes:
-        return self._load(path)
+    def read_many(self, paths: Sequence[str]) -> ManyBytes:
+        return [
+            data[:64] if path.endswith("/config") and isinstance(data, bytes) else data
+            for path, data in zip(paths, super().read_many(paths), strict=True)
+        ]
+
+    def read_config_many(self, paths: Sequence[str]) -> ManyBytes:
+        return self.read_many(paths)
 
     def _names(self, path: str) -> list[str]:
         if path.endswith("/fd"):

@@ -243,6 +243,19 @@ def test_a_virtual_function_whose_number_is_not_written(tmp_path: Path) -> None:
     assert look_live(tree)["0000:03:10.0"].vf_index is None
 
 
+def test_a_virtual_function_that_is_being_removed_is_no_physical_one(tmp_path: Path) -> None:
+    """The kernel takes the links away first, and then waits for the holder [lab]."""
+    tree = SysfsTree(tmp_path)
+    tree.function("0000:03:00.0")
+    tree.virtual_function("0000:03:10.0", physfn="0000:03:00.0", index=0)
+    tree.remove(f"{tree.place('0000:03:10.0')}/physfn")
+    tree.remove(f"{tree.place('0000:03:00.0')}/virtfn0")
+    seen = look_live(tree)
+    assert seen["0000:03:10.0"].physfn is None
+    assert "being removed" in seen.reason(f"{DEVICES}/0000:03:10.0/physfn")
+    assert seen["0000:03:00.0"].physfn == ""
+
+
 def test_a_host_without_pci(tmp_path: Path) -> None:
     (tmp_path / "sys").mkdir()
     live = Reader(LiveRoot(str(tmp_path)))

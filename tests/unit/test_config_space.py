@@ -17,7 +17,8 @@ from tests.fakes.config_bytes import (
     pm,
     sriov,
 )
-from vfio_agent.collect.config_space import Link, gather_config, parse_config, parse_link
+from vfio_agent.collect.attribute_reads import gather_config
+from vfio_agent.collect.config_space import Link, parse_config, parse_link
 from vfio_contract.model import (
     Acs,
     ConfigSpace,

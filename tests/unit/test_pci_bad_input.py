@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ from tests.fakes.pci_seen import (
     make_nic_host,
 )
 from tests.fakes.sysfs_tree import SysfsTree
-from vfio_agent.collect.root import LiveRoot, Root, open_root
+from vfio_agent.collect.root import LiveRoot, ManyBytes, Root, open_root
 
 
 @pytest.fixture
@@ -127,12 +127,14 @@ class WakingRoot(LiveRoot):
         super().__init__(prefix)
         self._read_once: set[str] = set()
 
-    def _load_config(self, path: str) -> bytes:
-        data = super()._load_config(path)
-        if path not in self._read_once:
-            self._read_once.add(path)
-            return b"\xff" * len(data)
-        return data
+    def read_config_many(self, paths: Sequence[str]) -> ManyBytes:
+        answers = super().read_config_many(paths)
+        first = [path not in self._read_once for path in paths]
+        self._read_once.update(paths)
+        return [
+            b"\xff" * len(data) if new and isinstance(data, bytes) else data
+            for new, data in zip(first, answers, strict=True)
+        ]
 
 
 def test_a_function_is_dead_only_if_it_is_so_twice(tree: SysfsTree) -> None:

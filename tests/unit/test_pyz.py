@@ -165,6 +165,23 @@ def test_only_what_works_is_offered_and_the_rest_says_what_it_needs(pyz: Path) -
     assert (document["code"], document["exit_code"]) == ("NOT_IN_THIS_BUILD", 64)
 
 
+def test_its_reading_process_starts_out_of_the_archive(pyz: Path) -> None:
+    script = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(pyz)!r})\n"
+        "from vfio_agent.collect.reader_process import READER_PROCESS, __file__ as place\n"
+        "print(place)\n"
+        "(data,) = READER_PROCESS.run('text', ['/proc/sys/kernel/ostype'], seconds=30)\n"
+        "print(data)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, check=True
+    )
+    place, data = done.stdout.splitlines()
+    assert place.startswith(str(pyz))
+    assert data == repr(b"Linux\n")
+
+
 def test_an_older_python_is_told_what_it_lacks(pyz: Path, files: Files) -> None:
     script = (
         "import runpy, sys\n"

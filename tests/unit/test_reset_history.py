@@ -34,6 +34,7 @@ from vfio_contract.model import (
     KernelLog,
     LogLine,
     PciFunction,
+    ResetEvent,
     ResetSummary,
     Snapshot,
 )
@@ -87,6 +88,28 @@ def subjects(*functions: PciFunction, line: str) -> list[str]:
 def journal(tmp_path: Path) -> Iterator[Journal]:
     with closing(Journal.open(tmp_path / "journal.db")) as opened:
         yield opened
+
+
+# --- what a line proves, and whether anybody remembers ----------------------------------------
+
+
+def test_an_attempt_tells_what_its_line_proves(journal: Journal) -> None:
+    with_history(see(card(), log=lines((5.0, LINK_LOST)), boot_id="boot-1"), journal)
+    now = see(card(), log=lines((7.5, GIVING_UP), (None, GIVING_UP)), boot_id="boot-2")
+    row = summary_of(with_history(now, journal))
+    assert row is not None
+    assert row.recent == (
+        ResetEvent("bus", "failed", 1000, 5.0, this_boot=False),
+        ResetEvent("flr", "wedged", 65535, 7.5, this_boot=True),
+        ResetEvent("flr", "wedged", 65535, None, this_boot=True),
+    )
+
+
+def test_only_an_agent_s_journal_is_a_ledger_that_was_kept(journal: Journal) -> None:
+    snapshot = see(card(), log=make_log())
+    assert with_history(snapshot, journal).readings.ledger_kept
+    assert with_known_history(snapshot, journal).readings.ledger_kept
+    assert not with_known_history(snapshot, None).readings.ledger_kept
 
 
 # --- whose line it is ------------------------------------------------------------------------

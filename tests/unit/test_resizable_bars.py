@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.fakes.config_bytes import acs, make_config, pcie, rebar
-from vfio_agent.collect.config_space import gather_config, parse_config
+from vfio_agent.collect.attribute_reads import gather_config
+from vfio_agent.collect.config_space import parse_config
 from vfio_contract.model import ResizableBar
 
 

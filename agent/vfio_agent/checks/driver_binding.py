@@ -6,6 +6,7 @@ where another function of the host has the same id.
 
 from collections import Counter
 
+from vfio_agent.checks.holding import describe_holder, find_holders, find_unbound_holders
 from vfio_agent.checks.host_use import Use, find_uses
 from vfio_agent.checks.inventory import (
     assignable,
@@ -64,8 +65,17 @@ NOT_BOUND = Code(
     "NOT_BOUND",
     Verdict.FAIL,
     "The function has no driver at all.",
-    "Nobody uses it, but plain QEMU does not start with it before vfio-pci has it.",
+    "No driver uses it, and plain QEMU does not start with it before vfio-pci has it.",
     "sudo driverctl set-override ADDRESS vfio-pci; vfioctl check",
+)
+HELD_UNBOUND = Code(
+    "HELD_UNBOUND",
+    Verdict.FAIL,
+    "The function has no driver, and a process still has its group open, in which nothing else is "
+    "on a vfio driver.",
+    "It is being taken away (unbind, removed VFs, hot-unplug) and the kernel waits for that "
+    "process: until it lets go no VM can have the function, and reading it may block.",
+    "Stop the VM that holds it (evidence), then: vfioctl check",
 )
 BINDING_STUB = Code(
     "BINDING_STUB",
@@ -89,6 +99,7 @@ CODES = (
     BINDING_HOST_DRIVER,
     BINDING_DEFERRED,
     NOT_BOUND,
+    HELD_UNBOUND,
     BINDING_STUB,
     PF_HAS_VFS,
     BINDING_UNKNOWN,
@@ -123,9 +134,12 @@ def _judge_function(host: Host, function: PciFunction, use: Use, same_ids: int) 
     """`same_ids` counts the host's functions with these ids, this one included."""
     bound = is_vfio_bound(function)
     evidence = [attribute(function, "driver", describe(function, host))]
-    decision = ""
+    meaning = decision = ""
     missing: tuple[Missing, ...] = ()
-    if bound is None:
+    if leaving := find_unbound_holders(host, function):
+        code = HELD_UNBOUND
+        evidence += [Evidence(h.path, describe_holder(host, h)) for h in leaving]
+    elif bound is None:
         code = BINDING_UNKNOWN
         missing = (missing_attribute(host, function, "driver"),)
     elif bound and _owner_bound(host, function) is not False:
@@ -143,6 +157,12 @@ def _judge_function(host: Host, function: PciFunction, use: Use, same_ids: int) 
         evidence += deferred
     else:
         code = _UNBOUND.get(function.driver or "", BINDING_HOST_DRIVER)
+        held = find_holders(host, function) or [] if code is NOT_BOUND else []
+        if held:
+            evidence += [Evidence(h.path, describe_holder(host, h)) for h in held]
+            meaning = (
+                "Its group is in use; plain QEMU does not start with it before vfio-pci has it."
+            )
         evidence += [
             Evidence("intended", reason) for reason in host.intentions.get(function.address, ())
         ]
@@ -154,6 +174,7 @@ def _judge_function(host: Host, function: PciFunction, use: Use, same_ids: int) 
         code,
         *evidence,
         intended=is_intended(host, [function.address]),
+        meaning=meaning,
         decision=(decision or code.decision).replace("ADDRESS", function.address),
         missing=missing,
     )

@@ -138,6 +138,12 @@ def find_remedy(host: Host, path: str) -> str:
     return ""
 
 
+def find_reason(host: Host, function: PciFunction, name: str) -> str:
+    """Why that attribute could not be read, "" where no gap tells."""
+    path = f"{DEVICES}/{function.address}/{name}"
+    return next((gap.reason for gap in host.readings.gaps if gap.path == path), "")
+
+
 def report_nothing(check: str, host: Host, *, where: str = "assignable") -> list[Finding]:
     """The one node finding of a device check that has no device to judge."""
     if host.facts.functions is None:

@@ -19,7 +19,6 @@ from vfio_agent.checks.inventory import (
     report_nothing,
     subject_of,
 )
-from vfio_contract.address import Address
 from vfio_contract.codes import Code, make_finding
 from vfio_contract.drift import reset_class
 from vfio_contract.findings import Evidence, Finding, Missing, Verdict
@@ -40,7 +39,8 @@ RESET_FUNCTION = Code(
 RESET_SLOT = Code(
     "RESET_SLOT",
     Verdict.PASS,
-    "No reset of its own, but a bridge above it that the kernel can reset (VFIO hot reset).",
+    "reset_method lists pm, bus or nothing, and the kernel can reset the bridge above the function "
+    "(VFIO hot reset).",
     "A reset takes along every function below that bridge: one VM must own all of them.",
     "Pass all functions of the reset domain to the same VM.",
 )
@@ -72,7 +72,7 @@ RESET_DISABLED = Code(
     "RESET_DISABLED",
     Verdict.FAIL,
     "reset_method exists and is empty.",
-    "Someone switched off every reset of this function.",
+    "Someone switched off every reset of this function: VFIO_DEVICE_RESET is refused.",
     "Switch the kernel's own choice back on.",
 )
 RESET_QUIRK = Code(
@@ -143,7 +143,11 @@ def _decide(host: Host, function: PciFunction) -> tuple[Code, str, str]:
         return RESET_UNKNOWN, dead, f"Look at it: sudo lspci -vvv -s {function.address}; sudo dmesg"
     if _is_emptied(function) and not _is_list_remade(host, function):
         path = f"{DEVICES}/{function.address}/reset_method"
-        return RESET_DISABLED, "", f"echo default | sudo tee {path}; vfioctl check"
+        return (
+            RESET_DISABLED,
+            _describe_disabled(host, function),
+            f"echo default | sudo tee {path}; vfioctl check",
+        )
     code = _classify(host, function)
     if code is RESET_SLOT and (broken := _broken_on_bus(host, function)):
         return (
@@ -157,7 +161,7 @@ def _decide(host: Host, function: PciFunction) -> tuple[Code, str, str]:
         why = "This kernel does not know it yet and would use FLR, on which the device hangs."
         return RESET_QUIRK, why, f"{RESET_QUIRK.decision} Or use a newer kernel."
     if code is RESET_SLOT:
-        return code, _describe_domain(reset_domain(function, host.by_address)), ""
+        return code, _describe_ways(host, function), ""
     return code, "", ""
 
 
@@ -275,11 +279,37 @@ def _domain(host: Host, function: PciFunction) -> list[PciFunction]:
 # --- texts ---------------------------------------------------------------------------------------
 
 
-def _describe_domain(domain: tuple[Address, ...]) -> str:
-    if len(domain) == 1:
-        return "It has no reset of its own, but is alone below its bridge: one VM can own it all."
+def _describe_ways(host: Host, function: PciFunction) -> str:
+    """What VFIO_DEVICE_RESET does for the function alone, then what the hot reset does."""
+    domain = reset_domain(function, host.by_address)
+    alone = len(domain) == 1
+    methods = function.reset_methods
+    if methods is None:
+        own = "This kernel does not list what VFIO_DEVICE_RESET would use."
+    elif "pm" in methods:
+        own = "VFIO_DEVICE_RESET uses pm (D3hot and back), which may clear less than a VM needs."
+    elif "bus" in methods and alone:
+        own = "VFIO_DEVICE_RESET resets its bus."
+    else:
+        own = "VFIO_DEVICE_RESET is refused: nothing listed works for this function alone."
+    if alone:
+        return f"{own} The hot reset of that bus takes nothing else along."
     names = " ".join(domain)
-    return f"A reset takes along {names}: one VM can own them all, and must, or QEMU's reset fails."
+    return (
+        f"{own} The hot reset takes along {names}: one VM can own them all, and must, or it is "
+        "refused."
+    )
+
+
+def _describe_disabled(host: Host, function: PciFunction) -> str:
+    above = host.by_address.get(function.parent) if function.parent else None
+    if above is None:
+        return f"{RESET_DISABLED.meaning} Below a root bus nothing else can reset it."
+    return (
+        f"{RESET_DISABLED.meaning} QEMU then tries the hot reset of all below {above.address}, "
+        "which does not ask this list; whether the device survives it the empty list no longer "
+        "tells."
+    )
 
 
 def _list_evidence(host: Host, function: PciFunction, code: Code) -> list[Evidence]:

@@ -17,10 +17,11 @@ from vfio_contract.codes import Code, make_finding
 from vfio_contract.findings import Evidence, Finding, Missing, Verdict
 from vfio_contract.host import Host
 from vfio_contract.ledger import ResetState
-from vfio_contract.model import PciFunction, ResetSummary
+from vfio_contract.model import PciFunction, ResetEvent, ResetSummary
 
 ID = "reset-history"
 LEDGER = "reset ledger"
+ATTEMPT = "reset attempt"
 
 RESET_PROVEN = Code(
     "RESET_PROVEN",
@@ -39,8 +40,8 @@ RESET_CLEAN = Code(
 RESET_UNOBSERVED = Code(
     "RESET_UNOBSERVED",
     Verdict.WARN,
-    "No attempt is known: the ledger holds none and this boot's kernel log is incomplete, or the "
-    "evidence comes without the host's ledger.",
+    "No attempt is known: the ledger holds none and this boot's kernel log is incomplete, or there "
+    "is no ledger, because no agent keeps one or the evidence came without it.",
     "A failed reset may have gone with the log or with earlier boots. No error line is not "
     "success.",
     "Start, stop and start a VM once without rebooting the host, before you rely on it.",
@@ -50,7 +51,7 @@ RESET_PROBATION = Code(
     Verdict.WARN,
     "A reset failed before, in an earlier boot; none succeeded since.",
     "The reboot may have cleared it, or only hidden it: a warm reboot may not reset a card.",
-    "Start, stop and start a VM once and watch it: vfioctl device history ADDRESS",
+    "Start, stop and start a VM once and watch the kernel log: sudo dmesg -w; then: vfioctl check",
 )
 RESET_FAILED = Code(
     "RESET_FAILED",
@@ -118,6 +119,7 @@ def _judge_function(
     if row is not None:
         counts = f"{row.attempts} attempts, {row.failures} failed, last {row.last_outcome or '-'}"
         evidence.append(Evidence(LEDGER, f"{row.state}: {counts}"))
+        evidence += [Evidence(ATTEMPT, _describe_attempt(attempt)) for attempt in row.recent]
         if row.last_evidence:
             evidence.append(Evidence(log.SOURCE, row.last_evidence))
     elif host.readings.ledger is not None:
@@ -153,16 +155,25 @@ def _decide(host: Host, row: ResetSummary | None, lost: bool) -> Code:
 def _is_silence_telling(host: Host) -> bool:
     """True when a failure would be known.
 
-    The ledger is the running host's own and never comes with a paste or a captured root: there
-    only the log was looked at.
+    Without a ledger one boot's log is all there is: what failed in earlier boots nobody knows.
     """
-    return host.readings.live and log.is_complete(host)
+    return host.readings.ledger_kept and log.is_complete(host)
 
 
 def _describe_silence(host: Host) -> str:
-    if host.readings.live:
+    if host.readings.ledger_kept:
         return "no attempt recorded"
-    return "none came with this evidence; only its kernel log was looked at for failures"
+    return "there is none; only the kernel log of this boot was looked at for failures"
+
+
+def _describe_attempt(attempt: ResetEvent) -> str:
+    """`bus: failed, the kernel waited 1000 ms, 81.250000 s after boot`."""
+    text = f"{attempt.method or 'method not told'}: {attempt.outcome}"
+    if attempt.waited_ms is not None:
+        text += f", the kernel waited {attempt.waited_ms} ms"
+    if attempt.seconds is not None:
+        text += f", {attempt.seconds:.6f} s after boot"
+    return text if attempt.this_boot is not False else f"{text}, in an earlier boot"
 
 
 def _has_lost_rows(host: Host, rows: dict[str, ResetSummary]) -> bool:

@@ -9,6 +9,7 @@ from vfio_agent.checks.inventory import (
     assignable,
     attribute,
     describe,
+    find_reason,
     is_intended,
     missing_attribute,
     report_nothing,
@@ -112,6 +113,8 @@ def _judge_function(host: Host, function: PciFunction) -> Finding:
     code, missing = _decide(host, function)
     vfs = host.by_address.virtual.get(function.address, ())
     shown = f"{_text(function.sriov_num_vfs)} of {_text(function.sriov_total_vfs)} VFs enabled"
+    if function.sriov_num_vfs is None and (why := find_reason(host, function, "sriov_numvfs")):
+        shown = f"{shown} ({why})"
     evidence = [
         Evidence(f"{DEVICES}/{function.address}", describe(function, host)),
         attribute(function, "sriov_numvfs", shown),
@@ -174,11 +177,12 @@ def _judge_wish(host: Host, function: PciFunction) -> tuple[Code, tuple[Missing,
 
 def _judge_lasting(host: Host, function: PciFunction) -> tuple[Code, tuple[Missing, ...]]:
     """There are VFs on a host driver: will as many be there after a reboot?"""
+    if function.sriov_num_vfs is None:
+        # a count that blocks is one that changes: what is left may be on its way out
+        return SRIOV_UNKNOWN, (missing_attribute(host, function, "sriov_numvfs"),)
     rules = find_rules(host, function)
     if not rules.own:
         return (SRIOV_UNKNOWN, _unclear(rules)) if rules.unclear else (SRIOV_NOT_PERSISTENT, ())
-    if rules.counts and function.sriov_num_vfs is None:
-        return SRIOV_UNKNOWN, (missing_attribute(host, function, "sriov_numvfs"),)
     if rules.counts and function.sriov_num_vfs not in rules.counts:
         return SRIOV_COUNT, ()
     return SRIOV_READY, ()

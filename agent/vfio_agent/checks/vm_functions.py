@@ -28,6 +28,7 @@ from vfio_agent.checks.vm_inventory import (
     passed_functions,
 )
 from vfio_agent.checks.vm_mediated import VM_MDEV_PARENT, advise_parent, judge_mediated
+from vfio_agent.checks.vm_refusals import VM_HELD_UNBOUND, VM_VF_TOKEN, judge_refusals
 from vfio_contract.address import Address, slot_of
 from vfio_contract.codes import Code
 from vfio_contract.findings import Evidence, Finding, Missing, Verdict
@@ -97,15 +98,6 @@ VM_NOT_BINDABLE = Code(
     "No vfio driver takes it: the VM does not start.",
     "Take the entry out; name the device below the bridge instead.",
 )
-VM_VF_TOKEN = Code(
-    "VM_VF_TOKEN",
-    Verdict.FAIL,
-    "A vfio driver has the physical function of a VF that the VM names, and no entry gives a "
-    "vf-token.",
-    "The kernel refuses the VF without the token of whoever holds the physical function.",
-    "Give the physical function back to its host driver, or start QEMU by hand with the token of "
-    "the process that holds it (vfio-pci,vf-token=UUID).",
-)
 VM_DEVICE_SHARED = Code(
     "VM_DEVICE_SHARED",
     Verdict.FAIL,
@@ -143,6 +135,7 @@ CODES = (
     MAPPING_STALE,
     VM_NOT_BINDABLE,
     VM_NOT_BOUND,
+    VM_HELD_UNBOUND,
     VM_MDEV_PARENT,
     VM_VF_TOKEN,
     VM_DEVICE_SHARED,
@@ -159,6 +152,7 @@ _WORST_FIRST = (
     VM_DEVICE_MISSING,
     MAPPING_STALE,
     VM_NOT_BINDABLE,
+    VM_HELD_UNBOUND,
     VM_NOT_BOUND,
     VM_MDEV_PARENT,
     VM_VF_TOKEN,
@@ -222,7 +216,10 @@ def _judge_vm(host: Host, vm: VmConfig, uses: Mapping[Address, Use]) -> Finding:
                 verdicts.lack(missing_attribute(host, function, "config"))
             _judge_use(vm, device, function, uses, verdicts)
             _judge_binding(host, vm, device, function, verdicts)
-            _judge_token(host, vm, device, function, verdicts)
+            refused = judge_refusals(host, device, function)
+            for code, text in refused.found:
+                verdicts.add(code, at_device(vm, device), at(vm, device.line, text))
+            verdicts.lack(*refused.missing)
             if passed is not None:
                 beside = judge_companions(host, vm, function, passed)
                 left.update(dict.fromkeys((*beside.left, *beside.apart)))
@@ -378,21 +375,3 @@ def _judge_binding(
     elif not bound:
         text = f"{function.address}: {describe_driver(function)}"
         verdicts.add(VM_NOT_BOUND, at_device(vm, device), at(vm, device.line, text))
-
-
-def _judge_token(
-    host: Host, vm: VmConfig, device: VmDevice, function: PciFunction, verdicts: _Verdicts
-) -> None:
-    """A VF of a physical function that a vfio driver has is refused without its token."""
-    if function.physfn is None:
-        verdicts.lack(missing_attribute(host, function, "physfn"))
-    if not function.physfn or any(name == "vf-token" for name, _ in device.options):
-        return
-    owner = host.by_address.get(function.physfn)
-    bound = None if owner is None else is_vfio_bound(owner)
-    if bound is None:
-        path = f"/sys/bus/pci/devices/{function.physfn}/driver"
-        verdicts.lack(Missing(path, f"lspci -k -s {function.physfn}"))
-    elif bound:
-        text = f"{function.address} is a VF of {function.physfn}, which a vfio driver has"
-        verdicts.add(VM_VF_TOKEN, at_device(vm, device), at(vm, device.line, text))

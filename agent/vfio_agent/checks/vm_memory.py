@@ -4,7 +4,7 @@ A VM with a host device has all its memory pinned at start. It must never call m
 whose amount on either side is not known. What several VMs need together is `memory-headroom`'s.
 """
 
-from vfio_agent.checks.device_holders import find_vm
+from vfio_agent.checks.holding import find_vm
 from vfio_agent.checks.inventory import find_remedy
 from vfio_agent.checks.vm_inventory import CODES as VM_CODES
 from vfio_agent.checks.vm_inventory import (

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from vfio_agent.checks.device_holders import find_vm
+from vfio_agent.checks.holding import find_vm
 from vfio_agent.checks.vm_inventory import judged_vms
 from vfio_contract.host import Host
 from vfio_contract.model import Holder

@@ -9,10 +9,23 @@ Sources: include/uapi/linux/pci_regs.h; PCI Express Base Specification chapter 7
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from struct import Struct
 
+from vfio_agent.collect.attribute_reads import (
+    ACS,
+    DSN,
+    EXTENDED_BYTES,
+    FULL_BYTES,
+    MAX_BARS,
+    PCIE,
+    PCIX,
+    PLAIN_BYTES,
+    REBAR,
+    SRIOV,
+    Found,
+    walk_plain,
+)
 from vfio_contract.model import (
     Acs,
     ConfigSpace,
@@ -25,18 +38,8 @@ from vfio_contract.quirks import has_wide_acs
 _U16 = Struct("<H").unpack_from
 _U32 = Struct("<I").unpack_from
 
-_HEADER_BYTES = 0x40
-_PLAIN_BYTES = 0x100
-_FULL_BYTES = 0x1000
-
 # ids of capabilities
-_PM, _MSI, _PCIX, _PCIE, _MSIX, _AF = 0x01, 0x05, 0x07, 0x10, 0x11, 0x13
-# ids of extended capabilities
-_DSN, _ACS, _SRIOV, _REBAR = 0x0003, 0x000D, 0x0010, 0x0015
-
-_MAX_BARS = 6
-_EXTENDED_BYTES = {_DSN: 12, _ACS: 12, _SRIOV: 0x40, _REBAR: 4 + 8 * _MAX_BARS}
-"""How much of each extended capability is looked at, its header included."""
+_PM, _MSI, _MSIX, _AF = 0x01, 0x05, 0x11, 0x13
 
 _LINKED = frozenset({0, 1, 4, 5, 6, 7, 8})
 """Port types with link registers (drivers/pci/access.c, pcie_cap_has_lnkctl); not 9 and 10."""
@@ -73,9 +76,6 @@ _ENDPOINT_PORTS = frozenset({0, 1, 9, 10})
 endpoint must not pass for one because a byte is wrong. The reverse exists: the DMI port of Intel
 chipsets is a root port with header type 0."""
 
-Found = list[tuple[int, int]]
-"""(id, offset) of each capability in the order of the list."""
-
 
 def parse_config(data: bytes) -> ConfigSpace:
     """What these bytes prove; `length` 0 proves nothing."""
@@ -90,11 +90,11 @@ def parse_config(data: bytes) -> ConfigSpace:
         # the kernel ignores such a device (pci_setup_device), so these bytes are not its own
         fault = f"header type 0x{header_type:02x} is none that exists"
         return replace(_unknown(length, dead=False), faults=(fault,))
-    plain = _walk_plain(data, header_type, faults)
+    plain = walk_plain(data, header_type, faults)
     extended = _walk_extended(data, plain, faults)
     at = _first_offsets(plain)
     above = _first_offsets(extended)
-    express = _pcie(data, at[_PCIE], faults) if _PCIE in at else None
+    express = _pcie(data, at[PCIE], faults) if PCIE in at else None
     proven: int | None = header_type
     if header_type != 0 and express is not None and express.port_type in _ENDPOINT_PORTS:
         faults.append(f"header type {header_type} with PCI Express port type {express.port_type}")
@@ -118,10 +118,10 @@ def parse_config(data: bytes) -> ConfigSpace:
         pm_no_soft_reset=_pm_no_soft_reset(data, at[_PM], faults) if _PM in at else None,
         msi=None if plain is None else _MSI in at,
         msix_vectors=_msix_vectors(data, at[_MSIX], faults) if _MSIX in at else None,
-        acs=_acs(data, above[_ACS], faults) if _ACS in above else None,
-        sriov=_sriov(data, above[_SRIOV], faults) if _SRIOV in above else None,
-        serial_number=_serial_number(data, above[_DSN], faults) if _DSN in above else None,
-        resizable=_resizable(data, extended, above.get(_REBAR), faults),
+        acs=_acs(data, above[ACS], faults) if ACS in above else None,
+        sriov=_sriov(data, above[SRIOV], faults) if SRIOV in above else None,
+        serial_number=_serial_number(data, above[DSN], faults) if DSN in above else None,
+        resizable=_resizable(data, extended, above.get(REBAR), faults),
         faults=tuple(faults),
     )
 
@@ -132,14 +132,14 @@ def parse_link(data: bytes) -> Link | None:
     Follows the kernel: the highest speed of LnkCap2, of LnkCap where that is empty
     (drivers/pci/pci.c, pcie_get_speed_cap); a code without meaning is `Unknown`.
     """
-    if len(data) < _PLAIN_BYTES or data[0x0E] & 0x7F not in _HEADER_TYPES:
+    if len(data) < PLAIN_BYTES or data[0x0E] & 0x7F not in _HEADER_TYPES:
         return None
-    offset = _first_offsets(_walk_plain(data, data[0x0E] & 0x7F, [])).get(_PCIE)
-    if offset is None or offset + _PCIE1_BYTES > _PLAIN_BYTES:
+    offset = _first_offsets(walk_plain(data, data[0x0E] & 0x7F, [])).get(PCIE)
+    if offset is None or offset + _PCIE1_BYTES > PLAIN_BYTES:
         return None
     flags: int = _U16(data, offset + 2)[0]
     second = flags & 0xF > 1
-    if flags >> 4 & 0xF not in _LINKED or (second and offset + _PCIE2_BYTES > _PLAIN_BYTES):
+    if flags >> 4 & 0xF not in _LINKED or (second and offset + _PCIE2_BYTES > PLAIN_BYTES):
         return None
     capability: int = _U32(data, offset + 0x0C)[0]
     capability2: int = _U32(data, offset + 0x2C)[0] if second else 0
@@ -156,40 +156,6 @@ def parse_link(data: bytes) -> Link | None:
         speed=_SPEEDS.get(status & 0xF, "Unknown"),
         width=status >> 4 & 0x3F,
     )
-
-
-def gather_config(head: bytes, size: int, fetch: Callable[[int, int], bytes]) -> bytes | None:
-    """Config space of `size` bytes of which only what the parsers here look at was read.
-
-    `head` are its first 256 bytes, `fetch(offset, length)` reads more; unread bytes are zero. On a
-    real host each dword is an access to the device: a whole extended space takes a millisecond,
-    its capability list a dozen dwords. None where only the whole space tells (all ones).
-    """
-    if len(head) < _PLAIN_BYTES or size <= _PLAIN_BYTES:
-        return head
-    if not head.strip(b"\xff"):
-        return None
-    data = bytearray(size)
-    data[:_PLAIN_BYTES] = head
-    plain = _walk_plain(head, head[0x0E] & 0x7F, [])
-    if plain is None or not any(number in (_PCIE, _PCIX) for number, _ in plain):
-        return bytes(data)
-    pointer, seen = _PLAIN_BYTES, set[int]()
-    while pointer >= _PLAIN_BYTES and pointer not in seen and pointer + 4 <= size:
-        header = fetch(pointer, 4)
-        data[pointer : pointer + len(header)] = header
-        if len(header) < 4:
-            return None
-        seen.add(pointer)
-        value: int = _U32(header)[0]
-        if value in (0, 0xFFFFFFFF):
-            break
-        length = _EXTENDED_BYTES.get(value & 0xFFFF)
-        if length is not None:
-            body = fetch(pointer + 4, min(length - 4, size - pointer - 4))
-            data[pointer + 4 : pointer + 4 + len(body)] = body
-        pointer = value >> 20 & 0xFFC
-    return bytes(data)
 
 
 def _first_offsets(found: Found | None) -> dict[int, int]:
@@ -221,51 +187,22 @@ def _unknown(length: int, *, dead: bool) -> ConfigSpace:
     )
 
 
-def _walk_plain(data: bytes, header_type: int, faults: list[str]) -> Found | None:
-    """The capability list; None where the bytes end before the list does."""
-    length = len(data)
-    if length < _HEADER_BYTES:
-        return None
-    if not data[0x06] & 0x10:  # PCI_STATUS_CAP_LIST
-        return []
-    pointer = data[0x14 if header_type == 2 else 0x34] & 0xFC
-    found: Found = []
-    seen: set[int] = set()
-    while pointer:
-        if pointer < _HEADER_BYTES:
-            faults.append(f"capability pointer 0x{pointer:02x} leads into the header")
-            break
-        if pointer in seen:
-            faults.append(f"capability list loops at 0x{pointer:02x}")
-            break
-        if pointer + 2 > length:
-            return None
-        number = data[pointer]
-        if number == 0xFF:
-            faults.append(f"capability at 0x{pointer:02x} reads as ff")
-            break
-        seen.add(pointer)
-        found.append((number, pointer))
-        pointer = data[pointer + 1] & 0xFC
-    return found
-
-
 def _walk_extended(data: bytes, plain: Found | None, faults: list[str]) -> Found | None:
     """The extended list; () for a function that cannot have one, None where it is out of reach."""
     length = len(data)
     if plain is None:
         return None
-    if not any(number in (_PCIE, _PCIX) for number, _ in plain):
+    if not any(number in (PCIE, PCIX) for number, _ in plain):
         # a broken list may hide the capability that says there is more
         return None if faults else []
-    if length < _PLAIN_BYTES + 4:
-        only_pcix = all(number != _PCIE for number, _ in plain)
-        return [] if only_pcix and length == _PLAIN_BYTES else None
+    if length < PLAIN_BYTES + 4:
+        only_pcix = all(number != PCIE for number, _ in plain)
+        return [] if only_pcix and length == PLAIN_BYTES else None
     found: Found = []
     seen: set[int] = set()
-    pointer = _PLAIN_BYTES
+    pointer = PLAIN_BYTES
     while pointer:
-        if pointer < _PLAIN_BYTES:
+        if pointer < PLAIN_BYTES:
             faults.append(f"extended capability pointer 0x{pointer:03x} leads below 0x100")
             break
         if pointer in seen:
@@ -275,7 +212,7 @@ def _walk_extended(data: bytes, plain: Found | None, faults: list[str]) -> Found
             return None
         header: int = _U32(data, pointer)[0]
         if header in (0, 0xFFFFFFFF):
-            if pointer != _PLAIN_BYTES:
+            if pointer != PLAIN_BYTES:
                 faults.append(f"extended capability at 0x{pointer:03x} reads as {header:08x}")
             break
         seen.add(pointer)
@@ -285,7 +222,7 @@ def _walk_extended(data: bytes, plain: Found | None, faults: list[str]) -> Found
 
 
 def _holds(data: bytes, offset: int, size: int, name: str, faults: list[str]) -> bool:
-    limit = min(len(data), _PLAIN_BYTES if offset < _PLAIN_BYTES else _FULL_BYTES)
+    limit = min(len(data), PLAIN_BYTES if offset < PLAIN_BYTES else FULL_BYTES)
     if offset + size <= limit:
         return True
     faults.append(f"{name} capability at 0x{offset:02x} is cut short")
@@ -340,7 +277,7 @@ def _acs(data: bytes, offset: int, faults: list[str]) -> Acs | None:
 
 
 def _sriov(data: bytes, offset: int, faults: list[str]) -> SriovCapability | None:
-    if not _holds(data, offset, _EXTENDED_BYTES[_SRIOV], "SR-IOV", faults):
+    if not _holds(data, offset, EXTENDED_BYTES[SRIOV], "SR-IOV", faults):
         return None
     return SriovCapability(
         total_vfs=_U16(data, offset + 0x0E)[0],
@@ -358,7 +295,7 @@ def _resizable(
         return None if extended is None or faults else ()
     if not _holds(data, offset, 12, "Resizable BAR", faults):
         return None
-    count = min(data[offset + 8] >> 5, _MAX_BARS)
+    count = min(data[offset + 8] >> 5, MAX_BARS)
     if not _holds(data, offset, 4 + 8 * count, "Resizable BAR", faults):
         return None
     found = []
@@ -373,6 +310,6 @@ def _resizable(
 
 def _serial_number(data: bytes, offset: int, faults: list[str]) -> str | None:
     """Most significant byte first, as lspci prints it: `00-11-22-33-44-55-66-77`."""
-    if not _holds(data, offset, _EXTENDED_BYTES[_DSN], "Device Serial Number", faults):
+    if not _holds(data, offset, EXTENDED_BYTES[DSN], "Device Serial Number", faults):
         return None
     return data[offset + 4 : offset + 12][::-1].hex("-")

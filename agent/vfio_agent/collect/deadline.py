@@ -1,10 +1,11 @@
 """A deadline for every read: sysfs can block for as long as someone holds a device.
 
-Reading `sriov_numvfs` waits for the holder of a virtual function, `config` waits out a reset of up
-to 60 s (facts: Reading). A whole batch is handed to one daemon worker at once and the caller only
-watches that it moves on; an item that does not return in time becomes an error and a new worker
-goes on with the rest. The stuck thread is left alone: a thread in an uninterruptible read cannot be
-ended. This module must never start a second read of a path whose first one has not come back.
+Whatever is known to wait where nothing can interrupt it is read by another process
+(`reader_process`); this is for all the rest. A whole batch is handed to one daemon worker at once
+and the caller only watches that it moves on; an item that does not return in time becomes an error
+and a new worker goes on with the rest. The stuck thread is left alone: a thread in an
+uninterruptible read cannot be ended. This module must never start a second read of a path whose
+first one has not come back.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ class Deadline:
             if not blocked:
                 return self._run(operation, paths)
             free = iter(self._run(operation, [p for p in paths if p not in blocked]))
-            return [_timed_out(p, "still blocked") if p in blocked else next(free) for p in paths]
+            return [time_out(p, "still blocked") if p in blocked else next(free) for p in paths]
 
     def _still_stuck(self, paths: Sequence[str]) -> frozenset[str]:
         with _stuck_lock:
@@ -153,7 +154,7 @@ class Deadline:
             path = paths[len(results)]
             with _stuck_lock:
                 _stuck[self._scope, path] = run.finished
-            results.append(_timed_out(path, f"blocked for {patience:g} s"))
+            results.append(time_out(path, f"blocked for {patience:g} s"))
             patience = min(patience, LATER_DEADLINE_S)
         return results
 
@@ -179,5 +180,6 @@ def _watch(run: _Run[T], patience: float) -> bool:
     return True
 
 
-def _timed_out(path: str, reason: str) -> OSError:
+def time_out(path: str, reason: str) -> OSError:
+    """What stands in the place of an answer that did not come."""
     return OSError(errno.ETIMEDOUT, reason, path)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+from vfio_agent.collect.bars import parse_bars
 from vfio_agent.collect.config_space import Link, parse_config, parse_link
 from vfio_agent.collect.config_witness import (
     find_contradiction,
@@ -41,8 +42,6 @@ _HEX6 = re.compile(rb"\s*0x([0-9a-fA-F]{6})\s*")
 _DECIMAL = re.compile(rb"\s*(-?[0-9]{1,10})\s*")
 _FLAG = re.compile(rb"\s*([01])\s*")
 _TOTAL = re.compile(rb"^TOTAL_ERR_\w+ ([0-9]{1,20})$", re.MULTILINE)
-_BAR = re.compile(rb"0x([0-9a-fA-F]{1,16}) 0x([0-9a-fA-F]{1,16}) 0x([0-9a-fA-F]{1,16})")
-_EMPTY_BAR = b"0x0000000000000000 0x0000000000000000 0x0000000000000000"
 
 _USUAL_LENGTHS = frozenset({64, 256, 4096})
 _QUOTED_BYTES = 40
@@ -282,10 +281,23 @@ def _physfn(a: Attributes) -> Address | None:
             # a VF's own ids read as ffff (SR-IOV 3.4.1.1), so one that has ids is none
             return Address("") if data[:4] != b"\xff\xff\xff\xff" else None
         return None
+    if not name and _lost_its_owner(a):
+        a.gap("physfn", "no such link, yet its ids read ffff as a VF's: it is being removed")
+        return None
     if name and not is_address(name):
         a.gap("physfn", f"not a link to a PCI function: {name!r}")
         return None
     return Address(name)
+
+
+def _lost_its_owner(a: Attributes) -> bool:
+    """True for a VF that the kernel has begun to remove: `physfn` goes first (drivers/pci/iov.c).
+
+    A VF's own ids read as ffff (SR-IOV 3.4.1.1), and nothing else that answers has such.
+    """
+    data = a.values.get("config")
+    answers = isinstance(data, bytes) and len(data) > 4 and bool(data.strip(b"\xff"))
+    return answers and isinstance(data, bytes) and data[:4] == b"\xff\xff\xff\xff"
 
 
 def _group(a: Attributes) -> int | None:
@@ -325,30 +337,11 @@ def _bars(a: Attributes) -> tuple[Bar, ...] | None:
     data = a.raw("resource")
     if data is None:
         return None
-    found = _parse_bars(data)
+    found = parse_bars(data)
     if isinstance(found, bytes):
         a.malformed("resource", found)
         return None
     return found
-
-
-@lru_cache(maxsize=1024)
-def _parse_bars(data: bytes) -> tuple[Bar, ...] | bytes:
-    """The lines that are in use, or the first line that is none."""
-    if not data.strip():
-        return b""
-    found: list[Bar] = []
-    for index, line in enumerate(data.splitlines()):
-        if line == _EMPTY_BAR:
-            continue
-        match = _BAR.fullmatch(line)
-        if match is None:
-            return line or b"?"
-        start, end, flags = (int(part, 16) for part in match.groups())
-        if start or end or flags:
-            size = end - start + 1 if end >= start and end else 0
-            found.append(Bar(index=index, start=start, size_bytes=size, flags=flags))
-    return tuple(found)
 
 
 def _link_speed(a: Attributes, before: PciFunction | None) -> str | None:

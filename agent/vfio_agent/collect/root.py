@@ -15,10 +15,11 @@ import stat
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-from vfio_agent.collect.config_space import gather_config
+from vfio_agent.collect import attribute_reads
 from vfio_agent.collect.deadline import DEADLINE_S, Deadline, run_here
 from vfio_agent.collect.kvm import DEVICE as KVM_DEVICE
 from vfio_agent.collect.kvm import probe_kvm
+from vfio_agent.collect.reader_process import READER_PROCESS
 
 T = TypeVar("T")
 
@@ -36,6 +37,13 @@ _CHUNK = 1 << 14
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY
 _SYSFS_PAGE = 4096
 """Sysfs hands out at most one page per read, so a shorter answer is the end (fs/sysfs/file.c)."""
+
+
+_HELD_UP = ("/sriov_numvfs", "/driver_override", "/config", "_link_speed", "_link_width")
+"""Ends of paths in /sys that the kernel reads under a device's lock, or that wait for the device.
+
+A thread that waits there cannot be ended (facts: Reading).
+"""
 
 
 class NotCaptured(OSError):
@@ -76,7 +84,7 @@ class Root(Protocol):
     def read_config_many(self, paths: Sequence[str]) -> ManyBytes:
         """PCI config spaces of full length in which all that `config_space` looks at is right.
 
-        The running host reads no more of a device than that (`config_space.gather_config`).
+        The running host reads no more of a device than that (`attribute_reads.gather_config`).
         """
 
     def list(self, path: str) -> Names:
@@ -186,6 +194,7 @@ class LiveRoot(GuardedRoot):
 
     def __init__(self, prefix: str = "", *, deadline_s: float = DEADLINE_S) -> None:
         self._prefix = prefix.rstrip("/")
+        self._seconds = deadline_s
         super().__init__(deadline_s, scope=self._prefix)
 
     @property
@@ -227,22 +236,31 @@ class LiveRoot(GuardedRoot):
         finally:
             os.close(descriptor)
 
+    def read(self, path: str, *, limit: int = LIMIT_BYTES) -> bytes:
+        """See `Root`."""
+        if not _is_held_up(path):
+            return super().read(path, limit=limit)
+        result = self._read_apart(attribute_reads.TEXT, (path,))[0]
+        if isinstance(result, OSError):
+            raise result
+        return result[:limit]
+
+    def read_many(self, paths: Sequence[str]) -> ManyBytes:
+        """See `Root`."""
+        apart = [path for path in paths if _is_held_up(path)]
+        if not apart:
+            return super().read_many(paths)
+        waited = iter(self._read_apart(attribute_reads.TEXT, apart))
+        others = iter(super().read_many([path for path in paths if not _is_held_up(path)]))
+        return [next(waited if _is_held_up(path) else others) for path in paths]
+
     def read_config_many(self, paths: Sequence[str]) -> ManyBytes:
         """See `Root`."""
-        return self._many(self._load_config, paths)
+        return self._read_apart(attribute_reads.CONFIG, paths)
 
-    def _load_config(self, path: str) -> bytes:
-        descriptor = os.open(self._prefix + path, _FLAGS)
-        try:
-            size = os.fstat(descriptor).st_size
-            if size in (256, 4096):
-                head = os.pread(descriptor, 256, 0)
-                data = gather_config(head, size, lambda at, n: os.pread(descriptor, n, at))
-                if data is not None:
-                    return data
-        finally:
-            os.close(descriptor)
-        return self._load(path)
+    def _read_apart(self, kind: str, paths: Sequence[str]) -> ManyBytes:
+        places = [self._prefix + path for path in paths]
+        return READER_PROCESS.run(kind, places, seconds=self._seconds)
 
     def _names(self, path: str) -> Names:
         return sorted(os.listdir(self._prefix + path))
@@ -256,6 +274,10 @@ class LiveRoot(GuardedRoot):
 
     def _changed(self, path: str) -> int:
         return int(os.stat(self._prefix + path).st_mtime)
+
+
+def _is_held_up(path: str) -> bool:
+    return path.endswith(_HELD_UP) and path.startswith("/sys/")
 
 
 def _read_rest(descriptor: int, data: bytes, limit: int) -> bytes:

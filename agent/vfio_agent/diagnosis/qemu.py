@@ -374,6 +374,19 @@ MESSAGES: tuple[Message, ...] = (
         follows=("vf-token", "device-inaccessible", "power-state-refused"),
     ),
     message(
+        Kind.HARMLESS,
+        "kvm-device-missing",
+        r"KVM VFIO device isn't created yet",
+        Cause(
+            "QEMU tidies up after a device that it did not get, before KVM knew of any: it is said "
+            "beside the real cause.",
+            "Look at the other lines of the same start: one of them names the cause.",
+        ),
+        stems="kvm vfio device",
+        examples=("group ID 24: KVM VFIO device isn't created yet",),
+        source=f"{_QEMU}/helpers.c vfio_kvm_device_del_fd(), QEMU 10; seen in the lab",
+    ),
+    message(
         Kind.FAULT,
         "intx-busy",
         r"Failed to (?:set ?up|setup) INTx fd: Device or resource busy"

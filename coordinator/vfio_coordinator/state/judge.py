@@ -288,7 +288,7 @@ def _at_risk(
             found.setdefault(vm, f"{cause.code}: {cause.text}")
     for claim in claims:
         if silence:
-            found.setdefault(claim.vm, silence[0].text)
+            found.setdefault(claim.vm, f"{silence[0].code}: {silence[0].text}")
         for standing in node.standings:
             if standing.verdict is Verdict.FAIL and any(
                 unit.unit == standing.layout.id for unit in claim.units

@@ -1,7 +1,8 @@
 """Boots lab machines and stores what our own collector saw in them under tests/data/hosts.
 
-`python -m tests.lab.harness.capture [NAME...]` from the checkout; all machines without a name. The
-tests and the demo replay the files; nothing but this tool may make or change them.
+`make lab-capture [NAMES="NAME..."]`; all machines without a name. A committed file stays as it is
+unless something else than `volatile.py` declares has changed, and what has is printed. The tests
+and the demo replay the files; nothing but this tool may make or change them.
 """
 
 from __future__ import annotations
@@ -10,12 +11,17 @@ import argparse
 import shutil
 import signal
 import sys
+from pathlib import Path
 
+from tests.lab.harness.ground import LabError
 from tests.lab.harness.machine import CHECKOUT, LIMIT_S, boot
-from tests.lab.harness.prepare import LabError, prepare
+from tests.lab.harness.prepare import prepare
 from tests.lab.harness.topology import MACHINES
+from tests.lab.harness.volatile import compare
 
 HOSTS = CHECKOUT / "tests" / "data" / "hosts"
+# A change of the collector changes hundreds of members in the same way.
+SHOWN = 20
 
 
 def main(argv: list[str]) -> int:
@@ -24,6 +30,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Capture lab machines into tests/data/hosts.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(known)}")
     parser.add_argument("--limit", type=int, default=LIMIT_S, help="seconds a boot may take")
+    parser.add_argument("--into", type=Path, default=HOSTS, help="another folder than the tests'")
     parser.add_argument("--check", action="store_true", help="boot and verify, capture nothing")
     options = parser.parse_args(argv)
     if unknown := [name for name in options.names if name not in known]:
@@ -42,11 +49,23 @@ def main(argv: list[str]) -> int:
         if options.check:
             print(f"{machine.name}: as promised after {done.seconds:.0f} s, see {done.out}")
             continue
+        options.into.mkdir(parents=True, exist_ok=True)
         capture = done.out / f"{machine.name}.tar.gz"
-        HOSTS.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(capture, HOSTS / capture.name)
-        print(f"{machine.name}: {done.seconds:.0f} s, {capture.stat().st_size >> 10} KiB")
+        print(f"{machine.name}: {keep(capture, options.into / capture.name)}", flush=True)
     return 1 if failed else 0
+
+
+def keep(capture: Path, committed: Path) -> str:
+    """Put the capture in the committed one's place if it says anything else; what it says."""
+    if not committed.exists():
+        shutil.copyfile(capture, committed)
+        return f"new, {capture.stat().st_size >> 10} KiB"
+    changes = compare(committed, capture)
+    if not changes:
+        return "unchanged"
+    shutil.copyfile(capture, committed)
+    more = [f"and {len(changes) - SHOWN} more"] if len(changes) > SHOWN else []
+    return "\n  ".join([f"{len(changes)} changed", *changes[:SHOWN], *more])
 
 
 if __name__ == "__main__":

@@ -20,12 +20,20 @@ from typing import Any
 POLL_S = 0.05
 
 
-class ChannelClosed(Exception):
+class ChannelError(Exception):
+    """A message did not come; the kinds below say why."""
+
+
+class ChannelClosed(ChannelError):
     """The other end is gone: the guest ended or was ended."""
 
 
-class ChannelTimeout(Exception):
+class ChannelTimeout(ChannelError):
     """No whole message came within the time given."""
+
+
+class ChannelGarbled(ChannelError):
+    """What came is no JSON object."""
 
 
 def put(folder: Path, name: str, message: dict[str, Any]) -> None:
@@ -41,19 +49,30 @@ def take(
     """The object under this name as soon as it is there.
 
     ChannelTimeout after `limit_s` seconds, ChannelClosed when `is_alive` says that nobody will
-    leave it any more.
+    leave it any more, ChannelGarbled when it is no object.
     """
     end = time.monotonic() + limit_s
     path = folder / name
     while not path.exists():
-        if not is_alive():
+        # Asked first: whoever left the message and ended has left it by then.
+        alive = is_alive()
+        if path.exists():
+            break
+        if not alive:
             raise ChannelClosed(f"ended before {name}")
         if time.monotonic() > end:
             raise ChannelTimeout(f"no {name} within {limit_s:g} s")
         time.sleep(POLL_S)
-    found = json.loads(path.read_text())
+    return _object(path.read_bytes(), str(path))
+
+
+def _object(data: bytes, what: str) -> dict[str, Any]:
+    try:
+        found = json.loads(data)
+    except ValueError as error:
+        raise ChannelGarbled(f"{what}: no JSON: {data[:80]!r}") from error
     if not isinstance(found, dict):
-        raise ChannelClosed(f"{name} is no object")
+        raise ChannelGarbled(f"{what}: no object: {data[:80]!r}")
     return found
 
 
@@ -83,10 +102,7 @@ class Lines:
                 raise ChannelClosed("the line was closed")
             self._rest += data
         line, _, self._rest = self._rest.partition(b"\n")
-        found = json.loads(line)
-        if not isinstance(found, dict):
-            raise ChannelClosed(f"no object: {line[:80]!r}")
-        return found
+        return _object(line, "line")
 
     def close(self) -> None:
         """Hang up."""

@@ -1,8 +1,8 @@
 """Boots one machine of the lab under plain emulation: to its own end, or to be talked to.
 
-Every boot and every request has a wall-clock limit, and nothing is left running: `timeout` holds
-the limit even when this process is killed. It never uses KVM, and no network but loopback: the
-same table gives the same hardware on every host.
+Every boot and every request has a wall-clock limit, and nothing is left running: a warden ends the
+machine with this process, however that ends. Every failure names the logs. It never uses KVM, and
+no network but loopback: the same table gives the same hardware on every host.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.lab.harness.channel import ChannelClosed, ChannelTimeout, Lines, put, take
-from tests.lab.harness.prepare import QEMU, Kernel, LabError, locked, work_folder
+from tests.lab.harness.channel import ChannelError, Lines, put, take
+from tests.lab.harness.ground import LabError, explain_space, locked, work_folder
+from tests.lab.harness.prepare import QEMU, Kernel
 from tests.lab.harness.topology import Machine
+from tests.lab.harness.warden import LIMIT_PASSED
 
+WARDEN = Path(__file__).with_name("warden.py")
 CHECKOUT = Path(__file__).resolve().parents[3]
 DISK_BYTES = 64 << 20
 MEMORY_MIB = 1024
@@ -59,27 +62,25 @@ def boot(machine: Machine, kernel: Kernel, *, capture: bool = True, limit_s: int
     """
     with _folder(machine) as folder:
         started = time.monotonic()
-        _write_plan(machine, kernel, folder, end="capture" if capture else "")
-        process = _start(machine, kernel, folder, limit_s=limit_s)
-        try:
+        end = "capture" if capture else ""
+        with _started(machine, kernel, folder, end=end, limit_s=limit_s) as process:
             code = process.wait()
-        finally:
-            _stop(process)
-        _require_done(machine, folder, code, limit_s=limit_s)
+        _require_done(machine, folder, code)
         return Boot(time.monotonic() - started, folder / "out", folder / "console.log")
 
 
 class Guest:
     """A machine that has carried out its plan and waits for requests.
 
-    `machine` is its table, `out` the folder that it and the guest share (`out_inside` in there).
+    `machine` is its table, `out` the folder that it and the guest share (`out_inside` in there),
+    `log_folder` where everything is that it and QEMU said.
     """
 
     def __init__(self, machine: Machine, folder: Path, process: subprocess.Popen[bytes]) -> None:
         self.machine = machine
         self.out = folder / "out"
         self.out_inside = f"{SHARE}/machines/{folder.name}/out"
-        self._folder = folder
+        self.log_folder = folder
         self._process = process
         self._monitor: Monitor | None = None
         self._count = 0
@@ -91,7 +92,10 @@ class Guest:
         """
         self._count += 1
         request = {"action": action, "arguments": arguments}
-        put(self.out, f"request-{self._count}", request)
+        try:
+            put(self.out, f"request-{self._count}", request)
+        except OSError as error:
+            raise self._failed(action, f"request not written: {error}") from error
         answer = self._take(f"answer-{self._count}", action, limit_s)
         if "error" in answer:
             raise LabError(f"{self.machine.name}: {action}: {answer['error']}\n{answer['trace']}")
@@ -101,24 +105,31 @@ class Guest:
     def monitor(self) -> Monitor:
         """QEMU's own monitor: plugging and unplugging."""
         if self._monitor is None:
-            self._monitor = Monitor(self._folder / "qmp.sock")
+            self._monitor = Monitor(self.log_folder / "qmp.sock")
         return self._monitor
 
-    def await_ready(self) -> None:
+    def await_ready(self, limit_s: float) -> None:
         """Return when the guest has carried out its plan; LabError when it has not in time."""
-        self._take("answer-0", "boot", LIMIT_S)
+        self._take("answer-0", "boot", limit_s)
+
+    def pull_plug(self) -> None:
+        """End it at once, as a power cut does: nothing inside hears of it."""
+        _stop(self._process)
 
     def close(self) -> None:
         """Ask the guest to power off, and wait for that; LabError when it does not."""
-        put(self.out, f"request-{self._count + 1}", {"end": True})
         try:
+            put(self.out, f"request-{self._count + 1}", {"end": True})
             self._process.wait(POWER_OFF_LIMIT_S)
         except subprocess.TimeoutExpired as error:
-            what = f"not off after {POWER_OFF_LIMIT_S} s"
-            raise LabError(f"{self.machine.name}: {_explain(what, self._folder)}") from error
-        finally:
-            if self._monitor is not None:
-                self._monitor.close()
+            raise self._failed("power off", f"not off after {POWER_OFF_LIMIT_S} s") from error
+        except OSError as error:
+            raise self._failed("power off", f"request not written: {error}") from error
+
+    def hang_up(self) -> None:
+        """Leave QEMU's monitor."""
+        if self._monitor is not None:
+            self._monitor.close()
 
     def _take(self, name: str, what: str, limit_s: float) -> dict[str, Any]:
         def is_alive() -> bool:
@@ -126,9 +137,13 @@ class Guest:
 
         try:
             return take(self.out, name, limit_s=limit_s, is_alive=is_alive)
-        except (ChannelClosed, ChannelTimeout) as error:
-            text = _explain(str(error), self._folder)
-            raise LabError(f"{self.machine.name}: {what}: {text}") from error
+        except ChannelError as error:
+            raise self._failed(what, str(error)) from error
+
+    def _failed(self, what: str, why: str) -> LabError:
+        code = self._process.poll()
+        end = "" if code is None else f" ({_name_end(code)})"
+        return LabError(f"{self.machine.name}: {what}: {_explain(why + end, self.log_folder)}")
 
 
 class Monitor:
@@ -139,16 +154,23 @@ class Monitor:
 
     def __init__(self, path: Path) -> None:
         self.events: list[dict[str, Any]] = []
-        self._lines = Lines(path, limit_s=10)
-        self._lines.receive(10)
+        self._folder = path.parent
+        try:
+            self._lines = Lines(path, limit_s=10)
+            self._lines.receive(10)
+        except ChannelError as error:
+            raise LabError(_explain(f"QEMU's monitor: {error}", self._folder)) from error
         self.execute("qmp_capabilities")
 
     def execute(self, command: str, /, **arguments: Any) -> Any:
         """The `return` of a command; LabError for its `error`."""
         names = {name.replace("_", "-"): value for name, value in arguments.items()}
-        self._lines.send({"execute": command, "arguments": names})
-        while "event" in (answer := self._lines.receive(30)):
-            self.events.append(answer)
+        try:
+            self._lines.send({"execute": command, "arguments": names})
+            while "event" in (answer := self._lines.receive(30)):
+                self.events.append(answer)
+        except ChannelError as error:
+            raise LabError(_explain(f"QEMU's monitor: {command}: {error}", self._folder)) from error
         if "error" in answer:
             raise LabError(f"{command} {names}: {answer['error']['desc']}")
         return answer["return"]
@@ -160,23 +182,29 @@ class Monitor:
 
 @contextmanager
 def run(
-    machine: Machine, kernel: Kernel, *, limit_s: int = SCENARIO_LIMIT_S, serial: str = ""
+    machine: Machine,
+    kernel: Kernel,
+    *,
+    limit_s: float = SCENARIO_LIMIT_S,
+    boot_limit_s: float = LIMIT_S,
+    serial: str = "",
 ) -> Iterator[Guest]:
     """A booted machine for the time of a `with`; powered off at its end, whatever happened.
 
     `serial` is where QEMU puts the serial line in place of a log file, in QEMU's own words.
-    LabError when it does not come up within LIMIT_S, or lived longer than `limit_s` seconds.
+    LabError when it does not come up within `boot_limit_s`, or lived longer than `limit_s` seconds.
     """
-    with _folder(machine) as folder:
-        _write_plan(machine, kernel, folder, end="serve")
-        process = _start(machine, kernel, folder, limit_s=limit_s, serial=serial)
+    with (
+        _folder(machine) as folder,
+        _started(machine, kernel, folder, end="serve", limit_s=limit_s, serial=serial) as process,
+    ):
+        guest = Guest(machine, folder, process)
         try:
-            guest = Guest(machine, folder, process)
-            guest.await_ready()
+            guest.await_ready(boot_limit_s)
             yield guest
             guest.close()
         finally:
-            _stop(process)
+            guest.hang_up()
 
 
 @contextmanager
@@ -190,41 +218,59 @@ def _folder(machine: Machine) -> Iterator[Path]:
         yield folder
 
 
-def _start(
-    machine: Machine, kernel: Kernel, folder: Path, *, limit_s: int, serial: str = ""
-) -> subprocess.Popen[bytes]:
-    argv = arguments(machine, kernel, folder, serial=serial)
-    (folder / "qemu.txt").write_text(" \\\n  ".join(shlex.quote(part) for part in argv) + "\n")
+@contextmanager
+def _started(
+    machine: Machine, kernel: Kernel, folder: Path, *, end: str, limit_s: float, serial: str = ""
+) -> Iterator[subprocess.Popen[bytes]]:
+    try:
+        _write_plan(machine, kernel, folder, end=end)
+        argv = arguments(machine, kernel, folder, serial=serial)
+        (folder / "qemu.txt").write_text(" \\\n  ".join(shlex.quote(p) for p in argv) + "\n")
+    except OSError as error:
+        raise LabError(f"{machine.name}: {_explain(str(error), folder)}") from error
     with (folder / "qemu.stderr").open("wb") as errors:
-        # timeout(1) holds the limit even if this process is killed.
-        return subprocess.Popen(
-            ["timeout", "--kill-after=5", str(limit_s), *argv],
-            stdin=subprocess.DEVNULL,
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(WARDEN), str(limit_s), *argv],
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=errors,
+            # A terminal's Ctrl-C is for this process, which ends the machine on its way out.
+            start_new_session=True,
         )
+    try:
+        yield process
+    finally:
+        _stop(process)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.terminate()
-        process.wait()
+    if process.stdin is not None:
+        # The warden takes it for the end of this run, and QEMU along within its grace.
+        process.stdin.close()
+    process.wait()
 
 
-def _require_done(machine: Machine, folder: Path, code: int, *, limit_s: int) -> None:
+def _name_end(code: int) -> str:
+    """How the emulator ended, from its warden's exit code."""
+    if code == LIMIT_PASSED:
+        return "its limit passed"
+    return f"QEMU exit {code}" if code < 128 else f"QEMU ended by signal {code - 128}"
+
+
+def _require_done(machine: Machine, folder: Path, code: int) -> None:
     status = folder / "out" / "status"
     if code != 0 or not status.exists() or status.read_text().strip() != "0":
-        what = f"not done after {limit_s} s" if code in (124, 137) else f"QEMU exit {code}"
-        raise LabError(f"{machine.name}: {_explain(what, folder)}")
+        raise LabError(f"{machine.name}: not done: {_explain(_name_end(code), folder)}")
 
 
 def _explain(what: str, folder: Path) -> str:
-    parts = [what]
+    """What happened, where everything is that was said, and the end of each of it."""
+    parts = [what, f"logs: {folder}", explain_space(folder)]
     for name in ("qemu.stderr", "out/guest.log", "console.log"):
         path = folder / name
         if path.exists() and (tail := path.read_text(errors="replace").strip()[-1500:]):
             parts.append(f"--- {path}\n{tail}")
-    return "\n".join(parts)
+    return "\n".join(filter(None, parts))
 
 
 def arguments(machine: Machine, kernel: Kernel, folder: Path, *, serial: str = "") -> list[str]:
@@ -237,6 +283,7 @@ def arguments(machine: Machine, kernel: Kernel, folder: Path, *, serial: str = "
         # Native PCIe hot-plug: without it every bus reset below a root port fails.
         argv += ["-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"]
     argv += ["-serial", serial or f"file:{folder / 'console.log'}"]
+    argv += ["-pidfile", str(folder / "qemu.pid")]
     argv += ["-qmp", f"unix:{folder / 'qmp.sock'},server=on,wait=off"]
     argv += ["-kernel", str(kernel.image), "-initrd", str(kernel.initrd)]
     argv += ["-append", f"{machine.cmdline} hostname={machine.name} {FAST_BOOT}"]

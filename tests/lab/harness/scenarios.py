@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.lab.harness.topology import MACHINES, SMALL_BOUND, Machine
+from tests.lab.harness.topology import (
+    DISPLAY,
+    E1000E,
+    F11_BOUND,
+    MACHINES,
+    NVME,
+    SMALL_BOUND,
+    Machine,
+    gpubox,
+)
 
 _CAPTURED = {machine.name: machine for machine in MACHINES}
 
@@ -61,6 +70,32 @@ HOTPLUG = _variant(
     bound=SMALL_BOUND,
 )
 
+# One machine before a firmware update and after one of two: both put a switch ahead of everything,
+# which moves every bus and shifts the groups; F11 drops the slots' ACS besides.
+UPDATE_F10 = _variant("update-f10", "gpubox-f10", reaches_host=True)
+UPDATE_F10A = _variant(
+    "update-f10a",
+    "gpubox-f10",
+    firmware=replace(_CAPTURED["gpubox-f10"].firmware, version="F10a", date="03/04/2025"),
+    devices=gpubox(6, acs=True, switch=True),
+    bound=F11_BOUND,
+    reaches_host=True,
+)
+UPDATE_F11 = _variant("update-f11", "gpubox-f11", reaches_host=True)
+
+# Three nodes of one cluster, each with a NIC, an NVMe drive and a graphics card. Only the first's
+# card can go to a VM: the second's audio function is with the host, the third cannot remap
+# interrupts.
+NODE_CLEAN = _variant("node-clean", "gpubox-f10", reaches_host=True)
+NODE_DIRTY = _variant(
+    "node-dirty",
+    "amd-6.1",
+    vfio_ids=(E1000E, NVME, DISPLAY),
+    bound=SMALL_BOUND[:3],
+    reaches_host=True,
+)
+NODE_IR_OFF = _variant("node-ir-off", "ir-off", reaches_host=True)
+
 SCENARIOS = (
     *(
         WIDE_6_1,
@@ -72,4 +107,5 @@ SCENARIOS = (
         NO_INTERRUPT_REMAPPING,
     ),
     *(RESETS, BROKEN_BUS_RESET, SRIOV, HOTPLUG),
+    *(UPDATE_F10, UPDATE_F10A, UPDATE_F11, NODE_CLEAN, NODE_DIRTY, NODE_IR_OFF),
 )

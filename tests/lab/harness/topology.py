@@ -165,7 +165,7 @@ def _small(number: int) -> tuple[str, ...]:
     )
 
 
-def _gpubox(number: int, *, acs: bool, switch: bool) -> tuple[str, ...]:
+def gpubox(number: int, *, acs: bool, switch: bool) -> tuple[str, ...]:
     """One machine under two firmwares: F11 enumerates a switch first and drops the slots' ACS."""
     no_acs = "" if acs else "disable-acs=on"
     ahead = (
@@ -292,7 +292,7 @@ _GPUBOX = Machine(
     iommu=INTEL,
     cmdline="intel_iommu=on iommu=pt",
     firmware=_firmware(6, "F10", "01/02/2025", "GPUBox", "X13-GPU"),
-    devices=_gpubox(6, acs=True, switch=False),
+    devices=gpubox(6, acs=True, switch=False),
     vfio_ids=(E1000E, NVME, DISPLAY, AUDIO),
     setup=(*PLAIN_DISK, *MANAGEMENT_BRIDGE),
     bound=SMALL_BOUND,
@@ -361,7 +361,7 @@ MACHINES: tuple[Machine, ...] = (
         _GPUBOX,
         name="gpubox-f11",
         firmware=_firmware(6, "F11", "06/07/2025", "GPUBox", "X13-GPU"),
-        devices=_gpubox(6, acs=False, switch=True),
+        devices=gpubox(6, acs=False, switch=True),
         bound=F11_BOUND,
     ),
     Machine(

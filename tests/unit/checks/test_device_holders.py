@@ -8,7 +8,8 @@ import pytest
 from tests.fakes.snapshots import function_reading, make_host, nic, silent_host, unread
 from tests.fakes.vms import make_vm
 from tests.unit.checks.lookup import commands, find, texts
-from vfio_agent.checks.device_holders import find_vm, judge
+from vfio_agent.checks.device_holders import judge
+from vfio_agent.checks.holding import find_vm
 from vfio_contract.findings import Finding, Verdict
 from vfio_contract.host import Host
 from vfio_contract.model import Gap, Holder, PciFunction, Snapshot
@@ -113,5 +114,12 @@ def test_a_function_without_a_driver_may_still_be_held() -> None:
     leaving = nic("0000:01:00.0", driver="", vfio_device=False)
     holder = Holder("/dev/vfio/1", 4212, "kvm", None, None, "S", None, None, False)
     (found,) = judge(make_host(leaving, holders=(holder,)))
-    assert (found.code, found.subject) == ("DEVICE_HELD", "function:0000:01:00.0")
-    assert "pid 4212" in found.evidence[-1].text
+    assert (found.code, found.subject) == ("HOLDER_STALE", "function:0000:01:00.0")
+    assert "pid 4212" in found.evidence[1].text
+    assert "its removal waits for pid 4212" in found.evidence[-1].text
+
+
+def test_a_driver_less_mate_of_a_held_function_is_not_being_removed() -> None:
+    mate = nic("0000:01:00.1", driver="", group=12)
+    found = {f.subject: f.code for f in judge(make_host(CARD, mate, holders=(QEMU,), vms=VMS))}
+    assert found == dict.fromkeys(("function:0000:01:00.0", "function:0000:01:00.1"), "DEVICE_HELD")

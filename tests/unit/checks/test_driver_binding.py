@@ -18,7 +18,7 @@ from tests.unit.checks.lookup import commands, find, texts
 from vfio_agent.checks.driver_binding import judge
 from vfio_contract.address import Address
 from vfio_contract.findings import Finding, Verdict
-from vfio_contract.model import Intent, NetDevice, PciFunction
+from vfio_contract.model import Holder, Intent, NetDevice, PciFunction
 
 CARD = nic("0000:01:00.0")
 BY_ID = Intent("vfio-ids", "8086:10c9", "modprobe.d/vfio.conf:1")
@@ -112,6 +112,31 @@ def test_what_the_host_needs_is_never_advised_to_be_bound() -> None:
 def test_no_driver_at_all() -> None:
     finding = judged(nic("0000:01:00.0", driver=""))
     assert (finding.verdict, finding.code) == (Verdict.FAIL, "NOT_BOUND")
+
+
+def test_a_function_that_is_being_taken_away_is_held_and_never_free() -> None:
+    """Removed VFs, unbind, hot-unplug: the driver goes first, the holder's group stays."""
+    leaving = nic("0000:01:00.0", driver="", group=12, vfio_device=False)
+    holder = Holder("/dev/vfio/12", 4212, "kvm", stale_node=False)
+    finding = judged(leaving, holders=(holder,))
+    assert (finding.verdict, finding.code) == (Verdict.FAIL, "HELD_UNBOUND")
+    assert "/dev/vfio/12: kvm (pid 4212)" in texts(finding)
+    # before 6.12 its vfio-dev stays until the holder lets go
+    early = replace(leaving, vfio_device=True)
+    assert judged(early, holders=(holder,)).code == "HELD_UNBOUND"
+    elsewhere = replace(holder, path="/dev/vfio/13")
+    assert judged(leaving, holders=(elsewhere,)).code == "NOT_BOUND"
+    assert judged(leaving, holders=None).code == "NOT_BOUND"
+
+
+def test_a_driver_less_mate_of_a_held_function_is_not_being_taken_away() -> None:
+    mate = nic("0000:01:00.1", driver="", group=12, vfio_device=False)
+    bound = nic("0000:01:00.0", group=12)
+    holder = Holder("/dev/vfio/12", 4212, "kvm", stale_node=False)
+    finding = judged(bound, mate, address="0000:01:00.1", holders=(holder,))
+    assert finding.code == "NOT_BOUND"
+    assert finding.meaning.startswith("Its group is in use")
+    assert "kvm (pid 4212)" in texts(finding)
 
 
 def test_an_unread_driver_is_unknown() -> None:

@@ -83,7 +83,30 @@ def test_a_sibling_without_a_list_is_reset_with_the_first_function() -> None:
 def test_alone_on_its_bus() -> None:
     finding = judged("0000:01:00.0", *behind(PORT, lone("pm", "bus")))
     assert finding.code == "RESET_SLOT"
-    assert "alone below its bridge" in finding.meaning
+    assert finding.meaning == (
+        "VFIO_DEVICE_RESET uses pm (D3hot and back), which may clear less than a VM needs. The hot "
+        "reset of that bus takes nothing else along."
+    )
+
+
+@pytest.mark.parametrize(
+    ("methods", "words"),
+    [
+        (("bus",), "VFIO_DEVICE_RESET resets its bus."),
+        (("pm", "bus"), "VFIO_DEVICE_RESET uses pm "),
+    ],
+)
+def test_what_vfio_device_reset_would_use_is_said(methods: tuple[str, ...], words: str) -> None:
+    finding = judged("0000:01:00.0", *behind(PORT, lone(*methods)))
+    assert finding.code == "RESET_SLOT"
+    assert finding.meaning.startswith(words)
+
+
+def test_bus_beside_a_sibling_is_no_reset_of_the_function() -> None:
+    for address in ("0000:0b:00.0", "0000:0b:00.1"):
+        finding = judged(address, *CARD)
+        assert finding.meaning.startswith("VFIO_DEVICE_RESET is refused")
+        assert "takes along 0000:0b:00.0 0000:0b:00.1" in finding.meaning
 
 
 @pytest.mark.parametrize(

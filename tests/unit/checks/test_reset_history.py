@@ -1,5 +1,6 @@
 """`reset-history`: the ledger by identity; silence is not success."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from tests.unit.checks.lookup import commands, find, texts
 from vfio_agent.checks.reset_history import judge
 from vfio_contract.findings import Finding, Verdict
 from vfio_contract.ledger import ResetState
-from vfio_contract.model import PciFunction, ResetSummary
+from vfio_contract.model import PciFunction, ResetEvent, ResetSummary
 
 SERIAL = config_space(serial_number="00-1b-21-ff-ff-5f-12-34")
 CARD = nic("0000:01:00.0", config=SERIAL)
@@ -65,16 +66,32 @@ def test_a_lost_log_is_not_success(log: Any) -> None:
     assert judged(CARD, OTHER, kernel_log=log, ledger=(seen,)).code == "RESET_CLEAN"
 
 
-def test_evidence_that_comes_without_a_ledger_is_never_clean() -> None:
-    """A paste or a captured root holds one boot's log at most, and nobody's ledger."""
-    finding = judged(CARD, live=False)
+@pytest.mark.parametrize("live", [True, False])
+def test_where_nobody_keeps_a_ledger_nothing_is_clean(live: bool) -> None:
+    """A paste or a host without an agent has one boot's log at most, and nobody's ledger."""
+    finding = judged(CARD, live=live, ledger_kept=False)
     assert (finding.verdict, finding.code) == (Verdict.WARN, "RESET_UNOBSERVED")
-    assert "reset ledger: none came with this evidence" in texts(finding)
+    assert "reset ledger: there is none; only the kernel log of this boot" in texts(finding)
     assert "no attempt recorded" not in texts(finding)
     empty = row(ResetState.CLEAN, attempts=0)
-    assert judged(CARD, OTHER, live=False, ledger=(empty,)).code == "RESET_UNOBSERVED"
+    other: dict[str, Any] = {"live": live, "ledger_kept": False}
+    assert judged(CARD, OTHER, ledger=(empty,), **other).code == "RESET_UNOBSERVED"
     bad = row(ResetState.FAILING, failures=1)
-    assert judged(CARD, OTHER, live=False, ledger=(bad,)).verdict is Verdict.FAIL
+    assert judged(CARD, OTHER, ledger=(bad,), **other).verdict is Verdict.FAIL
+
+
+def test_attempts_are_told_one_by_one_as_far_as_the_kernel_proves_them() -> None:
+    events = (
+        ResetEvent("bus", "failed", 1000, 81.25, this_boot=False),
+        ResetEvent("flr", "wedged", 65535, 7.5, this_boot=True),
+        ResetEvent("", "failed", None, None, this_boot=None),
+    )
+    finding = judged(CARD, OTHER, ledger=(replace(row(ResetState.WEDGED), recent=events),))
+    assert [e.text for e in finding.evidence if e.source == "reset attempt"] == [
+        "bus: failed, the kernel waited 1000 ms, 81.250000 s after boot, in an earlier boot",
+        "flr: wedged, the kernel waited 65535 ms, 7.500000 s after boot",
+        "method not told: failed",
+    ]
 
 
 def test_no_ledger_is_unknown() -> None:

@@ -18,7 +18,7 @@ from vfio_agent.checks.sriov import judge
 from vfio_agent.checks.vf_rules import count_of
 from vfio_contract.address import Address
 from vfio_contract.findings import Finding, Verdict
-from vfio_contract.model import ConfigLine, NetDevice, PciFunction
+from vfio_contract.model import ConfigLine, Gap, NetDevice, PciFunction
 
 RULE = ConfigLine("/etc/udev/rules.d/70-sriov.rules:1", 'ATTR{sriov_numvfs}="2"')
 
@@ -46,6 +46,18 @@ def test_made_at_boot() -> None:
     finding = judged(pf, *vfs(pf), sriov_rules=(RULE,))
     assert (finding.verdict, finding.code, finding.intended) == (Verdict.PASS, "SRIOV_READY", True)
     assert "2 of 7 VFs enabled" in texts(finding)
+
+
+def test_a_count_that_blocks_is_asked_for_and_nothing_is_said_of_the_vfs() -> None:
+    """While VFs are removed their holder keeps the count from everybody (facts: Reading)."""
+    pf = owner(None)
+    path = "/sys/bus/pci/devices/0000:03:00.0/sriov_numvfs"
+    gap = Gap(path=path, errno=110, reason="blocked for 2 s", remedy="")
+    for rules in ((), (RULE,)):
+        finding = judged(pf, *vfs(pf), gaps=(gap,), sriov_rules=rules)
+        assert (finding.verdict, finding.code) == (Verdict.UNKNOWN, "SRIOV_UNKNOWN")
+        assert f"{path}: ? of 7 VFs enabled (blocked for 2 s)" in texts(finding)
+        assert commands(finding) == [f"cat {path}"]
 
 
 def test_made_by_hand() -> None:

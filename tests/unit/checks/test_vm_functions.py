@@ -23,8 +23,8 @@ from vfio_agent.checks import vm_memory
 from vfio_agent.checks.vm_functions import judge
 from vfio_contract.address import Address
 from vfio_contract.findings import Finding, Verdict
-from vfio_contract.model import NO_GROUP, Gap, NetDevice, PciFunction
-from vfio_contract.vm import LIBVIRT, QEMU, MappingEntry, VmConfig
+from vfio_contract.model import NO_GROUP, Gap, Holder, NetDevice, PciFunction
+from vfio_contract.vm import LIBVIRT, PROXMOX, QEMU, MappingEntry, VmConfig
 
 CARD = nic("0000:01:00.0")
 GPU = gpu("0000:03:00.0", group=3)
@@ -231,6 +231,16 @@ def test_a_vf_of_a_physical_function_on_vfio_needs_its_token() -> None:
     given = make_vm(make_device("0000:03:10.0", options=token))
     assert judged(given, owner, vf).code != "VM_VF_TOKEN"
     assert judged(vm, unread(owner, "driver", "vfio_device"), vf).verdict is Verdict.UNKNOWN
+
+
+@pytest.mark.parametrize("kind", [PROXMOX, LIBVIRT, QEMU])
+def test_a_function_that_is_being_taken_from_its_holder_is_not_ready(kind: str) -> None:
+    """Its link to the physical function goes with the driver, so no token is asked for."""
+    leaving = replace(CARD, driver="", vfio_device=False, physfn=None)
+    holder = Holder(f"/dev/vfio/{CARD.group}", 4212, "kvm", stale_node=False)
+    finding = judged(make_vm(make_device("0000:01:00.0"), kind=kind), leaving, holders=(holder,))
+    assert (finding.verdict, finding.code) == (Verdict.FAIL, "VM_HELD_UNBOUND")
+    assert "held by kvm (pid 4212)" in texts(finding)
 
 
 def test_a_mapping_with_too_few_entries_is_shared() -> None:

@@ -1,0 +1,181 @@
+"""A coordinator on the lab's host, and the nodes of its cluster: agents in guests, over real TLS.
+
+The coordinator is the process that an operator starts, on a port of its own choice on loopback;
+guests reach it through their management network. People's questions go through `vfioctl`; what is
+only waited for is asked through its client, which costs less than a process each time. Nothing of
+it outlives the `with`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.lab.harness.ground import LabError
+from tests.lab.harness.machine import SCENARIO_LIMIT_S, WARDEN, Guest
+from vfio_cli.client import Coordinator, connect
+from vfio_cli.exits import Stop
+from vfio_contract.bundle import ENDPOINT_FILE
+from vfio_contract.errors import ErrorCode
+from vfio_contract.views import Decision, DeviceRequest, NodeView, PlaceRequest
+
+# QEMU's user network: the guest's way to its host's loopback.
+HOST_INSIDE = "10.0.2.2"
+START_LIMIT_S = 60
+# From a change in a guest to its node's state: an interval of 60 s, then a look at the host, which
+# takes 10-40 s in an emulated guest, and as much again on a busy host.
+NODE_LIMIT_S = 240
+POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command printed, and its exit status."""
+
+    status: int
+    text: str
+
+
+class Cluster:
+    """A running coordinator with its state in `folder`."""
+
+    def __init__(self, folder: Path, coordinator: Coordinator, port: int) -> None:
+        self._folder = folder
+        self._coordinator = coordinator
+        self._port = port
+        self._logs: dict[str, list[Path]] = {}
+
+    def join(self, guest: Guest, node: str) -> None:
+        """Let the guest's agent speak for `node`, with the journal of that node's last boot."""
+        shutil.copytree(self._folder / "nodes" / node, guest.out / "bundle")
+        self._logs.setdefault(node, []).append(guest.out / "agent.log")
+        journal = self._journal(node)
+        if journal.is_dir():
+            shutil.copytree(journal, guest.out / "journal-before")
+        guest.call(
+            "agent.start",
+            node=node,
+            endpoint=f"{HOST_INSIDE}:{self._port}",
+            bundle=f"{guest.out_inside}/bundle",
+            journal=f"{guest.out_inside}/journal-before" if journal.is_dir() else "",
+            log=f"{guest.out_inside}/agent.log",
+        )
+
+    def leave(self, guest: Guest, node: str) -> None:
+        """End the guest's agent as a shutdown does, and keep its journal for the next boot."""
+        status = guest.call("agent.stop", journal=f"{guest.out_inside}/journal-after")
+        assert status == 0, (guest.out / "agent.log").read_text()
+        shutil.rmtree(self._journal(node), ignore_errors=True)
+        shutil.copytree(guest.out / "journal-after", self._journal(node))
+
+    def vfioctl(self, *arguments: str) -> Answer:
+        """Run a command on the host as a person would."""
+        done = subprocess.run(
+            [sys.executable, "-m", "vfio_cli.main", *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"VFIOCTL_ENDPOINT": self._socket, "NO_COLOR": "1", "COLUMNS": "200"},
+            timeout=START_LIMIT_S,
+            check=False,
+        )
+        return Answer(done.returncode, done.stdout + done.stderr)
+
+    def ask(self) -> Coordinator:
+        """The command line's own client."""
+        return self._coordinator
+
+    def place(self, vm: str, kind: str, *, node: str = "", dry_run: bool = False) -> Decision:
+        """Ask for one device of a kind, anywhere or on this node."""
+        return self._coordinator.place(
+            PlaceRequest(
+                vm=vm,
+                devices=(DeviceRequest(kind, "", 1),),
+                same_numa=False,
+                allow=(),
+                node=node,
+                external=False,
+                dry_run=dry_run,
+                request_id=f"{vm}-{time.monotonic_ns()}",
+            )
+        )
+
+    def until(self, node: str, is_so: Callable[[NodeView], bool], *, what: str) -> NodeView:
+        """The node as soon as that is so; AssertionError with how it is instead."""
+        end = time.monotonic() + NODE_LIMIT_S
+        while (view := self._show(node)) is None or not is_so(view):
+            if time.monotonic() > end:
+                said = "\n".join(log.read_text() for log in self._logs.get(node, ()))
+                text = f"{node} is not {what} after {NODE_LIMIT_S} s: {view}\n--- agent\n{said}"
+                raise AssertionError(text)
+            time.sleep(POLL_S)
+        return view
+
+    def until_state(self, node: str, state: str) -> NodeView:
+        """The node as soon as it is in this state and no write about it is under way."""
+
+        def is_settled(view: NodeView) -> bool:
+            pending = any("admin record is being" in reason.text for reason in view.reasons)
+            return view.state == state and not pending
+
+        return self.until(node, is_settled, what=state)
+
+    def _show(self, node: str) -> NodeView | None:
+        try:
+            return self._coordinator.show_node(node)
+        except Stop as stop:
+            if stop.code != ErrorCode.UNKNOWN_NODE:
+                raise
+            return None  # it has not joined yet
+
+    @property
+    def _socket(self) -> str:
+        return f"unix:{self._folder / 'api.sock'}"
+
+    def _journal(self, node: str) -> Path:
+        return self._folder.with_name(f"{self._folder.name}-journals") / node
+
+
+@contextmanager
+def serving(folder: Path, *nodes: str) -> Iterator[Cluster]:
+    """A coordinator with certificates for these nodes; LabError with its log if it does not start.
+
+    `folder` must have a short path: a Unix socket is made there.
+    """
+    log = folder.with_name(f"{folder.name}.log")
+    argv = [sys.executable, "-m", "vfio_coordinator", "--state", str(folder)]
+    argv += ["--listen", "127.0.0.1:0", "--name", HOST_INSIDE]
+    argv += [word for node in nodes for word in ("--node", node)]
+    with log.open("wb") as output:
+        # Its end is the warden's affair, as a machine's is.
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(WARDEN), str(SCENARIO_LIMIT_S), *argv],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        port = _await_port(folder / ENDPOINT_FILE, process, log)
+        with connect(f"unix:{folder / 'api.sock'}", None) as coordinator:
+            yield Cluster(folder, coordinator, port)
+    finally:
+        with process:  # closes its standard input, and waits
+            process.terminate()
+
+
+def _await_port(told: Path, process: subprocess.Popen[bytes], log: Path) -> int:
+    # The file is written before the servers start, the last line of the log after that.
+    end = time.monotonic() + START_LIMIT_S
+    while "\nlistening " not in f"\n{log.read_text()}":
+        if process.poll() is not None or time.monotonic() > end:
+            raise LabError(f"the coordinator does not serve\n--- {log}\n{log.read_text()}")
+        time.sleep(POLL_S)
+    return int(told.read_text().strip().rpartition(":")[2])

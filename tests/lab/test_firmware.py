@@ -1,0 +1,234 @@
+"""A firmware update, boot by boot: the same machine, asked as one node of a cluster each time.
+
+F10a puts a switch ahead of everything: every bus moves and the groups get other numbers, and no
+group gains a member. F11 does the same and drops the slots' ACS, so that the network card and the
+disk share a group. The coordinator must let the first one back by itself and stop the second, and
+each kernel must show that it was right: with F11 the two cannot go to two VMs any more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab.cluster import Cluster, serving
+from tests.lab.conftest import Boot
+from tests.lab.harness import scenarios
+from tests.lab.harness.machine import Guest
+from tests.lab.observation import Row
+from vfio_contract.views import Decision, NodeView, VmView
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
+
+NODE = "gpubox"
+MOVED = {
+    "0000:01:00.0": "0000:04:00.0",
+    "0000:02:00.0": "0000:05:00.0",
+    "0000:03:00.0": "0000:06:00.0",
+    "0000:03:00.1": "0000:06:00.1",
+}
+NIC, DISK = "0000:04:00.0", "0000:05:00.0"
+HARMLESS = {"FIRMWARE_CHANGED", "DEVICE_MOVED", "GROUP_RENUMBERED"}
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """What was seen of the node in one boot.
+
+    `decision` is about one more VM. `disk` is what VFIO answered for the disk while a VM had the
+    network card. `status` is the cluster's screen.
+    """
+
+    view: NodeView
+    evidence: Path
+    decision: Decision
+    disk: str = ""
+    vms: tuple[VmView, ...] = ()
+    status: str = ""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with serving(tmp_path_factory.mktemp("update") / "c", NODE) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def f10(cluster: Cluster, boot: Boot) -> Life:
+    """The machine as it is known to be good; its facts are accepted as the baseline."""
+    with boot(scenarios.UPDATE_F10) as guest:
+        cluster.join(guest, NODE)
+        evidence = collect(guest)
+        cluster.until_state(NODE, "ready")
+        cluster.ask().accept_baseline(NODE)
+        view = cluster.until_state(NODE, "ready")
+        decision = cluster.place("train-9", "nic", dry_run=True)
+        cluster.leave(guest, NODE)
+    return Life(view, evidence, decision)
+
+
+@pytest.fixture(scope="module")
+def f10a(cluster: Cluster, boot: Boot, f10: Life) -> Life:
+    """After the update that only moves things; a VM gets the network card there."""
+    with boot(scenarios.UPDATE_F10A) as guest:
+        cluster.join(guest, NODE)
+        evidence = collect(guest)
+        view = cluster.until_state(NODE, "ready")
+        decision = cluster.place("train-9", "nic")
+        disk = try_the_disk(guest)
+        cluster.leave(guest, NODE)
+    return Life(view, evidence, decision, disk)
+
+
+@pytest.fixture(scope="module")
+def f11(cluster: Cluster, boot: Boot, f10a: Life) -> Life:
+    """After the update that merges groups."""
+    with boot(scenarios.UPDATE_F11) as guest:
+        cluster.join(guest, NODE)
+        evidence = collect(guest)
+        view = cluster.until_state(NODE, "cordoned")
+        decision = cluster.place("train-10", "gpu")
+        vms, status = cluster.ask().list_vms(), cluster.vfioctl("status", "--cluster").text
+        disk = try_the_disk(guest)
+        cluster.leave(guest, NODE)
+    return Life(view, evidence, decision, disk, vms, status)
+
+
+def collect(guest: Guest) -> Path:
+    """`vfioctl collect` in the guest: its evidence as a document."""
+    name = "evidence.json"
+    done = guest.call("host.vfioctl", arguments=["collect", "-o", f"{guest.out_inside}/{name}"])
+    assert done["status"] == 0, done
+    return guest.out / name
+
+
+def try_the_disk(guest: Guest) -> str:
+    """Give the network card to a QEMU and ask for the disk: "opened", or where VFIO stopped."""
+    got = guest.call("nested.start", name="train-9", addresses=[NIC])
+    assert got["started"], got
+    answer = guest.call("vfio.attempt", address=DISK)
+    guest.call("nested.stop", name="train-9")
+    return f"{answer['step']} {answer['errno']}".strip()
+
+
+def diff(cluster: Cluster, before: Life, after: Life) -> tuple[int, list[dict[str, Any]]]:
+    """`vfioctl diff` of two boots' evidence, on the host: exit code and changes."""
+    answer = cluster.vfioctl("diff", str(before.evidence), str(after.evidence), "-o", "json")
+    changes = json.loads(answer.text)["changes"]
+    assert isinstance(changes, list)
+    return answer.status, changes
+
+
+def moves(changes: list[dict[str, Any]]) -> dict[str, str]:
+    return {c["before"]: c["after"] for c in changes if c["code"] == "DEVICE_MOVED"}
+
+
+# --- before --------------------------------------------------------------------------------------
+
+
+def test_before_the_update_the_node_is_ready(f10: Life) -> None:
+    assert f10.view.units_free == f10.view.units_total == 3
+    assert f10.view.drift == ()
+    assert f10.decision.placement is not None
+    assert f10.decision.placement.units[0].assign == ("0000:01:00.0",)
+
+
+# --- F10a: only moved ----------------------------------------------------------------------------
+
+
+def test_diff_says_moved_and_no_harm(cluster: Cluster, f10: Life, f10a: Life) -> None:
+    status, changes = diff(cluster, f10, f10a)
+
+    assert status == 1
+    assert moves(changes) == MOVED
+    assert {c["code"] for c in changes} <= HARMLESS
+    assert not any(c["harms"] for c in changes)
+
+
+def test_a_moved_node_comes_back_by_itself(cluster: Cluster, f10: Life, f10a: Life) -> None:
+    events, _ = cluster.ask().list_events(after_seq=0, limit=500, node="")
+    placed = next(number for number, e in enumerate(events) if e.code == "VM_PLACED")
+    until_then = events[:placed]
+    drift = f10a.view.drift
+
+    assert f10a.view.boot_id != f10.view.boot_id
+    assert f10a.view.baseline == f10.view.baseline
+    assert f10a.view.firmware == "F10a 03/04/2025"
+    assert {c.code for c in drift} == HARMLESS
+    assert {c.before: c.after for c in drift if c.code == "DEVICE_MOVED"} == MOVED
+    assert not any(c.harms for c in drift)
+    assert {reason.owner for reason in f10a.view.reasons} <= {f"auto:{code}" for code in HARMLESS}
+    # Its first boot and this one, and nothing that would have had to be lifted in between.
+    assert [e.code for e in until_then].count("NODE_VALIDATED") == 2
+    assert [e.text for e in until_then if "cordon" in e.text or "drain" in e.text] == []
+
+
+def test_what_is_placed_after_the_move_starts_at_the_new_address(
+    f10a: Life, table: list[Row]
+) -> None:
+    table.append(Row(scenarios.UPDATE_F10A.name, "NIC held", DISK, "open", "opened", f10a.disk))
+
+    assert f10a.decision.placement is not None
+    assert f10a.decision.placement.units[0].assign == (NIC,)
+    # Two groups: the disk is free for another VM.
+    assert f10a.disk == "opened"
+
+
+# --- F11: widened --------------------------------------------------------------------------------
+
+
+def test_diff_says_moved_and_merged(cluster: Cluster, f10: Life, f11: Life) -> None:
+    status, changes = diff(cluster, f10, f11)
+    widened = [c for c in changes if c["code"] == "GROUP_WIDENED"]
+
+    assert status == 2
+    assert moves(changes) == MOVED
+    assert {(c["address_after"], c["detail"]) for c in widened} == {
+        (NIC, "merged"),
+        (DISK, "merged"),
+    }
+    assert {c["code"] for c in changes if c["harms"]} == {"GROUP_WIDENED"}
+
+
+def test_diff_of_the_two_updates_says_merged_alone(cluster: Cluster, f10a: Life, f11: Life) -> None:
+    status, changes = diff(cluster, f10a, f11)
+
+    assert status == 2
+    assert moves(changes) == {}
+    assert {c["code"] for c in changes if c["harms"]} >= {"GROUP_WIDENED"}
+
+
+def test_a_widened_group_cordons_the_node(f11: Life) -> None:
+    (cordon,) = [r for r in f11.view.reasons if r.owner == "auto:GROUP_WIDENED"]
+    widened = [c for c in f11.view.drift if c.code == "GROUP_WIDENED"]
+    (vm,) = f11.vms
+
+    assert "merged" in cordon.text
+    assert NIC in cordon.text
+    assert DISK in cordon.text
+    assert "affects train-9" in cordon.text
+    assert {(c.address_after, c.detail) for c in widened} == {(NIC, "merged"), (DISK, "merged")}
+    assert vm.name == "train-9"
+    assert vm.at_risk.startswith("GROUP_WIDENED")
+    assert "GROUP_WIDENED" in f11.status
+    assert "train-9" in f11.status
+
+
+def test_no_vm_is_placed_on_the_cordoned_node(f11: Life) -> None:
+    refusal = f11.decision.refusal
+
+    assert refusal is not None
+    assert [stage.stage for stage in refusal.stages] == ["admitted"]
+    assert "GROUP_WIDENED" in refusal.stages[0].why
+
+
+def test_the_kernel_agrees_that_isolation_is_lost(f11: Life, table: list[Row]) -> None:
+    """One group, one VM: who has the network card has the disk's group."""
+    table.append(Row(scenarios.UPDATE_F11.name, "NIC held", DISK, "open", "group EBUSY", f11.disk))
+
+    assert f11.disk == "group EBUSY"
