@@ -10,7 +10,8 @@ Invariants (the tests hold them against a plain list):
  1. Changes applied from any cursor on give exactly the rows that are there now.
  2. Events that follow a cursor come once each, in order, or `Compacted` is raised.
  3. The work of `since` follows from what changed, not from what is there; memory is bounded by the
-    rows that are there, `gone_kept` and twice `events_kept`.
+    rows that are there, and twice `gone_kept` and `events_kept`.
+ 4. A fresh list comes to its end however many rows went away before it began.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ class Feed:
     @property
     def newest(self) -> WatchCursor:
         """Where everything was told."""
-        return WatchCursor(self._incarnation, self._epoch, self._seq, self._event_seq)
+        return WatchCursor(self._incarnation, self._epoch, self._seq, self._event_seq, self._floor)
 
     def row(self, key: RowKey) -> Row | None:
         """The row as it is, None where there is none."""
@@ -116,6 +117,9 @@ class Feed:
             return
         self._change(key, None)
         self._gone[key] = None
+        if len(self._gone) <= 2 * self._gone_kept:
+            return
+        # many at once: a fresh list that is being told begins again each time the floor moves
         while len(self._gone) > self._gone_kept:
             oldest = next(iter(self._gone))
             del self._gone[oldest]
@@ -152,8 +156,9 @@ class Feed:
         rows, seq = self._rows_after(told.seq, kinds, limit)
         events, event_seq = self._events_after(told.event_seq, kinds, node, limit)
         newest = self.newest
+        floor = told.floor if seq < self._floor else self._floor
         return ClusterChange(
-            cursor=WatchCursor(self._incarnation, self._epoch, seq, event_seq),
+            cursor=WatchCursor(self._incarnation, self._epoch, seq, event_seq, floor),
             reset=reset,
             current=seq == newest.seq and event_seq >= newest.event_seq,
             at=at,
@@ -172,13 +177,15 @@ class Feed:
     def _begin(self, cursor: WatchCursor | None, kinds: Collection[WatchKind]) -> WatchCursor:
         """Where to begin; `seq` 0 is a fresh list. Raises Compacted."""
         if cursor is None:
-            return WatchCursor(self._incarnation, self._epoch, 0, self._event_seq)
+            return WatchCursor(self._incarnation, self._epoch, 0, self._event_seq, self._floor)
         if WatchKind.EVENTS in kinds:
             self._check_events(cursor)
         known = (cursor.incarnation, cursor.epoch) == (self._incarnation, self._epoch)
-        kept = known and self._floor <= cursor.seq <= self._seq
-        seq = cursor.seq if kept else 0
-        return WatchCursor(self._incarnation, self._epoch, seq, cursor.event_seq)
+        # In a fresh list `seq` may be below the floor: rows that changed long ago are told first.
+        complete = self._floor in (cursor.floor, min(cursor.seq, self._floor))
+        kept = known and complete and cursor.seq <= self._seq
+        seq, floor = (cursor.seq, cursor.floor) if kept else (0, self._floor)
+        return WatchCursor(self._incarnation, self._epoch, seq, cursor.event_seq, floor)
 
     def _check_events(self, cursor: WatchCursor) -> None:
         floor = self._event_floor

@@ -215,13 +215,15 @@ class WatchCursor:
     """A place in what a coordinator tells its watchers.
 
     `seq` counts changes of one epoch (one process); `event_seq` is a number of the event log, which
-    is durable: it holds across epochs. A new incarnation is a store restored from a backup.
+    is durable: it holds across epochs. A new incarnation is a store restored from a backup. What
+    went away up to `floor` need not be told: the list that the watcher has was begun after it.
     """
 
     incarnation: int
     epoch: int
     seq: int
     event_seq: int
+    floor: int = 0
 
 
 @dataclass(frozen=True, slots=True)

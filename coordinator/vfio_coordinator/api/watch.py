@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import astuple
 
 from vfio_contract.codec import from_message, to_message
 from vfio_contract.errors import ClusterError, ErrorCode
@@ -102,7 +103,7 @@ def read_cursor(request: wire.WatchRequest) -> WatchCursor | None:
     if not request.HasField("cursor"):
         return None
     cursor = from_message(WatchCursor, request.cursor)
-    if min(cursor.incarnation, cursor.epoch, cursor.seq, cursor.event_seq) < 0:
+    if min(astuple(cursor)) < 0:
         raise ClusterError(ErrorCode.BAD_REQUEST, "cursor: a number of it is negative")
     return cursor
 
@@ -120,7 +121,7 @@ def read_kinds(request: wire.WatchRequest) -> frozenset[WatchKind]:
 
 def cursor_text(cursor: WatchCursor) -> str:
     """As the metadata of a refusal carries it."""
-    return f"{cursor.incarnation}.{cursor.epoch}.{cursor.seq}.{cursor.event_seq}"
+    return ".".join(map(str, astuple(cursor)))
 
 
 def tell_resume(context: Context, error: ClusterError) -> None:

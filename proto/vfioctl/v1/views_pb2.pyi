@@ -673,6 +673,7 @@ class WatchCursor(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     SEQ_FIELD_NUMBER: _builtins.int
     EVENT_SEQ_FIELD_NUMBER: _builtins.int
+    FLOOR_FIELD_NUMBER: _builtins.int
     incarnation: _builtins.int
     """Of the store: grows when it is restored from a backup."""
     epoch: _builtins.int
@@ -681,6 +682,8 @@ class WatchCursor(_message.Message):
     """Change of this epoch up to which everything was told."""
     event_seq: _builtins.int
     """Number in the event log up to which everything was told; durable."""
+    floor: _builtins.int
+    """Change of this epoch up to which rows that went away are not in what was told."""
     def __init__(
         self,
         *,
@@ -688,10 +691,11 @@ class WatchCursor(_message.Message):
         epoch: _builtins.int = ...,
         seq: _builtins.int = ...,
         event_seq: _builtins.int = ...,
+        floor: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "event_seq", b"event_seq", "incarnation", b"incarnation", "seq", b"seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "event_seq", b"event_seq", "floor", b"floor", "incarnation", b"incarnation", "seq", b"seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
