@@ -7,7 +7,7 @@ to the host, and as an ordinary user never say more than it could read.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from vfio_agent.checks import judge
 from vfio_agent.collect import collect_host
 from vfio_agent.collect.root import Root, open_root
-from vfio_agent.journal import Journal, JournalError
+from vfio_agent.journal import Journal, JournalError, JournalFull
 from vfio_agent.reset_history import with_history, with_known_history
 from vfio_contract.durable import Stamp
 from vfio_contract.findings import Report
@@ -112,10 +112,22 @@ def inspect_evidence(paths: Sequence[str], *, stdin: BinaryIO | None = None) -> 
     return replace(seen, report=report, given=given)
 
 
-def observe(root: Root, journal: Journal, previous: Snapshot | None) -> Inspection:
-    """What hostd does each round; new resets are in the journal before they are reported."""
+def observe(
+    root: Root, journal: Journal, previous: Snapshot | None, *, gaps: Iterable[Gap] = ()
+) -> Inspection:
+    """What hostd does each round; new resets are in the journal before they are reported.
+
+    `gaps` are what else could not be seen. With a full disk the reset history is not known.
+    """
     snapshot = collect_host(root, previous=previous)
-    return judge_snapshot(with_history(snapshot, journal, at=_now(snapshot)))
+    known = {gap.path for gap in snapshot.readings.gaps}
+    more = (*snapshot.readings.gaps, *(gap for gap in gaps if gap.path not in known))
+    snapshot = replace(snapshot, readings=replace(snapshot.readings, gaps=more))
+    try:
+        snapshot = with_history(snapshot, journal, at=now(snapshot.readings.boot_id))
+    except JournalFull as error:
+        snapshot = _with_gap(snapshot, journal.path, error)
+    return judge_snapshot(snapshot)
 
 
 def judge_snapshot(snapshot: Snapshot) -> Inspection:
@@ -124,9 +136,10 @@ def judge_snapshot(snapshot: Snapshot) -> Inspection:
     return Inspection(snapshot=snapshot, host=host, report=judge(host))
 
 
-def _now(snapshot: Snapshot) -> Stamp:
+def now(boot_id: str | None) -> Stamp:
+    """This moment of a boot."""
     boottime_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
-    return Stamp(snapshot.readings.boot_id or "", boottime_ms, time.time_ns() // 1_000_000)
+    return Stamp(boot_id or "", boottime_ms, time.time_ns() // 1_000_000)
 
 
 def _with_gap(snapshot: Snapshot, journal: Path, error: JournalError) -> Snapshot:

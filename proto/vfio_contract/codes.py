@@ -205,6 +205,13 @@ JOURNAL_FAILED = Code(
     "What happens on the host is not recorded: resets are forgotten, and no action is allowed.",
     "Free space in the agent's state directory, or read its log for the file and the error.",
 )
+HOSTD_AWAY = Code(
+    "HOSTD_AWAY",
+    Verdict.FAIL,
+    "The network process of the agent is heard, and it does not reach hostd on its own host.",
+    "Nobody looks at the host: its evidence grows old, nothing is recorded, no action is possible.",
+    "On the host: systemctl status vfioctl-hostd, or the log of `vfioctl agent run`.",
+)
 SPOOL_FULL = Code(
     "SPOOL_FULL",
     Verdict.FAIL,
@@ -236,6 +243,7 @@ CLUSTER_CODES: tuple[Code, ...] = (
     STORE_REWOUND,
     EVENTS_LOST,
     JOURNAL_FAILED,
+    HOSTD_AWAY,
     SPOOL_FULL,
 )
 """Codes that no single-host check gives: drift and node states."""

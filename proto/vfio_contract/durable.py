@@ -25,6 +25,10 @@ MAX_SEQ = (1 << 62) - 1
 """Highest number of an event: fits SQLite's and protobuf's signed 64 bits."""
 
 
+LINES_LOST = "lines-lost"
+"""Category of kernel lines that were overwritten before anybody read them."""
+
+
 def clean_text(text: str) -> str:
     """At most MAX_TEXT characters of valid Unicode."""
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
@@ -61,11 +65,16 @@ class ResetAttempted(_Clean):
 
 @dataclass(frozen=True, slots=True)
 class KernelLine(_Clean):
-    """A classified kernel line about the subject; `suppressed` alike ones were not told apart."""
+    """A classified kernel line about the subject; `suppressed` alike ones were not told apart.
+
+    `category` is an id of the diagnosis catalogue, or LINES_LOST where nobody read what was said.
+    `foreign`: a process wrote it into the kernel's log, so it is no evidence about the kernel.
+    """
 
     category: str
     line: str
     suppressed: int
+    foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +235,8 @@ NO_MOMENT = Stamp("", 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class JournalStatus(_Clean):
-    """How an agent's journal is: `code` is "" for good, else JOURNAL_FAILED or SPOOL_FULL."""
+    """How an agent's journal is: `code` is "" for good, else JOURNAL_FAILED, HOSTD_AWAY or
+    SPOOL_FULL."""
 
     code: str = ""
     text: str = ""

@@ -386,7 +386,7 @@ def test_a_root_that_went_away_ends_it(agent: Agent, coordinator: RecordingCoord
 
 BROKEN_LOOK = """
 import sys, vfio_agent.hostd.looking as looking
-def observe(*args):
+def observe(*args, **kwargs):
     raise RuntimeError("a check of ours has a bug")
 looking.observe = observe
 from vfio_agent.__main__ import main

@@ -131,7 +131,7 @@ def test_a_frozen_hostd_is_noticed_and_found_again(
     stream = in_session(coordinator, often=False)
     hostd.send(signal.SIGSTOP)
     network.until(AWAY + "hostd did not answer within 5 s")
-    assert stream.hear("journal").code == "JOURNAL_FAILED"
+    assert stream.hear("journal").code == "HOSTD_AWAY"
     stream.hear("heartbeat", beats=True)
     hostd.send(signal.SIGCONT)
     network.until("hostd is back")

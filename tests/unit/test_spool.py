@@ -302,3 +302,19 @@ def test_text_of_a_stranger_is_cut_and_made_valid() -> None:
 def test_an_unknown_kind_is_named() -> None:
     with pytest.raises(ArtifactError, match="'later' is not known"):
         decode_event(encode_event(line(1)).replace(b"kernel_line", b"later"))
+
+
+def test_what_was_noticed_and_its_place_are_kept_together(path: Path) -> None:
+    with opened(path) as journal:
+        assert journal.place() == ""
+        journal.tell([line(1), line(2)], place="two")
+        journal.tell([], place="three")
+    with opened(path) as journal:
+        assert (journal.place(), journal.spool.last) == ("three", 2)
+        with pytest.raises(ValueError, match="nothing to spool"):
+            journal.spool.extend([])
+        assert journal.place() == "three"
+        gap = replace(line(1), payload=EventsLost(1, (KindCount("kernel_line", 2),)))
+        with pytest.raises(ValueError, match="the spool alone"):
+            journal.tell([gap], place="four")
+        assert (journal.place(), journal.spool.last) == ("three", 2)

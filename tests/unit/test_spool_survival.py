@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.durable import line, reset
+from tests.fakes.sysfs_tree import SysfsTree
 from tests.unit.journals import BOOT, attempt, opened, reading
 from tests.unit.test_spool import mark, shown
 from vfio_agent.journal import JournalError
@@ -111,13 +112,15 @@ import os, sys
 from pathlib import Path
 from tests.fakes.durable import line, moment, reset
 from tests.unit.journals import BOOT, attempt
+from vfio_agent.collect.root import open_root
+from vfio_agent.inspect import observe
 from vfio_agent.journal import Fence, Journal, JournalFull
 from vfio_contract.durable import EventsLost
 
 disk = Path(sys.argv[1])
 journal = Journal.open(disk / "agent" / "journal.db")
 spool = journal.spool
-spool.extend([line(n) for n in range(1, 21)])
+journal.tell([line(n) for n in range(1, 21)], place="here")
 (disk / "ballast").write_bytes(b"x" * os.statvfs(disk).f_bavail * os.statvfs(disk).f_bsize)
 number = 20
 while not spool.status().code:
@@ -127,6 +130,13 @@ status = spool.status()
 assert status.code == "JOURNAL_FAILED", status
 assert "full" in status.text and "1 events could not be written" in status.text, status
 assert spool.append(line(number + 1)) == number + 1
+journal.tell([line(number + 2)], place="further")
+assert journal.place() == "here"
+seen = observe(open_root(sys.argv[2]), journal, None)
+assert seen.snapshot.readings.ledger is None
+assert [gap.path for gap in seen.snapshot.readings.gaps if "full" in gap.reason] == [
+    str(journal.path)
+]
 for refused in (
     lambda: spool.append(reset(0)),
     lambda: spool.reserve("bind"),
@@ -139,17 +149,20 @@ for refused in (
     except JournalFull:
         continue
     raise AssertionError("it went on")
-assert "2 events" in spool.status().text
+assert "3 events" in spool.status().text
 assert journal.attempts() == []
 (disk / "ballast").unlink()
-assert spool.append(reset(99)) == number + 2
+assert spool.append(reset(99)) == number + 3
 assert spool.status().code == ""
 *_, gap, last = spool.after(0, 100000)
 assert isinstance(gap.event.payload, EventsLost)
-assert (gap.first, gap.seq, last.seq) == (number, number + 1, number + 2)
+assert (gap.first, gap.seq, last.seq) == (number, number + 2, number + 3)
 journal.close()
 journal = Journal.open(disk / "agent" / "journal.db")
-assert journal.spool.last == number + 2
+assert journal.spool.last == number + 3
+seen = observe(open_root(sys.argv[2]), journal, None)
+(row,) = seen.snapshot.readings.ledger
+assert (row.state, row.attempts) == ("wedged", 1), row
 journal.close()
 print("good")
 """
@@ -157,9 +170,18 @@ print("good")
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 def test_a_full_disk_is_told_and_what_it_cost_is_counted(tmp_path: Path) -> None:
-    script = 'mount -t tmpfs -o size=1m none "$1" && exec "$2" -c "$3" "$1"'
+    tree = SysfsTree(tmp_path / "host")
+    tree.host(boot_id="boot-1")
+    tree.function("0000:01:00.0", driver="vfio-pci", group=1)
+    words = "vfio-pci 0000:01:00.0: not ready 65535ms after FLR; giving up"
+    tree.write(
+        "/dmesg", f"[    0.000000] Linux version 6.1.0 (b@h) (gcc)\n[    9.500000] {words}\n"
+    )
+    (tmp_path / "disk").mkdir()
+    script = 'mount -t tmpfs -o size=1m none "$1" && exec "$2" -c "$3" "$1" "$4"'
+    words_of_it = (str(tmp_path / "disk"), sys.executable, FULL_DISK, str(tmp_path / "host"))
     done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", script, "sh", str(tmp_path), sys.executable, FULL_DISK],
+        ["unshare", "-m", "sh", "-c", script, "sh", *words_of_it],
         capture_output=True,
         text=True,
         check=False,

@@ -284,15 +284,6 @@ def test_the_place_survives_on_disk(make: Make) -> None:
     assert decode(Place, encode(batch.place)) == batch.place
 
 
-def test_a_replayed_host_is_only_read_again() -> None:
-    watch = open_watch(boot_id="boot", interval_s=0.2, uniform=late, live=False)
-    try:
-        (batch,) = until(watch, lambda batches: wanted_of(batches).whole)
-        assert (batch.why, batch.events) == ((), ())
-    finally:
-        watch.close()
-
-
 def until(watch: Watch, reached: Callable[[list[Batch]], bool]) -> list[Batch]:
     """Batches of a watch on the real clock until it is enough; fails when nothing comes."""
     batches: list[Batch] = []

@@ -47,7 +47,7 @@ from vfio_agent.hostd.packing import unpack_bundle, unpack_events, unpack_observ
 from vfio_agent.hostd.peer import credentials_of
 from vfio_agent.session.outbox import Observed
 from vfio_contract.bundle import Bundle
-from vfio_contract.codes import JOURNAL_FAILED
+from vfio_contract.codes import HOSTD_AWAY
 from vfio_contract.durable import JournalStatus, Mark, Spooled, SpoolUnavailable
 
 log = logging.getLogger("vfio-agent")
@@ -59,7 +59,7 @@ RETRY_S = 1.0
 """Between two attempts to connect; on one host there is no herd to spread."""
 
 AWAY = JournalStatus(
-    JOURNAL_FAILED.name, "hostd is away: nothing new is seen or recorded; its log says why"
+    HOSTD_AWAY.name, "hostd is away: nothing new is seen or recorded; its log says why"
 )
 
 Kind = TypeVar("Kind")

@@ -1,23 +1,33 @@
-"""The loop that looks at the host: every interval, and soon when somebody asks.
+"""The loop that looks at the host: when something was noticed, when asked, and every interval.
 
-It is hostd's main thread. It must never look more often than the host can bear, nor go on after a
-fault of its own: a hostd that half works looks like a host that has nothing to report, so `run`
-raises and whoever supervises it starts it again.
+It is hostd's main thread. What the kernel says is durable before anything else is done about it. It
+must never look more often than the host can bear, nor go on after a fault of its own: a hostd that
+half works looks like a host that has nothing to report, so `run` raises and whoever supervises it
+starts it again.
 """
 
 from __future__ import annotations
 
 import logging
 import queue
+import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from vfio_agent.checks import checks_version
+from vfio_agent.collect.kernel import collect_boot_id
+from vfio_agent.collect.reader import Reader
 from vfio_agent.collect.root import Root, open_root
-from vfio_agent.inspect import observe
+from vfio_agent.hostd.news import Names, names_of, tell_batch, tell_changes
+from vfio_agent.inspect import Inspection, now, observe
 from vfio_agent.journal import Journal, JournalFull
 from vfio_agent.session.outbox import Observed, Packer, seconds_up
+from vfio_agent.watch import Batch, Part, Place, Watch, open_watch, replay_watch, want
+from vfio_contract.artifact import ArtifactError, decode, encode
+from vfio_contract.host import Host
+from vfio_contract.intention import is_vfio_bound
 from vfio_contract.model import Snapshot
 
 log = logging.getLogger("vfio-hostd")
@@ -27,10 +37,14 @@ DEFAULT_INTERVAL_S = 60.0
 
 MIN_INTERVAL_S = 1.0
 MAX_INTERVAL_S = 600.0
-"""Between looks: whoever asks can neither load the host nor blind it."""
+"""Between looks: whoever asks can neither load the host nor blind it. In the long run the watch's
+schedule lets no more than one in 2 s through."""
 
-MIN_REST_S = 1.0
-"""Between two looks, however long they take and whatever was asked: reading costs the host."""
+REST = 4.0
+"""After a look, times as long as it took: however much there is to notice, looking costs at most a
+fifth of a core. What the kernel says is told meanwhile."""
+
+_LONG_S = 3600.0
 
 
 class RootError(Exception):
@@ -62,54 +76,84 @@ class Looking:
         self._journal = journal
         self._offer = offer
         self._inbox: queue.SimpleQueue[_Stop | _Soon | _Pace | BaseException] = queue.SimpleQueue()
+        self._watch: Watch | None = None
         self._interval_s = DEFAULT_INTERVAL_S
+        self._packer = Packer()
+        # Below: of the last look.
+        self._boot_id = ""
+        self._names: Names = {}
+        self._snapshot: Snapshot | None = None
 
     def stop(self) -> None:
         """Ask for a clean end."""
-        self._inbox.put(_STOP)
+        self._say(_STOP)
 
     def fail(self, error: BaseException) -> None:
         """Have `run` raise this."""
-        self._inbox.put(error)
+        self._say(error)
 
     def look_soon(self) -> None:
         """Ask for a look; many before it are one."""
-        self._inbox.put(_SOON)
+        self._say(_SOON)
 
     def set_pace(self, interval_s: float) -> None:
         """Seconds between looks, within the limits; 0 for the default."""
         asked = min(max(interval_s, MIN_INTERVAL_S), MAX_INTERVAL_S)
-        self._inbox.put(_Pace(asked if interval_s > 0 else DEFAULT_INTERVAL_S))
+        self._say(_Pace(asked if interval_s > 0 else DEFAULT_INTERVAL_S))
 
     def run(self) -> None:
         """Look until stopped. JournalError and RootError name what is wrong with a file; anything
         else is our own fault."""
-        packer = Packer()
-        root: Root | None = None
-        previous: Snapshot | None = None
-        asked = False
-        while not asked:
-            began, at_s = time.monotonic(), seconds_up()
-            if root is None or not root.live:
-                root = self._open_root()
-            try:
-                seen = observe(root, self._journal, previous)
-            except JournalFull as error:
-                # What cannot be made durable is not reported: the last look grows old meanwhile.
-                log.warning("this look is not reported: %s", error)
-                asked = self._rest(began)
-                continue
-            previous = seen.snapshot
-            self._offer(
-                packer.pack(
-                    seen.snapshot,
-                    seen.report.findings,
-                    checks_version=checks_version(),
-                    at_s=at_s,
-                )
+        root = self._open_root()
+        self._boot_id = collect_boot_id(Reader(root)) or ""
+        try:
+            # before the first look: what changes during it is noticed
+            watch = self._begin_watch(root)
+            ending = False
+            while not ending:
+                began = time.monotonic()
+                boot_id = self._look(root, watch)
+                if boot_id != self._boot_id:  # a capture was replaced
+                    self._boot_id = boot_id
+                    watch = self._begin_watch(root)
+                ending = self._rest(watch, until=time.monotonic() + REST * _since(began))
+                if not root.live:
+                    root = self._open_root()
+        finally:
+            if self._watch is not None:
+                self._watch.close()
+
+    # --- looking --------------------------------------------------------------------------------
+
+    def _look(self, root: Root, watch: Watch) -> str:
+        """Look, make durable what happened, and offer the rest; the boot id."""
+        at_s = seconds_up()
+        gaps = watch.gaps() if root.live else ()
+        seen = observe(root, self._journal, self._snapshot, gaps=gaps)
+        self._keep(seen, watch)
+        self._offer(
+            self._packer.pack(
+                seen.snapshot, seen.report.findings, checks_version=checks_version(), at_s=at_s
             )
-            del seen  # judged hosts are large, and the next look is a minute away
-            asked = self._rest(began)
+        )
+        return seen.snapshot.readings.boot_id or ""
+
+    def _keep(self, seen: Inspection, watch: Watch) -> None:
+        with suppress(JournalFull):  # the spool's status says it
+            self._journal.spool.flush()
+        if self._snapshot is not None:
+            at = now(seen.snapshot.readings.boot_id)
+            changes = tell_changes(Host(self._snapshot), seen.host, at=at)
+            if changes:
+                self._journal.spool.extend(changes)
+        # judged hosts are large, and the next look may be a minute away
+        self._snapshot = seen.snapshot
+        self._names = names_of(seen.host)
+        functions = seen.host.functions
+        watch.know(
+            [f.address for f in functions],
+            bound=[f.address for f in functions if is_vfio_bound(f)],
+        )
 
     def _open_root(self) -> Root:
         """The host, once: it remembers which reads are blocked. A capture each time anew, because
@@ -119,23 +163,79 @@ class Looking:
         except OSError as error:
             raise RootError(f"{self._path}: {error.strerror or error}") from error
 
-    def _rest(self, began: float) -> bool:
-        """Wait for the next look; True when asked to end. What was given to `fail` is raised."""
-        earliest = time.monotonic() + MIN_REST_S
-        soon = False
+    # --- noticing -------------------------------------------------------------------------------
+
+    def _begin_watch(self, root: Root) -> Watch:
+        if self._watch is not None:
+            self._watch.close()
+        known = self._read_place()
+        how = (self._boot_id, self._interval_s, known)
+        self._watch = _watch_host(*how) if root.live else _watch_capture(self._path, *how)
+        return self._watch
+
+    def _read_place(self) -> Place | None:
+        text = self._journal.place()
+        try:
+            return decode(Place, text.encode()) if text else None
+        except ArtifactError as error:
+            log.warning("where the kernel log was left is not known, it is told anew: %s", error)
+            return None
+
+    def _rest(self, watch: Watch, *, until: float) -> bool:
+        """Tell what the kernel says until it is time to look again; True when asked to end. What
+        was given to `fail` is raised."""
+        wanted = False
         while True:
-            due = earliest if soon else max(began + self._interval_s, earliest)
-            left = due - time.monotonic()
+            if self._take_words(watch):
+                return True
+            left = until - time.monotonic()
+            if wanted and left <= 0:
+                return False
+            batch = watch.wait(left if wanted else _LONG_S)
+            if batch is not None:
+                self._tell(batch)
+                wanted = wanted or bool(batch.wanted)
+
+    def _tell(self, batch: Batch) -> None:
+        events = tell_batch(batch, names=self._names, at=now(self._boot_id))
+        place = encode(batch.place).decode("ascii")
+        if events or place != self._journal.place():
+            self._journal.tell(events, place=place)
+
+    def _say(self, word: _Stop | _Soon | _Pace | BaseException) -> None:
+        self._inbox.put(word)
+        watch = self._watch
+        if watch is not None:
+            watch.wake()
+
+    def _take_words(self, watch: Watch) -> bool:
+        """What other threads asked for; True for the end."""
+        while True:
             try:
-                word = self._inbox.get(timeout=max(0.0, left))
+                word = self._inbox.get_nowait()
             except queue.Empty:
                 return False
             match word:
                 case _Stop():
                     return True
                 case _Soon():
-                    soon = True
+                    watch.want(want(Part.WHOLE))
                 case _Pace():
                     self._interval_s = word.interval_s
+                    watch.set_interval(word.interval_s)
                 case _:
                     raise word
+
+
+def _watch_host(boot_id: str, interval_s: float, place: Place | None) -> Watch:
+    return open_watch(boot_id=boot_id, interval_s=interval_s, uniform=random.uniform, place=place)
+
+
+def _watch_capture(path: str, boot_id: str, interval_s: float, place: Place | None) -> Watch:
+    return replay_watch(
+        path, boot_id=boot_id, interval_s=interval_s, uniform=random.uniform, place=place
+    )
+
+
+def _since(began: float) -> float:
+    return time.monotonic() - began

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
 
@@ -29,6 +29,8 @@ by trimming.
 
 SEEN_LIMIT = 10_000
 """Keys remembered before those are forgotten that the kernel log no longer holds."""
+
+_PLACE = "watch_place"
 
 _COLUMNS = "key, identity, firmware, boot_id, method, outcome, evidence, place"
 """In the order of the fields of `ResetAttempt`."""
@@ -99,6 +101,23 @@ class Journal:
         with self._database.transaction():
             values = [fence.cluster_id, fence.incarnation, fence.epoch]
             self._database.put_meta("fence", json.dumps(values))
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._database.path
+
+    def place(self) -> str:
+        """What `tell` last kept, "" before the first."""
+        return self._database.meta(_PLACE)
+
+    def tell(self, events: Sequence[DurableEvent], *, place: str) -> None:
+        """Make what was noticed durable together with the place from which noticing goes on.
+
+        Not for critical events. What a full disk keeps back is counted in a gap, and the place
+        stays where it was.
+        """
+        self.spool.extend(events, beside=(_PLACE, place))
 
     def fed_boot(self) -> str:
         """The newest boot of which a kernel log was recorded, "" before the first."""

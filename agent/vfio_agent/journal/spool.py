@@ -108,18 +108,23 @@ class Spool:
         """Make it durable; its number. See `extend`."""
         return self.extend([event])
 
-    def extend(self, events: Sequence[DurableEvent]) -> int:
+    def extend(
+        self, events: Sequence[DurableEvent], *, beside: tuple[str, str] | None = None
+    ) -> int:
         """Make all of them durable together, or none; the number of the last.
 
-        SpoolFull or JournalFull if one of them is critical and cannot be stored: the caller still
-        has it and tries again. Without a critical one among them it never raises for that: what
-        does not fit is counted in a gap.
+        `beside` is a name and a value to keep in the same transaction. SpoolFull or JournalFull if
+        one of them is critical and cannot be stored: the caller still has it and tries again.
+        Without a critical one among them it never raises for that: what does not fit is counted in
+        a gap, and a full disk keeps `beside` as it was.
         """
-        if not events:
+        if not events and beside is None:
             raise ValueError("there is nothing to spool")
         with self._database.guarded():
             try:
                 with self._changing() as rows:
+                    if beside is not None:
+                        self._database.put_meta(*beside)
                     for event in events:
                         self._place(rows, event)
                     last = rows.usage.last

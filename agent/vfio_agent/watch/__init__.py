@@ -1,14 +1,14 @@
 """Watch: noticing by itself, at once and cheaply, that something on this host has changed.
 
 Sources say where to look again (`signals`), a schedule when, a flood gate how much the kernel's own
-words may be repeated. Nothing here opens what a collector reads, apart from /dev/kmsg.
+words may be repeated. Nothing here opens what a collector reads, apart from the kernel log.
 """
 
 from __future__ import annotations
 
 from vfio_agent.watch.device_events import DeviceEvent
 from vfio_agent.watch.signals import LinesLost, Part, Wanted, want
-from vfio_agent.watch.watch import Batch, Place, Watch, open_watch
+from vfio_agent.watch.watch import Batch, Place, Watch, open_watch, replay_watch
 
 __all__ = [
     "Batch",
@@ -19,5 +19,6 @@ __all__ = [
     "Wanted",
     "Watch",
     "open_watch",
+    "replay_watch",
     "want",
 ]

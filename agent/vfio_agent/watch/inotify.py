@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+MODIFY = 0x2
 OPEN = 0x20
 CLOSE_WRITE = 0x8
 CLOSE_NOWRITE = 0x10

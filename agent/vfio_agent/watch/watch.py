@@ -14,14 +14,16 @@ import select
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
+from vfio_agent.collect.kernel_log import CAPTURED_LOG
 from vfio_agent.watch import kmsg, uevents, vfio_nodes, vm_files
 from vfio_agent.watch.device_events import DeviceEvent
 from vfio_agent.watch.flood import FloodGate
 from vfio_agent.watch.folders import gap_of
 from vfio_agent.watch.kmsg import KernelRing, Kmsg
+from vfio_agent.watch.replayed import ReplayedLog
 from vfio_agent.watch.schedule import Schedule
 from vfio_agent.watch.signals import LinesLost, Part, Signal, Source, Wanted, want
 from vfio_agent.watch.uevents import Uevents
@@ -250,15 +252,13 @@ def open_watch(
     interval_s: float,
     uniform: Callable[[float, float], float],
     place: Place | None = None,
-    live: bool = True,
 ) -> Watch:
     """Watch the running host. `place` is where the log was left, of whatever boot; None for never.
 
-    With `live` False, for a host that is replayed, nothing is noticed and the rescan remains.
-    Whoever calls this reads the whole host afterwards: what changed before was not noticed.
+    A boot whose id is not known ("") is always a new one. Whoever calls this reads the whole host
+    afterwards: what changed before was not noticed.
     """
-    if place is None or place.boot_id != boot_id:
-        place = Place(boot_id, None, ())
+    place = _go_on(place, boot_id)
     after, now_s = place.seq, time.monotonic()
     makers: tuple[tuple[str, Callable[[], Source]], ...] = (
         (uevents.NAME, Uevents),
@@ -268,13 +268,46 @@ def open_watch(
     )
     sources: dict[str, Source] = {}
     gaps: list[Gap] = []
-    for name, make in makers if live else ():
+    for name, make in makers:
         try:
             sources[name] = make()
         except OSError as error:
             gaps.append(gap_of(name, error, "changes are not noticed"))
     schedule = Schedule(interval_s=interval_s, now_s=now_s, uniform=uniform)
     return Watch(sources, schedule, place=place, gaps=gaps)
+
+
+def replay_watch(
+    directory: str,
+    *,
+    boot_id: str,
+    interval_s: float,
+    uniform: Callable[[float, float], float],
+    place: Place | None = None,
+) -> Watch:
+    """Like `open_watch` for a captured host: lines added to its log are noticed, if it is a
+    directory, and anything else by the rescan.
+
+    What its log holds when nobody has watched it before is evidence and no news.
+    """
+    place = _go_on(place, boot_id)
+    sources: dict[str, Source] = {}
+    gaps: list[Gap] = []
+    try:
+        ring = ReplayedLog(directory, after=place.seq)
+    except OSError as error:  # a tar, most often
+        gaps.append(gap_of(directory, error, "changes are not noticed"))
+    else:
+        place = place if place.seq is not None else replace(place, seq=ring.newest)
+        sources[CAPTURED_LOG] = Kmsg(ring, after=place.seq)
+    schedule = Schedule(interval_s=interval_s, now_s=time.monotonic(), uniform=uniform)
+    return Watch(sources, schedule, place=place, gaps=gaps)
+
+
+def _go_on(place: Place | None, boot_id: str) -> Place:
+    """Where the log was left, or the beginning of this boot's."""
+    known = place is not None and boot_id and place.boot_id == boot_id
+    return place if place is not None and known else Place(boot_id, None, ())
 
 
 def _milliseconds(seconds: float) -> int:

@@ -46,7 +46,7 @@ MAX_EVENTS_BYTES = 1024 * 1024
 MAX_WALL_MS = 253_402_300_799_000
 """The last second of the year 9999: what is later is no time that can be shown."""
 
-JOURNAL_CODES = frozenset({codes.JOURNAL_FAILED.name, codes.SPOOL_FULL.name})
+JOURNAL_CODES = frozenset({codes.JOURNAL_FAILED.name, codes.HOSTD_AWAY.name, codes.SPOOL_FULL.name})
 
 MAX_TEXT = 128
 """Characters of an id, a digest or a version; some of them are stored, others shown."""

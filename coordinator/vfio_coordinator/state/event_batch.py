@@ -165,9 +165,10 @@ def _words(event: DurableEvent) -> tuple[str, str]:
     match event.payload:
         case ResetAttempted(method=method, outcome=outcome, evidence=evidence):
             return "RESET_ATTEMPT", f"{method or 'reset'} {outcome}: {evidence}"
-        case KernelLine(category=category, line=line, suppressed=suppressed):
+        case KernelLine(category=category, line=line, suppressed=suppressed, foreign=foreign):
             more = f" ({suppressed} alike before it)" if suppressed else ""
-            return "KERNEL_LINE", f"{category}: {line}{more}"
+            whose = " (a process wrote this, not the kernel)" if foreign else ""
+            return "KERNEL_LINE", f"{category}: {line}{more}{whose}"
         case BindingChanged(before=before, after=after):
             return "BINDING_CHANGED", f"{before or 'no driver'} -> {after or 'no driver'}"
         case DeviceAppeared(ids=ids):

@@ -181,22 +181,26 @@ class KernelLine(_message.Message):
     CATEGORY_FIELD_NUMBER: _builtins.int
     LINE_FIELD_NUMBER: _builtins.int
     SUPPRESSED_FIELD_NUMBER: _builtins.int
+    FOREIGN_FIELD_NUMBER: _builtins.int
     category: _builtins.str
     """What kind of line, such as `flr-timeout`."""
     line: _builtins.str
     """The line."""
     suppressed: _builtins.int
     """How many alike were not told apart before it."""
+    foreign: _builtins.bool
+    """True where a process wrote it into the kernel's log, not the kernel."""
     def __init__(
         self,
         *,
         category: _builtins.str = ...,
         line: _builtins.str = ...,
         suppressed: _builtins.int = ...,
+        foreign: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "line", b"line", "suppressed", b"suppressed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "foreign", b"foreign", "line", b"line", "suppressed", b"suppressed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -463,7 +463,7 @@ class JournalStatus(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """"" for good, else a health code: JOURNAL_FAILED or SPOOL_FULL."""
+    """"" for good, else a health code: JOURNAL_FAILED, HOSTD_AWAY or SPOOL_FULL."""
     text: _builtins.str
     """What happened, for people."""
     def __init__(

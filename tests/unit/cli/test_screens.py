@@ -308,6 +308,7 @@ def test_every_cluster_code_has_a_word_or_is_no_change() -> None:
         "STORE_REWOUND",
         "EVENTS_LOST",
         "JOURNAL_FAILED",
+        "HOSTD_AWAY",
         "SPOOL_FULL",
     }
 
