@@ -9,8 +9,8 @@ from tests.fakes.sysfs_tree import SysfsTree
 from vfio_agent.collect import collect_host
 from vfio_agent.collect.root import open_root
 from vfio_agent.diagnosis.message import Kind
-from vfio_agent.hostd.news import names_of, tell_batch, tell_changes
-from vfio_agent.watch import Batch, DeviceEvent, LinesLost, Place, Wanted
+from vfio_agent.hostd.news import names_of, tell_changes, tell_lines
+from vfio_agent.watch import DeviceEvent, LinesLost
 from vfio_contract.address import Address
 from vfio_contract.durable import (
     BindingChanged,
@@ -109,12 +109,11 @@ def test_a_line_has_its_subject_its_count_and_who_said_it(tmp_path: Path) -> Non
     event = DeviceEvent(
         *("aer-uncorrected", Kind.FAULT, GPU, GPU, "a line", 3, 1.0, True, None, 7, 9, 2.0)
     )
-    batch = Batch(Wanted(), (event,), (LinesLost(10, 12),), (), Place("boot-1", 12, ()))
-    lost, told = tell_batch(batch, names=names_of(host), at=AT)
+    lost, told = tell_lines([event], [LinesLost(10, 12)], names=names_of(host), at=AT)
     words = "3 kernel lines were overwritten before they could be read"
     assert lost == DurableEvent(AT, "", "", KernelLine("lines-lost", words, 0))
     identity = host.identities[GPU].identity
     line = KernelLine("aer-uncorrected", "a line", 6, foreign=True)
     assert told == DurableEvent(AT, identity, GPU, line)
-    (unknown,) = tell_batch(replace(batch, lost=()), names={}, at=AT)
+    (unknown,) = tell_lines([event], [], names={}, at=AT)
     assert (unknown.identity, unknown.address) == ("", GPU)

@@ -20,7 +20,7 @@ from vfio_agent.checks import checks_version
 from vfio_agent.collect.kernel import collect_boot_id
 from vfio_agent.collect.reader import Reader
 from vfio_agent.collect.root import Root, open_root
-from vfio_agent.hostd.news import Names, names_of, tell_batch, tell_changes
+from vfio_agent.hostd.news import Names, names_of, tell_changes, tell_lines
 from vfio_agent.inspect import Inspection, now, observe
 from vfio_agent.journal import Journal, JournalFull
 from vfio_agent.session.outbox import Observed, Packer, seconds_up
@@ -197,7 +197,8 @@ class Looking:
                 wanted = wanted or bool(batch.wanted)
 
     def _tell(self, batch: Batch) -> None:
-        events = tell_batch(batch, names=self._names, at=now(self._boot_id))
+        at = now(self._boot_id)
+        events = tell_lines(batch.events, batch.lost, names=self._names, at=at)
         place = encode(batch.place).decode("ascii")
         if events or place != self._journal.place():
             self._journal.tell(events, place=place)

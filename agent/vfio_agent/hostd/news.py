@@ -8,11 +8,12 @@ something else then.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 
 from vfio_agent.checks.holding import find_holders
-from vfio_agent.watch import Batch, DeviceEvent, LinesLost
+from vfio_agent.watch.device_events import DeviceEvent
+from vfio_agent.watch.signals import LinesLost
 from vfio_contract.address import Address
 from vfio_contract.durable import (
     LINES_LOST,
@@ -32,12 +33,11 @@ Names = Mapping[Address, str]
 """Identity by address, as of the last look."""
 
 
-def tell_batch(batch: Batch, *, names: Names, at: Stamp) -> list[DurableEvent]:
-    """What the kernel said since the last batch, and what it said unheard."""
-    return [
-        *(_lost(lost, at) for lost in batch.lost),
-        *(_line(event, names, at) for event in batch.events),
-    ]
+def tell_lines(
+    events: Iterable[DeviceEvent], lost: Iterable[LinesLost], *, names: Names, at: Stamp
+) -> list[DurableEvent]:
+    """What the kernel said, and what it said unheard."""
+    return [*(_lost(row, at) for row in lost), *(_line(event, names, at) for event in events)]
 
 
 def names_of(host: Host) -> dict[Address, str]:
