@@ -23,8 +23,8 @@ pytestmark = [pytest.mark.bench, pytest.mark.timeout(0)]
 
 TRIALS = int(os.environ.get("VFIOCTL_FAULT_TRIALS", "200"))
 HOST = "m3-intel-6.1"
-PAUSE_S = 3.0
-"""At most, between two trials: a fault every 1.5 s, which no limit of the agent's holds back."""
+PAUSE_S = 2.0
+"""At most, between two trials: a fault every second, which no limit of the agent's holds back."""
 
 FAULT = "vfio-pci {}: not ready 65535ms after FLR; giving up"
 

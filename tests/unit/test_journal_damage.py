@@ -113,10 +113,10 @@ def test_a_log_without_its_database_is_damage(path: Path) -> None:
 def test_a_newer_schema_is_not_touched(path: Path) -> None:
     with opened(path) as journal:
         journal.record([attempt()], boot_id=BOOT)
-    alter(path, "UPDATE meta SET value = '3' WHERE key = 'schema'", "DROP TABLE seen")
+    alter(path, "UPDATE meta SET value = '99' WHERE key = 'schema'", "DROP TABLE seen")
     before = contents(path)
     for open_it in (Journal.open, Journal.open_readonly):
-        with pytest.raises(JournalError, match=rf"{path}: written by a newer version \(schema 3"):
+        with pytest.raises(JournalError, match=rf"{path}: written by a newer version \(schema 99"):
             open_it(path)
     assert contents(path) == before
 

@@ -62,21 +62,29 @@ def test_marks_of_the_same_past_are_known_after_a_restart(path: Path) -> None:
         assert not journal.spool.acknowledge(mark(journal.spool, 2, 77))
 
 
-# --- schema 1 ------------------------------------------------------------------------------------
+# --- older schemas --------------------------------------------------------------------------------
 
 
-def make_schema_1(path: Path) -> None:
-    """A journal as the version before the spool left it."""
+OLDER = {
+    2: ("DROP TABLE operations", "DROP TABLE operation_entries"),
+    1: (
+        "DROP TABLE spool",
+        "DROP TABLE reservations",
+        "DELETE FROM meta WHERE key LIKE 'spool%'",
+    ),
+}
+"""What takes a schema away from the one after it."""
+
+
+def make_schema(path: Path, wanted: int) -> None:
+    """A journal as an older version left it."""
     with opened(path) as journal:
         journal.record([attempt(1)], boot_id=BOOT)
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        for statement in (
-            "DROP TABLE spool",
-            "DROP TABLE reservations",
-            "DELETE FROM meta WHERE key LIKE 'spool%'",
-            "UPDATE meta SET value = '1' WHERE key = 'schema'",
-        ):
-            db.execute(statement)
+        for schema, statements in OLDER.items():
+            for statement in statements if schema >= wanted else ():
+                db.execute(statement)
+        db.execute("UPDATE meta SET value = ? WHERE key = 'schema'", (str(wanted),))
 
 
 def schema_of(path: Path) -> set[str]:
@@ -85,8 +93,9 @@ def schema_of(path: Path) -> set[str]:
         return {" ".join(text.split()) for (text,) in found}
 
 
-def test_a_journal_of_the_version_before_is_taken_over_whole(path: Path) -> None:
-    make_schema_1(path)
+@pytest.mark.parametrize("schema", OLDER)
+def test_a_journal_of_an_older_version_is_taken_over_whole(path: Path, schema: int) -> None:
+    make_schema(path, schema)
     with reading(path) as other:
         assert other.attempts() == [attempt(1)], "who only reads needs no migration"
     with opened(path) as journal:

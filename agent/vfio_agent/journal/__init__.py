@@ -1,8 +1,9 @@
 """The agent's journal: what must survive a crash, an upgrade and a kernel log that rolled over.
 
 It holds the agent's own state id, the highest fence it ever obeyed, the reset history of this
-host's devices (`journal`) and the spool of durable events (`spool`), in one file (`database`) and
-so, where two belong together, in one transaction. The only package of the agent that knows SQLite.
+host's devices (`journal`), the spool of durable events (`spool`) and what the hands did (`diary`),
+in one file (`database`) and so, where two belong together, in one transaction. The only package of
+the agent that knows SQLite.
 """
 
 from __future__ import annotations

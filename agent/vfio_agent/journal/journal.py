@@ -15,6 +15,7 @@ from pathlib import Path
 
 from vfio_agent.fence import NO_FENCE, Fence
 from vfio_agent.journal.database import Database, JournalError
+from vfio_agent.journal.diary import JournalDiary
 from vfio_agent.journal.spool import DEFAULT_BOUNDS, Spool
 from vfio_agent.journal.spool_rows import Bounds
 from vfio_contract.durable import DurableEvent, ResetAttempted, Stamp
@@ -90,6 +91,11 @@ class Journal:
         if self._spool is None:
             raise JournalError(f"{self._database.path}: is open for reading only")
         return self._spool
+
+    @property
+    def diary(self) -> JournalDiary:
+        """What the hands wrote down."""
+        return JournalDiary(self._database)
 
     def fence(self) -> Fence:
         """The highest fence obeyed."""

@@ -6,8 +6,8 @@ begins it again. It must never drop what an older version kept.
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 2
-"""2 added the spool of durable events."""
+SCHEMA_VERSION = 3
+"""2 added the spool of durable events, 3 the diary of operations."""
 
 APPLICATION_ID = 0x7666616A
 """`vfaj` at byte 68 of the file (sqlite.org/fileformat.html): not the coordinator's store."""
@@ -22,6 +22,14 @@ CREATE INDEX spool_droppable ON spool (seq) WHERE critical = 0;
 CREATE TABLE reservations (id INTEGER PRIMARY KEY AUTOINCREMENT, purpose TEXT NOT NULL);
 INSERT INTO meta VALUES ('spool_id', lower(hex(randomblob(16)))), ('spool_last', '0'),
     ('spool_held', '');
+"""
+
+_DIARY = """
+CREATE TABLE operations (id TEXT PRIMARY KEY, boot_id TEXT NOT NULL, plan TEXT NOT NULL);
+CREATE TABLE operation_entries (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, operation TEXT NOT NULL, step INTEGER NOT NULL,
+    state TEXT NOT NULL, detail TEXT NOT NULL, seconds REAL NOT NULL, undoing INTEGER NOT NULL);
+CREATE INDEX entries_of ON operation_entries (operation, seq);
 """
 
 CREATE = f"""
@@ -43,6 +51,7 @@ CREATE TABLE seen (
     boot_id TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (boot_id, key)) WITHOUT ROWID;
 INSERT INTO meta VALUES ('schema', '{SCHEMA_VERSION}'), ('state_id', lower(hex(randomblob(16))));
 {_SPOOL}
+{_DIARY}
 COMMIT;
 """
 
@@ -51,6 +60,12 @@ MIGRATIONS = {
 BEGIN IMMEDIATE;
 {_SPOOL}
 UPDATE meta SET value = '2' WHERE key = 'schema';
+COMMIT;
+""",
+    2: f"""
+BEGIN IMMEDIATE;
+{_DIARY}
+UPDATE meta SET value = '3' WHERE key = 'schema';
 COMMIT;
 """,
 }
