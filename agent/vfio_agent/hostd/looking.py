@@ -41,8 +41,8 @@ MAX_INTERVAL_S = 600.0
 schedule lets no more than one in 2 s through."""
 
 REST = 4.0
-"""After a look, times as long as it took: however much there is to notice, looking costs at most a
-fifth of a core. What the kernel says is told meanwhile."""
+"""After a look, times the processor time that it took: however much there is to notice, looking
+costs at most a fifth of a core. What the kernel says is told meanwhile."""
 
 _LONG_S = 3600.0
 
@@ -111,17 +111,17 @@ class Looking:
             watch = self._begin_watch(root)
             ending = False
             while not ending:
-                began = time.monotonic()
+                began = time.process_time()
                 boot_id = self._look(root, watch)
                 if boot_id != self._boot_id:  # a capture was replaced
                     self._boot_id = boot_id
                     watch = self._begin_watch(root)
-                ending = self._rest(watch, until=time.monotonic() + REST * _since(began))
+                spent = time.process_time() - began
+                ending = self._rest(watch, until=time.monotonic() + REST * spent)
                 if not root.live:
                     root = self._open_root()
         finally:
-            if self._watch is not None:
-                self._watch.close()
+            self._end_watch()
 
     # --- looking --------------------------------------------------------------------------------
 
@@ -166,12 +166,16 @@ class Looking:
     # --- noticing -------------------------------------------------------------------------------
 
     def _begin_watch(self, root: Root) -> Watch:
-        if self._watch is not None:
-            self._watch.close()
+        self._end_watch()
         known = self._read_place()
         how = (self._boot_id, self._interval_s, known)
         self._watch = _watch_host(*how) if root.live else _watch_capture(self._path, *how)
         return self._watch
+
+    def _end_watch(self) -> None:
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.close()
 
     def _read_place(self) -> Place | None:
         text = self._journal.place()
@@ -236,7 +240,3 @@ def _watch_capture(path: str, boot_id: str, interval_s: float, place: Place | No
     return replay_watch(
         path, boot_id=boot_id, interval_s=interval_s, uniform=random.uniform, place=place
     )
-
-
-def _since(began: float) -> float:
-    return time.monotonic() - began

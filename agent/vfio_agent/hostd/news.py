@@ -9,7 +9,6 @@ something else then.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
 
 from vfio_agent.checks.holding import find_holders
 from vfio_agent.watch.device_events import DeviceEvent
@@ -49,8 +48,10 @@ def tell_changes(before: Host, after: Host, *, at: Stamp) -> list[DurableEvent]:
     """What happened to functions between two looks, by address; [] for looks of two boots."""
     if not after.readings.boot_id or before.readings.boot_id != after.readings.boot_id:
         return []
+    found = [*_functions(before, after), *_holders(before, after)]
+    if not found:
+        return []
     old, new = names_of(before), names_of(after)
-    found = chain(_functions(before, after), _holders(before, after))
     return [
         DurableEvent(at, new.get(address) or old.get(address) or "", address, payload)
         for address, payload in found
@@ -71,6 +72,8 @@ def _line(event: DeviceEvent, names: Names, at: Stamp) -> DurableEvent:
 def _functions(before: Host, after: Host) -> Iterator[tuple[Address, Payload]]:
     if before.facts.functions is None or after.facts.functions is None:
         return
+    if before.facts.functions == after.facts.functions:
+        return  # as almost always
     old: Mapping[Address, PciFunction] = {f.address: f for f in before.functions}
     new: Mapping[Address, PciFunction] = {f.address: f for f in after.functions}
     for function in before.functions:
@@ -85,6 +88,8 @@ def _functions(before: Host, after: Host) -> Iterator[tuple[Address, Payload]]:
 
 
 def _holders(before: Host, after: Host) -> Iterator[tuple[Address, Payload]]:
+    if _open_nodes(before) == _open_nodes(after):
+        return
     for function in after.functions:
         known = before.by_address.get(function.address)
         old = None if known is None else find_holders(before, known)
@@ -95,6 +100,11 @@ def _holders(before: Host, after: Host) -> Iterator[tuple[Address, Payload]]:
             gone = {_key(h) for h in rows} - {_key(h) for h in others}
             for command, pid, _ in sorted(gone, key=str):
                 yield function.address, HolderChanged(f"{command} ({pid})", held)
+
+
+def _open_nodes(host: Host) -> set[tuple[str, tuple[str, int, float | None]]] | None:
+    holders = host.readings.holders
+    return None if holders is None else {(h.path, _key(h)) for h in holders}
 
 
 def _key(holder: Holder) -> tuple[str, int, float | None]:
