@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.fakes.durable import ended, line, moment, reset
 from tests.unit.journals import BOOT, MEMORY, attempt, opened
 from vfio_agent.journal import Bounds, Journal, Spool, SpoolFull
+from vfio_agent.journal.journal import EVENT_BURST
 from vfio_contract.artifact import ArtifactError
 from vfio_contract.durable import (
     MAX_TEXT,
@@ -23,6 +24,7 @@ from vfio_contract.durable import (
     KernelLine,
     KindCount,
     Mark,
+    ResetAttempted,
     Spooled,
     decode_event,
     encode_event,
@@ -318,3 +320,19 @@ def test_what_was_noticed_and_its_place_are_kept_together(path: Path) -> None:
         with pytest.raises(ValueError, match="the spool alone"):
             journal.tell([gap], place="four")
         assert (journal.place(), journal.spool.last) == ("three", 2)
+
+
+def test_a_storm_of_one_reset_is_a_few_events_and_all_of_it_history(path: Path) -> None:
+    with opened(path) as journal:
+        journal.record([attempt(n) for n in range(500)], boot_id=BOOT, at=moment(0))
+        assert journal.totals()["dsn-1.0"] == (500, 500)
+        assert journal.spool.last == EVENT_BURST
+        other = attempt(1000, identity="dsn-2.0")
+        rows = [attempt(n) for n in range(500, 600)]
+        later = replace(moment(0), boottime_ms=moment(0).boottime_ms + 10_001)
+        journal.record([*rows, other], boot_id=BOOT, at=later)
+        told = [row.event for row in journal.spool.after(EVENT_BURST, 100)]
+        assert [event.identity for event in told] == ["dsn-1.0", "dsn-2.0"]
+        assert isinstance(told[0].payload, ResetAttempted)
+        assert told[0].payload.evidence.endswith(" (468 alike before it)")
+        assert journal.totals()["dsn-1.0"] == (600, 600)

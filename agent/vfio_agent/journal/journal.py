@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
-from dataclasses import astuple, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 
 from vfio_agent.fence import NO_FENCE, Fence
@@ -18,6 +18,7 @@ from vfio_agent.journal.database import Database, JournalError
 from vfio_agent.journal.diary import JournalDiary
 from vfio_agent.journal.spool import DEFAULT_BOUNDS, Spool
 from vfio_agent.journal.spool_rows import Bounds
+from vfio_agent.watch.bucket import Bucket
 from vfio_contract.durable import DurableEvent, ResetAttempted, Stamp
 from vfio_contract.ledger import FAILURES, Outcome, ResetAttempt
 
@@ -30,6 +31,11 @@ by trimming.
 
 SEEN_LIMIT = 10_000
 """Keys remembered before those are forgotten that the kernel log no longer holds."""
+
+EVENT_BURST = 32
+EVENT_PER_S = 0.1
+"""Events of one method and outcome of one device: a device that is gone says so with every access,
+thousands of times, and what cannot be dropped must not fill the spool. The history has all."""
 
 _PLACE = "watch_place"
 
@@ -50,12 +56,19 @@ DO UPDATE SET attempts = attempts + 1, failures = failures + excluded.failures
 """
 
 
+@dataclass(slots=True)
+class _Flow:
+    bucket: Bucket = field(default_factory=lambda: Bucket(burst=EVENT_BURST, per_s=EVENT_PER_S))
+    held: int = 0
+
+
 class Journal:
     """One open journal. Its methods may be called from any thread; all raise JournalError."""
 
     def __init__(self, database: Database, bounds: Bounds = DEFAULT_BOUNDS) -> None:
         self._database = database
         self._spool = Spool(database, bounds) if database.writable else None
+        self._flows: dict[tuple[str, str, Outcome], _Flow] = {}
 
     @classmethod
     def open(cls, path: Path, *, bounds: Bounds = DEFAULT_BOUNDS) -> Journal:
@@ -137,7 +150,8 @@ class Journal:
         A key that was recorded before is left out, also for functions that it did not concern then:
         a device put in later is not blamed for an old line. With `at`, the moment of this look,
         each new row is a durable event too, in the same transaction: the one is there exactly if
-        the other is. Where the spool has no room for it, a gap takes its number; the row stays.
+        the other is, but for a storm (EVENT_BURST), of which the next event tells how many there
+        were. Where the spool has no room for it, a gap takes its number; the row stays.
         """
         rows = tuple(attempts)
         if not boot_id or any(row.boot_id != boot_id for row in rows):
@@ -147,15 +161,31 @@ class Journal:
             new = [row for row in rows if row.key not in known]
             if not new and self.fed_boot() == boot_id:
                 return 0
-            with self._database.transaction() as db:
-                self._database.put_meta("fed_boot", boot_id)
-                added = [row for row in new if _insert(db, row)]
-                _remember(db, {row.key for row in new}, {row.key for row in rows}, boot_id)
-                if at is not None:
-                    self.spool.add_within([_event(row, at) for row in added])
+            try:
+                with self._database.transaction() as db:
+                    self._database.put_meta("fed_boot", boot_id)
+                    added = [row for row in new if _insert(db, row)]
+                    _remember(db, {row.key for row in new}, {row.key for row in rows}, boot_id)
+                    if at is not None:
+                        self.spool.add_within([*self._limited(added, at)])
+            except BaseException:
+                self._flows.clear()  # they counted what did not happen
+                raise
         if at is not None:
             self.spool.tell()
         return len(added)
+
+    def _limited(self, rows: Iterable[ResetAttempt], at: Stamp) -> Iterator[DurableEvent]:
+        now_s = at.boottime_ms / 1000
+        for row in rows:
+            key = (row.identity, row.method, row.outcome)
+            flow = self._flows.setdefault(key, _Flow())
+            if now_s < flow.bucket.ready_at() or not flow.bucket.take(now_s):
+                flow.held += 1
+                continue
+            more = f" ({flow.held} alike before it)" if flow.held else ""
+            flow.held = 0
+            yield _event(row, at, more)
 
     def seen(self, boot_id: str) -> frozenset[str]:
         """Keys recorded in this boot, whether or not their rows are still kept; "" for any boot."""
@@ -180,13 +210,13 @@ class Journal:
         return {identity: (int(tried), int(failed)) for identity, tried, failed in rows}
 
 
-def _event(row: ResetAttempt, at: Stamp) -> DurableEvent:
+def _event(row: ResetAttempt, at: Stamp, more: str) -> DurableEvent:
     payload = ResetAttempted(
         key=row.key,
         firmware=row.firmware,
         method=row.method,
         outcome=row.outcome.value,
-        evidence=row.evidence,
+        evidence=row.evidence + more,
         place=row.place,
     )
     return DurableEvent(at=at, identity=row.identity, address="", payload=payload)
