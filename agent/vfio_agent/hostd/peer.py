@@ -18,6 +18,10 @@ from vfio_agent.hostd.messages import REQUEST_LIMIT_BYTES
 GREETING_S = 5.0
 """From connecting to the first whole request."""
 
+CHILD_GREETING_S = 60.0
+"""The same for the network process that hostd has started itself: nobody else has that connection,
+that it ended is noticed, and on a busy host a Python process takes long to begin."""
+
 REQUEST_S = 5.0
 """From a request's first byte to its last."""
 
@@ -61,7 +65,14 @@ class PeerGone(Exception):
 class Peer:
     """One connection. All times are seconds of the monotonic clock."""
 
-    def __init__(self, connection: socket.socket, name: str, *, now: float) -> None:
+    def __init__(
+        self,
+        connection: socket.socket,
+        name: str,
+        *,
+        now: float,
+        greeting_s: float = GREETING_S,
+    ) -> None:
         connection.setblocking(False)
         self.connection = connection
         self.name = name
@@ -71,6 +82,7 @@ class Peer:
         self._reader = FrameReader(REQUEST_LIMIT_BYTES)
         self._unsent = bytearray()
         self._pending = 0
+        self._greeting_s = greeting_s
         self._opened_s = now
         self._heard_s = now
         self._partial_since_s: float | None = None
@@ -108,7 +120,8 @@ class Peer:
         """Until when it must have done something, and what to say if it has not."""
         dues = [(self._heard_s + SILENCE_S, f"said nothing for {SILENCE_S:g} s")]
         if not self.greeted:
-            dues.append((self._opened_s + GREETING_S, f"did not greet within {GREETING_S:g} s"))
+            due = self._opened_s + self._greeting_s
+            dues.append((due, f"did not greet within {self._greeting_s:g} s"))
         if self._partial_since_s is not None and not self.patient:
             due = self._partial_since_s + REQUEST_S
             dues.append((due, f"did not finish its request within {REQUEST_S:g} s"))

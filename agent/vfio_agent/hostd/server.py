@@ -31,7 +31,13 @@ from vfio_agent.hostd.messages import (
     read_message,
     write_message,
 )
-from vfio_agent.hostd.peer import Peer, PeerGone, credentials_of
+from vfio_agent.hostd.peer import (
+    CHILD_GREETING_S,
+    GREETING_S,
+    Peer,
+    PeerGone,
+    credentials_of,
+)
 from vfio_agent.hostd.verbs import Answer, Verbs
 
 log = logging.getLogger("vfio-hostd")
@@ -83,7 +89,7 @@ class Server:
             self._listener.setblocking(False)
             self._selector.register(self._listener, selectors.EVENT_READ)
         for connection in connections:
-            self._admit(connection, "the network process")
+            self._admit(connection, "the network process", greeting_s=CHILD_GREETING_S)
         self._thread.start()
 
     def close(self) -> None:
@@ -123,7 +129,7 @@ class Server:
             if key.fileobj is self._wakes:
                 self._wakes.recv(4096)
             elif key.fileobj is self._listener:
-                self._accept(now)
+                self._accept()
             elif events & selectors.EVENT_READ:
                 self._attempt(self._receive, self._peers[key.fd], now)
         self._deliver(now)
@@ -141,7 +147,7 @@ class Server:
         times += [at for p in self._peers.values() if (at := p.resumes_s(now)) > now]
         return max(0.0, min(times) - now) if times else None
 
-    def _accept(self, now: float) -> None:
+    def _accept(self) -> None:
         if self._listener is None:
             raise AssertionError("only a listener has somebody to accept")
         try:
@@ -158,10 +164,12 @@ class Server:
             log.warning("refused pid %d: %d are connected already", who.pid, MAX_PEERS)
             connection.close()
         else:
-            self._admit(connection, f"pid {who.pid}, uid {who.uid}", now)
+            self._admit(connection, f"pid {who.pid}, uid {who.uid}")
 
-    def _admit(self, connection: socket.socket, name: str, now: float | None = None) -> None:
-        peer = Peer(connection, name, now=time.monotonic() if now is None else now)
+    def _admit(
+        self, connection: socket.socket, name: str, *, greeting_s: float = GREETING_S
+    ) -> None:
+        peer = Peer(connection, name, now=time.monotonic(), greeting_s=greeting_s)
         self._peers[connection.fileno()] = peer
         self._selector.register(connection, selectors.EVENT_READ)
 
