@@ -36,7 +36,6 @@ from vfio_agent.hostd.messages import (
 )
 from vfio_agent.hostd.peer import (
     BURST,
-    CHILD_GREETING_S,
     GREETING_S,
     MAX_PENDING,
     MAX_UNSENT_BYTES,
@@ -338,16 +337,11 @@ def due(peer: Peer) -> tuple[float, str]:
 
 
 def test_who_does_not_greet_is_late(ends: tuple[Peer, socket.socket]) -> None:
-    peer, _ = ends
+    peer, theirs = ends
     assert due(peer) == (GREETING_S, "did not greet")
+    assert due(Peer(theirs, "child", now=100.0, greeting_s=60.0)) == (60.0, "did not greet")
     peer.greeted = True
     assert due(peer) == (SILENCE_S, "said nothing")
-
-
-def test_a_child_may_be_slow_to_begin(ends: tuple[Peer, socket.socket]) -> None:
-    _, theirs = ends
-    peer = Peer(theirs, "a child", now=100.0, greeting_s=CHILD_GREETING_S)
-    assert due(peer) == (CHILD_GREETING_S, "did not greet")
 
 
 def test_a_request_that_trickles_is_late_however_much_comes(
