@@ -29,9 +29,11 @@ from tests.lab.observation import ROWS_FILE, Row, render
 
 SCENARIOS = CHECKOUT / "tests" / "lab"
 # The long ones first, so that the short ones fill the end; any file that is not named comes after.
-LONGEST_FIRST = ("readiness", "firmware", "three_nodes", "reset", "sriov", "hotplug", "harness")
+LONGEST_FIRST = ("readiness", "hotplug", "firmware", "reset", "three_nodes", "sriov", "captures")
 LANES = 2
 DOCUMENT = CHECKOUT / "docs" / "lab.md"
+# In the folder of a whole run's rows when every file of it ended well.
+GREEN = "green"
 # The table of the document is what stands behind this line.
 HEADING = "<!-- From here on: `make lab-table`. -->\n"
 
@@ -68,7 +70,10 @@ def main(argv: list[str]) -> int:
     with locked(rows.with_suffix(".lock"), limit_s=0):
         shutil.rmtree(rows, ignore_errors=True)
         rows.mkdir()
-        return _run_all(names, rows, lanes=options.lanes)
+        code = _run_all(names, rows, lanes=options.lanes)
+        if code == 0:
+            (rows / GREEN).touch()
+        return code
 
 
 def find_scenarios() -> list[str]:
@@ -135,11 +140,14 @@ def read_rows(folder: Path) -> list[Row]:
 
 
 def write_table(document: Path = DOCUMENT) -> int:
-    """Put the table of the last whole run into docs/lab.md; exit code 1 when there was none."""
+    """Put the table of the last whole run into docs/lab.md; exit code 1 unless it was good."""
     rows = rows_folder()
     missing = [n for n in find_scenarios() if not (rows / f"{n}.json").is_file()]
     if missing:
         print(f"lab: run `make lab` first: nothing of {', '.join(missing)}", file=sys.stderr)
+        return 1
+    if not (rows / GREEN).exists():
+        print("lab: the last `make lab` failed, or has not ended", file=sys.stderr)
         return 1
     before, heading, _ = document.read_text().partition(HEADING)
     document.write_text(f"{before}{heading or HEADING}\n{render(read_rows(rows))}\n")
