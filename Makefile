@@ -3,7 +3,7 @@ BIN := .venv/bin
 SOURCES := proto agent coordinator cli tools tests
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check proto docs lab lab-table lab-capture lab-shell bench nightly pyz clean
+.PHONY: help setup demo test check proto docs lab lab-table lab-capture lab-shell lab-sabotage bench nightly pyz clean
 
 help:
 	@echo 'make demo    a coordinator, this host and replayed hosts: check, place, drift, cordon'
@@ -14,6 +14,7 @@ help:
 	@echo 'make lab-table    put the table of the last make lab into docs/lab.md'
 	@echo 'make lab-capture  capture the hosts of tests/data/hosts again; NAMES="NAME..." some'
 	@echo 'make lab-shell TOPOLOGY=NAME   a root shell in a lab machine; without NAME: the names'
+	@echo 'make lab-sabotage  break the agent on purpose: the lab must notice; NAME="..." one'
 	@echo 'make docs    regenerate docs/checks.md from the checks themselves'
 	@echo 'make bench   the budgets, one line each: name value unit'
 	@echo 'make nightly every parser against broken evidence, NIGHTLY_SECONDS each (default 30)'
@@ -56,6 +57,9 @@ lab-capture: setup
 
 lab-shell: setup
 	@$(BIN)/python -m tests.lab.harness.shell $(TOPOLOGY)
+
+lab-sabotage: setup
+	@$(BIN)/python -m tests.lab.sabotage $(if $(NAME),"$(NAME)")
 
 docs: setup
 	$(BIN)/python tools/gen_checks_doc.py

@@ -19,16 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.lab.harness.ground import LabError
-from tests.lab.harness.machine import SCENARIO_LIMIT_S, WARDEN, Guest
+from tests.lab.harness.machine import WARDEN, Guest
 from vfio_cli.client import Coordinator, connect
 from vfio_cli.exits import Stop
 from vfio_contract.bundle import ENDPOINT_FILE
 from vfio_contract.errors import ErrorCode
-from vfio_contract.views import Decision, DeviceRequest, NodeView, PlaceRequest
+from vfio_contract.views import Decision, DeviceRequest, Event, NodeView, PlaceRequest
 
 # QEMU's user network: the guest's way to its host's loopback.
 HOST_INSIDE = "10.0.2.2"
 START_LIMIT_S = 60
+# It outlives the machines of a whole file, one after the other.
+COORDINATOR_LIMIT_S = 3600
 # From a change in a guest to its node's state: an interval of 60 s, then a look at the host, which
 # takes 10-40 s in an emulated guest, and as much again on a busy host.
 NODE_LIMIT_S = 240
@@ -107,6 +109,12 @@ class Cluster:
             )
         )
 
+    def events(self) -> tuple[Event, ...]:
+        """The whole event log, oldest first."""
+        events, last = self._coordinator.list_events(after_seq=0, limit=500, node="")
+        assert len(events) == last, f"{len(events)} of {last} events"
+        return events
+
     def until(self, node: str, is_so: Callable[[NodeView], bool], *, what: str) -> NodeView:
         """The node as soon as that is so; AssertionError with how it is instead."""
         end = time.monotonic() + NODE_LIMIT_S
@@ -156,7 +164,7 @@ def serving(folder: Path, *nodes: str) -> Iterator[Cluster]:
     with log.open("wb") as output:
         # Its end is the warden's affair, as a machine's is.
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(WARDEN), str(SCENARIO_LIMIT_S), *argv],
+            [sys.executable, "-I", "-S", str(WARDEN), str(COORDINATOR_LIMIT_S), *argv],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,

@@ -70,6 +70,30 @@ class Report:
         """Verdict by check and subject."""
         return {key: f["verdict"] for key, f in self._by_subject.items()}
 
+    def failures(self) -> dict[str, str]:
+        """Codes that fail a subject or leave it unknown, by subject: sorted, a space between.
+
+        Subjects are `node`, an address, and `group of A` and `unit of A` with the lowest function A
+        of either: their own names are not a machine's to choose.
+        """
+        found: dict[str, set[str]] = {}
+        for f in self._findings:
+            if f["verdict"] in ("FAIL", "UNKNOWN"):
+                found.setdefault(self._place(f["subject"]), set()).add(f["code"])
+        return {place: " ".join(sorted(codes)) for place, codes in found.items()}
+
+    def _place(self, subject: str) -> str:
+        kind, _, name = subject.partition(":")
+        if kind == "function":
+            return name
+        if kind == "group":
+            return f"group of {min(self.members(subject))}"
+        if kind == "unit":
+            rows = self._by_subject["device-functions", subject]["evidence"]
+            assigned = (e["source"] for e in rows if e["text"].startswith("assign: "))
+            return f"unit of {min(assigned).removeprefix(DEVICES)}"
+        return subject
+
     def finding(self, check: str, address: str) -> Mapping[str, Any]:
         """The finding of this check about a function."""
         found: Mapping[str, Any] = self._by_subject[check, f"function:{address}"]

@@ -83,7 +83,7 @@ BREAKS = (
     ),
     Break(
         "holders ignored",
-        "agent/vfio_agent/checks/device_holders.py",
+        "agent/vfio_agent/checks/holding.py",
         "found = [h for h in holders if h.path in paths]",
         "found: list[Holder] = []",
         "test_readiness.py",

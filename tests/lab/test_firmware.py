@@ -1,9 +1,10 @@
 """A firmware update, boot by boot: the same machine, asked as one node of a cluster each time.
 
-F10a puts a switch ahead of everything: every bus moves and the groups get other numbers, and no
-group gains a member. F11 does the same and drops the slots' ACS, so that the network card and the
-disk share a group. The coordinator must let the first one back by itself and stop the second, and
-each kernel must show that it was right: with F11 the two cannot go to two VMs any more.
+F10r only gives groups other numbers. F10a puts a switch ahead of everything: every bus moves and
+the groups get other numbers, and no group gains a member. F11 does the same and drops the slots'
+ACS, so that the network card and the disk share a group. The coordinator must let the first two
+back by themselves and stop the third, and each kernel must show that it was right: with F11 the two
+cannot go to two VMs any more.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from tests.lab.conftest import Boot
 from tests.lab.harness import scenarios
 from tests.lab.harness.machine import Guest
 from tests.lab.observation import Row
-from vfio_contract.views import Decision, NodeView, VmView
+from vfio_contract.views import Decision, Event, NodeView, UnitView, VmView
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(1500)]
 
 NODE = "gpubox"
 MOVED = {
@@ -33,20 +34,31 @@ MOVED = {
     "0000:03:00.1": "0000:06:00.1",
 }
 NIC, DISK = "0000:04:00.0", "0000:05:00.0"
+OLD = tuple(old for old, now in MOVED.items() if now in (NIC, DISK))
 HARMLESS = {"FIRMWARE_CHANGED", "DEVICE_MOVED", "GROUP_RENUMBERED"}
+# A node's life without a cordon or a drain: those are events of other codes.
+PEACEFUL = {
+    *("COORDINATOR_STARTED", "NODE_JOINED", "NODE_IDENTIFIED", "NODE_BOOTED", "NODE_VALIDATED"),
+    *("NODE_LOST", "NODE_RETURNED", "BASELINE_ACCEPTED"),
+    *HARMLESS,
+}
+COLLECT_LIMIT_S = 150
 
 
 @dataclass(frozen=True, slots=True)
 class Life:
     """What was seen of the node in one boot.
 
-    `decision` is about one more VM. `disk` is what VFIO answered for the disk while a VM had the
-    network card. `status` is the cluster's screen.
+    `decision` is about one more VM. `groups` are the kernel's numbers for the network card and the
+    disk. `disk` is what VFIO answered for the disk while a VM had the network card. `status` is the
+    cluster's screen, `events` its log so far.
     """
 
     view: NodeView
     evidence: Path
     decision: Decision
+    events: tuple[Event, ...]
+    groups: tuple[str, str]
     disk: str = ""
     vms: tuple[VmView, ...] = ()
     status: str = ""
@@ -68,21 +80,37 @@ def f10(cluster: Cluster, boot: Boot) -> Life:
         cluster.ask().accept_baseline(NODE)
         view = cluster.until_state(NODE, "ready")
         decision = cluster.place("train-9", "nic", dry_run=True)
+        groups = groups_of(guest, *OLD)
         cluster.leave(guest, NODE)
-    return Life(view, evidence, decision)
+    return Life(view, evidence, decision, cluster.events(), groups)
 
 
 @pytest.fixture(scope="module")
-def f10a(cluster: Cluster, boot: Boot, f10: Life) -> Life:
+def f10r(cluster: Cluster, boot: Boot, f10: Life) -> Life:
+    """After the update that only renumbers groups."""
+    with boot(scenarios.UPDATE_F10R) as guest:
+        cluster.join(guest, NODE)
+        evidence = collect(guest)
+        view = cluster.until_state(NODE, "ready")
+        decision = cluster.place("train-9", "nic", dry_run=True)
+        groups = groups_of(guest, *OLD)
+        cluster.leave(guest, NODE)
+    return Life(view, evidence, decision, cluster.events(), groups)
+
+
+@pytest.fixture(scope="module")
+def f10a(cluster: Cluster, boot: Boot, f10r: Life) -> Life:
     """After the update that only moves things; a VM gets the network card there."""
     with boot(scenarios.UPDATE_F10A) as guest:
         cluster.join(guest, NODE)
         evidence = collect(guest)
         view = cluster.until_state(NODE, "ready")
+        events = cluster.events()
         decision = cluster.place("train-9", "nic")
+        groups = groups_of(guest, NIC, DISK)
         disk = try_the_disk(guest)
         cluster.leave(guest, NODE)
-    return Life(view, evidence, decision, disk)
+    return Life(view, evidence, decision, events, groups, disk)
 
 
 @pytest.fixture(scope="module")
@@ -94,17 +122,29 @@ def f11(cluster: Cluster, boot: Boot, f10a: Life) -> Life:
         view = cluster.until_state(NODE, "cordoned")
         decision = cluster.place("train-10", "gpu")
         vms, status = cluster.ask().list_vms(), cluster.vfioctl("status", "--cluster").text
+        groups = groups_of(guest, NIC, DISK)
         disk = try_the_disk(guest)
         cluster.leave(guest, NODE)
-    return Life(view, evidence, decision, disk, vms, status)
+    return Life(view, evidence, decision, cluster.events(), groups, disk, vms, status)
 
 
 def collect(guest: Guest) -> Path:
     """`vfioctl collect` in the guest: its evidence as a document."""
     name = "evidence.json"
-    done = guest.call("host.vfioctl", arguments=["collect", "-o", f"{guest.out_inside}/{name}"])
+    done = guest.call(
+        "host.vfioctl",
+        arguments=["collect", "-o", f"{guest.out_inside}/{name}"],
+        limit_s=COLLECT_LIMIT_S + 30,
+        within_s=COLLECT_LIMIT_S,
+    )
     assert done["status"] == 0, done
     return guest.out / name
+
+
+def groups_of(guest: Guest, nic: str, disk: str) -> tuple[str, str]:
+    """The kernel's group numbers of the two."""
+    one, other = (str(guest.call("hotplug.group_of", address=a)) for a in (nic, disk))
+    return one, other
 
 
 def try_the_disk(guest: Guest) -> str:
@@ -124,6 +164,11 @@ def diff(cluster: Cluster, before: Life, after: Life) -> tuple[int, list[dict[st
     return answer.status, changes
 
 
+def units_of(view: NodeView) -> dict[str, UnitView]:
+    """Units by their identity."""
+    return {unit.id: unit for unit in view.units}
+
+
 def moves(changes: list[dict[str, Any]]) -> dict[str, str]:
     return {c["before"]: c["after"] for c in changes if c["code"] == "DEVICE_MOVED"}
 
@@ -138,6 +183,50 @@ def test_before_the_update_the_node_is_ready(f10: Life) -> None:
     assert f10.decision.placement.units[0].assign == ("0000:01:00.0",)
 
 
+# --- F10r: only renumbered -----------------------------------------------------------------------
+
+
+def test_the_kernel_swapped_the_groups(f10: Life, f10r: Life) -> None:
+    """Without it the next tests would prove nothing."""
+    assert f10r.groups == f10.groups[::-1]
+
+
+def test_diff_says_renumbered_and_nothing_else(cluster: Cluster, f10: Life, f10r: Life) -> None:
+    status, changes = diff(cluster, f10, f10r)
+
+    assert status == 1
+    assert {c["code"] for c in changes} == {"FIRMWARE_CHANGED", "GROUP_RENUMBERED"}
+    assert {c["address_after"] for c in changes if c["code"] == "GROUP_RENUMBERED"} == set(OLD)
+    assert not any(c["harms"] for c in changes)
+
+
+def test_a_renumbered_node_comes_back_by_itself(f10: Life, f10r: Life) -> None:
+    drift = f10r.view.drift
+
+    assert f10r.view.boot_id != f10.view.boot_id
+    assert f10r.view.firmware == "F10r 02/03/2025"
+    assert {c.code for c in drift} == {"FIRMWARE_CHANGED", "GROUP_RENUMBERED"}
+    assert {c.address_after for c in drift if c.code == "GROUP_RENUMBERED"} == set(OLD)
+    assert not any(c.harms for c in drift)
+    # To placement nothing changed: the same units, as free as before.
+    assert units_of(f10r.view) == units_of(f10.view)
+    assert_never_cordoned(f10r, boots=2)
+
+
+def test_a_vm_gets_the_same_device_as_before(f10: Life, f10r: Life) -> None:
+    assert f10.decision.placement is not None
+    assert f10r.decision.placement is not None
+    (before,), (now,) = f10.decision.placement.units, f10r.decision.placement.units
+    assert (now.unit, now.assign) == (before.unit, before.assign)
+
+
+def assert_never_cordoned(life: Life, *, boots: int) -> None:
+    """Each boot was let in, and there was nothing that would have had to be lifted."""
+    codes = [event.code for event in life.events]
+    assert codes.count("NODE_VALIDATED") == boots
+    assert set(codes) <= PEACEFUL
+
+
 # --- F10a: only moved ----------------------------------------------------------------------------
 
 
@@ -150,22 +239,21 @@ def test_diff_says_moved_and_no_harm(cluster: Cluster, f10: Life, f10a: Life) ->
     assert not any(c["harms"] for c in changes)
 
 
-def test_a_moved_node_comes_back_by_itself(cluster: Cluster, f10: Life, f10a: Life) -> None:
-    events, _ = cluster.ask().list_events(after_seq=0, limit=500, node="")
-    placed = next(number for number, e in enumerate(events) if e.code == "VM_PLACED")
-    until_then = events[:placed]
+def test_a_moved_node_comes_back_by_itself(f10: Life, f10a: Life) -> None:
     drift = f10a.view.drift
+    before, after = units_of(f10.view), units_of(f10a.view)
 
     assert f10a.view.boot_id != f10.view.boot_id
-    assert f10a.view.baseline == f10.view.baseline
+    # The same devices at other addresses.
+    assert {unit: tuple(MOVED.get(a, a) for a in before[unit].addresses) for unit in before} == {
+        unit: after[unit].addresses for unit in before
+    }
     assert f10a.view.firmware == "F10a 03/04/2025"
     assert {c.code for c in drift} == HARMLESS
     assert {c.before: c.after for c in drift if c.code == "DEVICE_MOVED"} == MOVED
     assert not any(c.harms for c in drift)
     assert {reason.owner for reason in f10a.view.reasons} <= {f"auto:{code}" for code in HARMLESS}
-    # Its first boot and this one, and nothing that would have had to be lifted in between.
-    assert [e.code for e in until_then].count("NODE_VALIDATED") == 2
-    assert [e.text for e in until_then if "cordon" in e.text or "drain" in e.text] == []
+    assert_never_cordoned(f10a, boots=3)
 
 
 def test_what_is_placed_after_the_move_starts_at_the_new_address(
@@ -208,6 +296,8 @@ def test_a_widened_group_cordons_the_node(f11: Life) -> None:
     widened = [c for c in f11.view.drift if c.code == "GROUP_WIDENED"]
     (vm,) = f11.vms
 
+    # What tells a cordon from a node that was let in.
+    assert {event.code for event in f11.events} - PEACEFUL == {"VM_PLACED", "GROUP_WIDENED"}
     assert "merged" in cordon.text
     assert NIC in cordon.text
     assert DISK in cordon.text

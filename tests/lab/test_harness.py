@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import re
 import resource
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,17 +27,32 @@ from tests.lab.harness import scenarios
 from tests.lab.harness.channel import ChannelGarbled, take
 from tests.lab.harness.ground import LabError, locked, work_folder
 from tests.lab.harness.machine import CHECKOUT, Guest, run
+from tests.lab.harness.prepare import QEMU
 from tests.lab.harness.topology import Machine
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
 # Something that is to happen by itself, on a busy host.
 LIMIT_S = 30.0
+# Nobody else's machines have these names: what is asked is what is left of this run's own.
+PREFIX = f"harness-{os.getpid()}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tidy(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Names that are used once leave folders that nobody makes anew."""
+    yield
+    if not request.session.testsfailed:
+        for path in (work_folder() / "machines").glob(f"{PREFIX}-*"):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def _machine(name: str, *options: str) -> Machine:
     """A small machine of this test's own whose processor is never started."""
-    return replace(scenarios.AMD_SMALL, name=f"harness-{name}", options=("-S", *options))
+    return replace(scenarios.AMD_SMALL, name=f"{PREFIX}-{name}", options=("-S", *options))
 
 
 def _folder(machine: Machine) -> Path:
@@ -56,6 +73,11 @@ def _is_qemu_of(machine: Machine, pid: int) -> bool:
     except OSError:
         return False
     return f"hostname={machine.name} " in command
+
+
+def _is_qemu(pid: int) -> bool:
+    """Whether this process has become the emulator: whoever starts it bears its arguments, too."""
+    return Path(f"/proc/{pid}/exe").resolve() == Path(str(shutil.which(QEMU))).resolve()
 
 
 def _running(machine: Machine) -> list[int]:
@@ -90,6 +112,7 @@ def test_an_option_that_qemu_refuses_is_quoted() -> None:
 
 @pytest.mark.smoke
 def test_a_port_that_is_taken_is_quoted() -> None:
+    """The harness opens none of its own: what an option of a machine's would meet."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         machine = _machine("port", "-serial", f"tcp:127.0.0.1:{port},server=on,wait=off")
@@ -114,7 +137,7 @@ def test_a_machine_ends_at_its_limit() -> None:
 
 @pytest.mark.smoke
 def test_a_disk_that_takes_no_more_is_named() -> None:
-    machine = _machine("full")
+    machine = _machine("limited")
     with _file_size_limit(4096):
         said = _fails(machine)
     assert "File too large" in said
@@ -123,9 +146,74 @@ def test_a_disk_that_takes_no_more_is_named() -> None:
     assert "no answer-0 within 1 s" in _fails(machine, boot_limit_s=1)
 
 
+_RUN_ONCE = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from tests.lab.harness import scenarios
+from tests.lab.harness.ground import LabError
+from tests.lab.harness.machine import run
+from tests.lab.harness.prepare import Kernel
+machine = replace(scenarios.AMD_SMALL, name="full", options=("-S",))
+try:
+    with run(machine, Kernel(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])), boot_limit_s=30):
+        pass
+except LabError as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("taken_kib", [0, 1024])
+def test_a_disk_that_is_full_is_called_full(taken_kib: int) -> None:
+    """No room for the machine's files, and none for a single byte."""
+    kernel = find_kernel(scenarios.AMD_SMALL.kernel)
+    files = (kernel.release, str(kernel.image), str(kernel.initrd))
+    with tempfile.TemporaryDirectory(prefix="lab-") as disk:
+        done = _run_on_small_disk(disk, "-c", _RUN_ONCE, *files, taken_kib=taken_kib)
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert f"the disk of {disk}" in done.stderr
+    assert "is full: 0 KiB free; VFIOCTL_LAB names another folder" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(("ci", "status"), [("", 0), ("true", 1)])
+def test_a_disk_without_room_for_a_kernel_leaves_the_lab_out(ci: str, status: int) -> None:
+    find_kernel("6.1")
+    command = ("-m", "tests.lab.harness.prepare", "--optional", "6.1")
+    with tempfile.TemporaryDirectory(prefix="lab-") as disk:
+        done = _run_on_small_disk(disk, *command, ci=ci)
+    assert done.returncode == status
+    assert f"{disk}: kernel 6.1 needs 800 MiB while it is made, " in done.stderr
+    assert ("without it the lab's tests are skipped" in done.stderr) == (ci == "")
+
+
+def _run_on_small_disk(
+    disk: str, *argv: str, taken_kib: int = 0, ci: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Python with these arguments whose work folder is a disk of 1 MiB, so much of it taken."""
+    fill = f"head -c {taken_kib}k /dev/zero >{disk}/fill"
+    script = f'mount -t tmpfs -o size=1m tmpfs {disk} && {fill} && exec "$@"'
+    done = subprocess.run(
+        # A user namespace: its root may mount, for itself alone, and nobody else sees it.
+        ["unshare", "-rm", "sh", "-c", script, "sh", sys.executable, *argv],
+        cwd=CHECKOUT,
+        env=os.environ | {"VFIOCTL_LAB": disk, "CI": ci},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S * 2,
+        check=False,
+    )
+    if done.stderr.startswith("unshare: "):
+        pytest.skip(f"no disk of one's own to fill: {done.stderr.strip()}")
+    return done
+
+
 @contextmanager
 def _file_size_limit(size: int) -> Iterator[None]:
-    """A full disk's stand-in that needs no rights: no file of this process grows beyond."""
+    """A file that may not grow, another error than a full disk's, at the same places."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -150,6 +238,8 @@ with run(machine, prepare([machine.kernel], install=False)[machine.kernel]):
 def _owned(machine: Machine) -> Iterator[tuple[subprocess.Popen[str], int, int]]:
     """A run of its own that waits for this machine, the machine's warden, and its QEMU."""
     find_kernel(machine.kernel)
+    pidfile = _folder(machine) / "qemu.pid"
+    assert not pidfile.exists()
     owner = subprocess.Popen(
         [sys.executable, "-c", _RUN_FOR_EVER, machine.name],
         cwd=CHECKOUT,
@@ -158,10 +248,12 @@ def _owned(machine: Machine) -> Iterator[tuple[subprocess.Popen[str], int, int]]
     )
     with owner:
         try:
-            _await((_folder(machine) / "qemu.pid").exists)
-            _await(lambda: len(_running(machine)) == 2)
-            warden, qemu = sorted(_running(machine), key=lambda pid: _parent(pid) != owner.pid)
-            assert _parent(qemu) == warden
+            _await(lambda: pidfile.exists() and pidfile.read_text().strip() != "")
+            qemu = int(pidfile.read_text())
+            warden = _parent(qemu)
+            assert _is_qemu(qemu)
+            assert _parent(warden) == owner.pid
+            assert sorted(_running(machine)) == sorted((warden, qemu))
             yield owner, warden, qemu
         finally:
             owner.kill()
@@ -215,12 +307,28 @@ def test_an_answer_that_is_no_object_is_shown(left: str, tmp_path: Path) -> None
 
 @pytest.fixture(scope="module")
 def guest(boot: Boot) -> Iterator[Guest]:
-    with boot(replace(scenarios.AMD_SMALL, name="harness-up", hypervisor_flag=True)) as guest:
+    machine = replace(scenarios.AMD_SMALL, name=f"{PREFIX}-up", hypervisor_flag=True)
+    with boot(machine) as guest:
         yield guest
 
 
+def test_the_guest_sees_its_own_folder_and_no_other(guest: Guest) -> None:
+    inside = Path(guest.out_inside).parent
+    names = set(guest.call("trouble.names", path=str(inside)))
+    assert names == {path.name for path in guest.log_folder.iterdir()}
+    # What it does to its root stays with it.
+    for path in (CHECKOUT / "README.md", work_folder() / "lock"):
+        before = path.read_bytes()
+        assert guest.call("trouble.remove", path=str(path)) is False
+        assert path.read_bytes() == before
+    # The next machine's kernel is no file that it can write.
+    kernel = find_kernel(guest.machine.kernel).image
+    assert guest.call("trouble.remove", path=f"/run/root/lower{kernel}") == "Read-only file system"
+    assert kernel.exists()
+
+
 def test_what_an_action_raises_is_told(guest: Guest) -> None:
-    with pytest.raises(LabError, match=r"(?s)harness-up: trouble\.fail: ValueError: oh.*in fail"):
+    with pytest.raises(LabError, match=r"(?s)-up: trouble\.fail: ValueError: oh.*in fail"):
         guest.call("trouble.fail", words="oh")
     with pytest.raises(LabError, match=r"trouble\.nothing: AttributeError"):
         guest.call("trouble.nothing")

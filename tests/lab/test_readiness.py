@@ -25,20 +25,49 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A machine, what VFIO lets a VM open there, and function sets that QEMU is started with."""
+    """A machine, what VFIO lets a VM open there, and function sets that QEMU is started with.
+
+    fails     -- everything that the report must hold against a subject, and against no other
+    unclaimed -- whose hot reset the report says nothing of: each has an FLR of its own
+    """
 
     machine: Machine
     opens: frozenset[str]
+    fails: dict[str, str]
+    unclaimed: frozenset[str]
     nested: tuple[tuple[str, ...], ...]
     smoke: bool = False
 
 
 GPU_AND_AUDIO = ("0000:0b:00.0", "0000:0b:00.1")
 
+HOST_USES = "BINDING_HOST_DRIVER HOST_CRITICAL"
+# What every host in here lives on: network, root, the share of the lab, and a disk, whose
+# controller shares its group with the rest of the chipset.
+HOST = {
+    **{f"0000:00:{at}": f"{HOST_USES} RESET_NONE" for at in ("1c.0", "1d.0", "1e.0", "1f.2")},
+    **{f"0000:00:{at}": "HOST_CRITICAL" for at in ("1f.0", "1f.3")},
+    "group of 0000:00:1f.0": "GROUP_DIRTY",
+}
+# Without groups there are no bindings to judge, and nothing shares one.
+HOST_WITHOUT_GROUPS = {
+    f"0000:00:{at}": "HOST_CRITICAL RESET_NONE" for at in ("1c.0", "1d.0", "1e.0", "1f.2")
+}
+# The wide machine's own: a bridge on the switch's NIC, LVM on its drive, a bond of two more NICs,
+# two endpoints behind one PCI bridge, and a card on the root bus without driver or reset.
+WIDE = {
+    **HOST,
+    **dict.fromkeys(("0000:06:00.0", "0000:07:00.0", "0000:0a:00.0", "0000:0c:00.0"), HOST_USES),
+    "group of 0000:08:00.0": "GROUP_DIRTY",
+    "0000:00:08.0": "NOT_BOUND RESET_NONE",
+}
+
 CASES = (
     Case(
         scenarios.WIDE_6_1,
         frozenset({"0000:01:00.0", "0000:02:00.0", "0000:03:00.0", *GPU_AND_AUDIO}),
+        fails=WIDE,
+        unclaimed=frozenset({"0000:02:00.0", "0000:03:00.0"}),
         nested=(
             ("0000:01:00.0",),  # clean
             ("0000:01:00.0", "0000:02:00.0"),
@@ -52,6 +81,13 @@ CASES = (
     Case(
         scenarios.WIDE_6_12,
         frozenset({"0000:01:00.0", "0000:02:00.0", "0000:03:10.0", "0000:03:10.2", *GPU_AND_AUDIO}),
+        fails={
+            **WIDE,
+            "0000:03:00.0": "BINDING_HOST_DRIVER",
+            "unit of 0000:03:00.0": "PF_HAS_VFS",
+            "0000:09:01.0": "BINDING_HOST_DRIVER",
+        },
+        unclaimed=frozenset({"0000:02:00.0", "0000:03:10.0", "0000:03:10.2"}),
         nested=(
             ("0000:02:00.0",),
             GPU_AND_AUDIO,
@@ -63,12 +99,32 @@ CASES = (
     Case(
         scenarios.AMD_SMALL,
         frozenset(SMALL_BOUND),
+        fails=HOST,
+        unclaimed=frozenset({"0000:02:00.0"}),
         nested=(("0000:01:00.0",), ("0000:03:00.0", "0000:03:00.1")),
         smoke=True,
     ),
-    Case(scenarios.IOMMU_SWITCHED_OFF, frozenset(), nested=(("0000:01:00.0",),)),
-    Case(scenarios.IOMMU_ABSENT, frozenset(), nested=(("0000:01:00.0",),)),
-    Case(scenarios.NO_INTERRUPT_REMAPPING, frozenset(), nested=(("0000:02:00.0",),)),
+    Case(
+        scenarios.IOMMU_SWITCHED_OFF,
+        frozenset(),
+        fails={**HOST_WITHOUT_GROUPS, "node": "CMDLINE_SABOTAGE IOMMU_OFF"},
+        unclaimed=frozenset(),
+        nested=(("0000:01:00.0",),),
+    ),
+    Case(
+        scenarios.IOMMU_ABSENT,
+        frozenset(),
+        fails={**HOST_WITHOUT_GROUPS, "node": "IOMMU_OFF IRQ_REMAP_OFF"},
+        unclaimed=frozenset(),
+        nested=(("0000:01:00.0",),),
+    ),
+    Case(
+        scenarios.NO_INTERRUPT_REMAPPING,
+        frozenset(),
+        fails={**HOST, "node": "IRQ_REMAP_OFF"},
+        unclaimed=frozenset(),
+        nested=(("0000:02:00.0",),),
+    ),
 )
 
 NODE_VERDICTS = {
@@ -115,8 +171,14 @@ def test_the_node_is_what_the_machine_is(case: Case, seen: Observation) -> None:
     assert codes == NODE_VERDICTS[case.machine.name]
 
 
-def test_vfio_answers_as_predicted(seen: Observation) -> None:
+def test_the_report_holds_nothing_else_against_anything(case: Case, seen: Observation) -> None:
+    """Every failure of a function, a group, a unit and the node, and no other."""
+    assert seen.report.failures() == case.fails
+
+
+def test_vfio_answers_as_predicted(case: Case, seen: Observation) -> None:
     assert seen.disagreements == []
+    assert seen.unclaimed == {(address, "hot reset") for address in case.unclaimed}
 
 
 def test_vfio_opens_what_the_machine_was_built_for(case: Case, seen: Observation) -> None:
@@ -194,6 +256,27 @@ def changed(wide: Guest, table: list[Row]) -> Iterator[Observation]:
 
 def test_vfio_answers_as_predicted_after_the_changes(changed: Observation) -> None:
     assert changed.disagreements == []
+    assert changed.unclaimed == {
+        (a, "hot reset") for a in ("0000:02:00.0", "0000:0c:00.0", "0000:03:00.0")
+    }
+
+
+def test_the_report_holds_the_changes_against_whom_they_concern(
+    wide: Guest, changed: Observation
+) -> None:
+    """What was given to vfio-pci is no longer the host's; everything else is as it was."""
+    assert changed.report.failures() == {
+        **HOST,
+        "0000:07:00.0": HOST_USES,
+        "group of 0000:08:00.0": "GROUP_DIRTY",
+        "0000:09:02.0": "NOT_BOUND",
+        "0000:0b:00.1": "BINDING_HOST_DRIVER",
+        "group of 0000:0b:00.0": "GROUP_NOT_VIABLE",
+        "0000:00:08.0": "RESET_NONE",
+        **dict.fromkeys((PF, *VFS, f"unit of {PF}"), "PF_HAS_VFS"),
+        # The holder, which has no KVM in there.
+        f"vm:pid-{wide.call('nested.pid', name='holder')}": "VM_NOT_ACCELERATED",
+    }
 
 
 @pytest.mark.parametrize(

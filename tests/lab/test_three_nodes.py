@@ -24,7 +24,7 @@ from tests.lab.observation import Row
 from vfio_contract.findings import Verdict
 from vfio_contract.views import Decision, NodeView, Placement
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(1500)]
 
 CLEAN, DIRTY, IR_OFF = scenarios.NODE_CLEAN, scenarios.NODE_DIRTY, scenarios.NODE_IR_OFF
 NODES = (CLEAN.name, DIRTY.name, IR_OFF.name)

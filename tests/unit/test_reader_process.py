@@ -84,6 +84,28 @@ def test_one_process_serves_until_it_is_lost(tmp_path: Path, reader: ReaderProce
     assert children() - before == set()
 
 
+def test_the_next_process_goes_on_where_one_was_killed(
+    blocked: Path, reader: ReaderProcess
+) -> None:
+    file = blocked.with_name("driver_override")
+    file.write_text("1")
+    before = children()
+    assert reader.run(TEXT, [str(file)], seconds=30) == [b"1"]
+    (first,) = children() - before
+
+    def kill_while_it_reads() -> None:
+        with blocked.open("wb"):  # opens as soon as the process has it open
+            os.kill(first, 9)
+
+    killer = threading.Thread(target=kill_while_it_reads)
+    killer.start()
+    lost, *others = reader.run(TEXT, [str(blocked), str(file), str(file)], seconds=30)
+    killer.join()
+    assert isinstance(lost, OSError)
+    assert lost.errno == errno.EIO
+    assert others == [b"1", b"1"]
+
+
 def test_a_blocked_read_leaves_no_thread_and_no_process(tmp_path: Path, blocked: Path) -> None:
     (blocked.parent / "driver_override").write_text("(null)\n")
     (blocked.parent / "vendor").write_text("0x8086\n")
@@ -131,7 +153,7 @@ def test_without_a_process_to_read_with_there_is_a_gap_and_no_crash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader = ReaderProcess()
-    for program in ("/nonexistent/python", "/bin/true"):
+    for program in ("/nonexistent/python", "/bin/true", "", None):
         monkeypatch.setattr(sys, "executable", program)
         answers = reader.run(TEXT, ["/proc/version", "/proc/uptime"], seconds=5)
         errors = [a for a in answers if isinstance(a, OSError)]

@@ -23,6 +23,7 @@ from vfio_agent.checks.vm_inventory import (
     judge_vms,
     judged_vms,
     make_vm_finding,
+    missing_mappings,
     missing_passed,
     named_functions,
     passed_functions,
@@ -321,6 +322,8 @@ def _find_shared(
         if other.name == vm.name or other.autostart is False:
             continue
         for device in other.devices:
+            if mine and device.mapping and host.facts.mappings is None:
+                verdicts.lack(missing_mappings(host))
             taken = any(_is_sure_of(host, device, a) for a in mine)
             if device.mapping in mapped:
                 mapped[device.mapping] += 1

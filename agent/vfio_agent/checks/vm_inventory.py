@@ -175,5 +175,10 @@ def missing_passed(host: Host, vm: VmConfig) -> tuple[Missing, ...]:
     if host.facts.functions is None:
         found.append(Missing(DEVICES, find_remedy(host, DEVICES) or "lspci -nnk"))
     if host.facts.mappings is None and any(d.mapping for d in vm.devices):
-        found.append(Missing(MAPPINGS, find_remedy(host, MAPPINGS) or f"cat {MAPPINGS}"))
+        found.append(missing_mappings(host))
     return tuple(found)
+
+
+def missing_mappings(host: Host) -> Missing:
+    """The mappings, which tell what an entry that names one may take."""
+    return Missing(MAPPINGS, find_remedy(host, MAPPINGS) or f"cat {MAPPINGS}")

@@ -31,10 +31,15 @@ if TYPE_CHECKING:
 START_S = 30.0
 """Seconds for the helper's start: 20 ms on hardware, a second and more in an emulated guest."""
 
-_BOOTSTRAP = "import marshal, sys; exec(marshal.load(sys.stdin.buffer))"
+_BOOTSTRAP = "import marshal, sys; exec(compile(marshal.load(sys.stdin.buffer), 'reader', 'exec'))"
+"""Takes source and not bytecode: the interpreter may have been upgraded under a running agent."""
+
 _BATCH = 128
 """Paths in one request: at some 100 bytes each far less than a pipe holds (64 KiB), so that sending
 it does not wait for the helper."""
+
+_SECOND_LOOK_S = 0.05
+"""After the deadline, for an answer that came while this whole process stood still."""
 
 _GRACE_S = 0.2
 """Seconds in which a killed process ends, unless the kernel keeps it."""
@@ -55,6 +60,8 @@ class _Helper:
 
     def __init__(self) -> None:
         self._owner = os.getpid()
+        if not sys.executable:
+            raise _Ended("no process to read it with: the interpreter does not know its own path")
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, "vfioctl-reader"],
@@ -117,7 +124,7 @@ class _Helper:
             raise _Ended(_GONE) from error
 
     def _receive(self, patience: float) -> bool:
-        if not self._poll.poll(patience * 1_000):
+        if not (self._poll.poll(patience * 1_000) or self._poll.poll(_SECOND_LOOK_S * 1_000)):
             return False
         data = os.read(self._out.fileno(), _CHUNK)
         if not data:
@@ -137,8 +144,9 @@ class ReaderProcess:
     def run(self, kind: str, paths: Sequence[str], *, seconds: float) -> Answers:
         """One answer or OSError per path, in order; ETIMEDOUT for what took longer than `seconds`.
 
-        Worst case of a call is `seconds` plus 0.7 s for each further path that blocks; a path that
-        blocked before costs nothing while the kernel still keeps who asked for it.
+        Worst case of a call is `seconds` plus 0.7 s for each further path that blocks, and the
+        start of as many helpers; other threads wait that long, too. A path that blocked before
+        costs nothing while the kernel still keeps who asked for it, which is one process for each.
         """
         with self._lock:
             for path in [p for p, process in self._stuck.items() if process.poll() is not None]:
@@ -157,17 +165,19 @@ class ReaderProcess:
         while len(answers) < len(paths):
             before = len(answers)
             batch = paths[before : before + _BATCH]
+            fresh = self._helper is None or not self._helper.usable
             try:
                 self._answer(kind, batch, patience, answers)
             except _Ended as error:
-                self._drop()
                 lost = paths[len(answers)]
+                self._leave(lost)
                 answers.append(OSError(errno.EIO, str(error), lost))
-                if len(answers) == before + 1:
-                    # not even one: the next would not fare better
+                if fresh and len(answers) == before + 1:
+                    # a new one gave not even one answer: the next would not fare better
                     answers += [OSError(errno.EIO, str(error), p) for p in paths[before + 1 :]]
             except BaseException:
-                self._drop()  # who knows which answer would come next
+                # who knows which answer would come next
+                self._leave(paths[min(len(answers), len(paths) - 1)])
                 raise
             else:
                 if len(answers) < before + len(batch):
@@ -202,10 +212,13 @@ class ReaderProcess:
 
 
 def _load_program() -> bytes:
-    """The code of `attribute_reads`, as it was loaded: from a file or out of an archive."""
+    """The source of `attribute_reads`, from a file or out of an archive."""
     # of a file and of an archive alike; the general type promises less
     loader = cast("InspectLoader", attribute_reads.__loader__)
-    return marshal.dumps(loader.get_code(attribute_reads.__name__))
+    source = loader.get_source(attribute_reads.__name__)
+    if source is None:
+        raise _Ended("no process to read it with: its program came without source")
+    return marshal.dumps(source)
 
 
 def _end(process: subprocess.Popen[bytes], owner: int) -> bool:

@@ -68,11 +68,16 @@ def check(*, out: str, within_s: float = 150, as_nobody: bool = False) -> int | 
     return status
 
 
+def kernel_lines() -> list[str]:
+    """The kernel's lines as it wrote them: with their time stamps."""
+    done = subprocess.run(["dmesg"], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
 def kernel_log(*, since: float = 0.0) -> list[str]:
     """The kernel's lines after that many seconds of its own clock."""
-    text = subprocess.run(["dmesg"], capture_output=True, text=True, check=True).stdout
     lines = []
-    for line in text.splitlines():
+    for line in kernel_lines():
         stamp, _, rest = line.partition("] ")
         if float(stamp.strip("[ ") or 0) >= since:
             lines.append(rest)
@@ -101,9 +106,15 @@ def kernel_time() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def functions() -> list[str]:
-    """The addresses of all PCI functions."""
-    return sorted(path.name for path in DEVICES.iterdir())
+def endpoints() -> dict[str, str]:
+    """Base class and subclass (`0200`) by address: every PCI function that has no bus below it."""
+    found = {}
+    for path in sorted(DEVICES.iterdir()):
+        with (path / "config").open("rb") as file:
+            header = file.read(15)[14] & 0x7F
+        if header == 0:
+            found[path.name] = (path / "class").read_text()[2:6]
+    return found
 
 
 def driver_of(*, address: str) -> str:

@@ -1,4 +1,4 @@
-"""Resets as the kernel offers them in sysfs, one method at a time, and what its log said of each.
+"""Resets as the kernel offers them in sysfs, and what its log and the agent's ledger say of each.
 
 Source: Linux Documentation/ABI/testing/sysfs-bus-pci (reset, reset_method).
 """
@@ -11,9 +11,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.lab.actions.agent import STATE
 from tests.lab.actions.host import kernel_log, kernel_time
+from vfio_agent.journal import Journal
 
 DEVICES = Path("/sys/bus/pci/devices")
+JOURNAL = STATE / "journal.db"
 
 
 def methods(*, address: str) -> list[str] | None:
@@ -71,7 +74,27 @@ def power_state(*, address: str) -> str:
     return (DEVICES / address / "power_state").read_text().strip()
 
 
-def is_bridge(*, address: str) -> bool:
-    """Whether the function's header is a bridge's."""
-    with (DEVICES / address / "config").open("rb") as file:
-        return file.read(15)[14] & 0x7F != 0
+def ledger(*, count: int, within_s: float) -> list[dict[str, str]]:
+    """The agent's rows as another process sees them, once it has looked and there are so many.
+
+    {"place", "boot_id", "method", "outcome", "evidence"}; TimeoutError after `within_s` seconds.
+    """
+    end = time.monotonic() + within_s
+    while (rows := _read_ledger()) is None or len(rows) < count:
+        if time.monotonic() > end:
+            raise TimeoutError(f"not {count} rows within {within_s:g} s, but {rows}")
+        time.sleep(1)
+    return rows
+
+
+def _read_ledger() -> list[dict[str, str]] | None:
+    journal = Journal.open_readonly(JOURNAL)
+    if journal is None:
+        return None
+    try:
+        rows = journal.attempts()
+        looked = journal.fed_boot()
+    finally:
+        journal.close()
+    names = ("place", "boot_id", "method", "outcome", "evidence")
+    return [{n: str(getattr(row, n)) for n in names} for row in rows] if looked else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -17,6 +18,20 @@ def fail(*, words: str) -> None:
 def say(*, count: int) -> str:
     """An answer of this many bytes and some."""
     return "x" * count
+
+
+def names(*, path: str) -> list[str]:
+    """What is in this folder."""
+    return os.listdir(path)
+
+
+def remove(*, path: str) -> str | bool:
+    """Whether the file is there afterwards, or why it could not be removed."""
+    try:
+        os.unlink(path)
+    except OSError as error:
+        return str(error.strerror)
+    return os.path.exists(path)
 
 
 def wait_for(*, path: str) -> bool:

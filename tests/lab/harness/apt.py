@@ -17,6 +17,10 @@ BACKPORTS = "bookworm-backports"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 # A mirror that swallows packets must not keep a set-up for apt's own two minutes a try.
 _TIMEOUT = ("-o", "Acquire::http::Timeout=20", "-o", "Acquire::https::Timeout=20")
+# One that trickles must end, too: a hundred megabytes over a slow line, and no longer.
+FETCH_LIMIT_S = 1200.0
+# Nobody is there to be asked: what an administrator changed stays.
+_UNASKED = ("-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold")
 
 
 class Apt:
@@ -42,13 +46,14 @@ class Apt:
         """
         (self._folder / "lists" / "partial").mkdir(parents=True, exist_ok=True)
         # A machine whose indexes were never fetched names no sources at all.
-        said = run_tool("apt-get", *_TIMEOUT, "update") if os.geteuid() == 0 else ""
-        rows = self._configured()
-        main = find_main(rows)
-        if main is None:
+        argv = ("apt-get", *_TIMEOUT, "update")
+        said = run_tool(*argv, limit_s=FETCH_LIMIT_S) if os.geteuid() == 0 else ""
+        indexes = self._indexes()
+        mirror = find_main(indexes)
+        if mirror is None:
             raise LabError(f"apt has no index of Debian 12 ('bookworm main'):\n{said}".strip())
         signed = f"[signed-by={KEYRING}] " if KEYRING.exists() else ""
-        sources = [*rows, f"{main[0]} {BACKPORTS} {main[2]}"]
+        sources = [*(" ".join(row.split()[:3]) for row in indexes), f"{mirror} {BACKPORTS} main"]
         text = "".join(f"deb {signed}{row}\n" for row in dict.fromkeys(sources))
         (self._folder / "sources.list").write_text(text)
         # It succeeds when nothing could be fetched, and warns.
@@ -56,21 +61,20 @@ class Apt:
 
     def mirror(self) -> str | None:
         """Where this machine has Debian 12 from, or None."""
-        main = find_main(self._configured())
-        return main[0] if main else None
+        return find_main(self._indexes())
 
-    def _configured(self) -> list[str]:
-        """The sources of this machine whose indexes were fetched: "URI SUITE COMPONENT"."""
-        return run_tool(
-            *("apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)"),
-            "Created-By: Packages",
-        ).splitlines()
+    def _indexes(self) -> list[str]:
+        """This machine's sources whose indexes were fetched: "URI SUITE COMPONENT" and whose."""
+        fields = "$(REPO_URI) $(RELEASE) $(COMPONENT) $(CODENAME) $(LABEL)"
+        argv = ("apt-get", "indextargets", "--format", fields, "Created-By: Packages")
+        return run_tool(*argv).splitlines()
 
     def install(self, packages: Iterable[str], suite: str | None = None) -> None:
         """Install into the system, as root. Raises LabError."""
         target = ["-t", suite] if suite else []
         os.environ["DEBIAN_FRONTEND"] = "noninteractive"
-        self._apt("apt-get", "install", "-y", "--no-install-recommends", *target, *packages)
+        options = (*_TIMEOUT, *_UNASKED, "-y", "--no-install-recommends")
+        self._apt("apt-get", "install", *options, *target, *packages)
 
     def newest(self, pattern: str) -> str:
         """The package with the highest version numbers in its name that matches `pattern`."""
@@ -92,12 +96,18 @@ class Apt:
 
     def _apt(self, *argv: str, cwd: Path | None = None) -> str:
         options = [part for option in self._options for part in ("-o", option)]
-        return run_tool(argv[0], *options, *argv[1:], cwd=cwd)
+        return run_tool(argv[0], *options, *argv[1:], cwd=cwd, limit_s=FETCH_LIMIT_S)
 
 
-def find_main(rows: Iterable[str]) -> list[str] | None:
-    """URI, suite and component of Debian 12's main archive among such sources."""
-    return next((r.split() for r in rows if re.search(r"/debian/ bookworm main$", r)), None)
+def find_main(indexes: Iterable[str]) -> str | None:
+    """Where Debian 12's main archive is, among "URI SUITE COMPONENT CODENAME LABEL".
+
+    The suite may be `oldstable`, the archive anywhere: what it is its own index says.
+    """
+    for uri, _, *what in (row.split(maxsplit=4) for row in indexes):
+        if what == ["main", "bookworm", "Debian"]:
+            return uri
+    return None
 
 
 def numbers(name: str) -> list[int]:

@@ -2,8 +2,9 @@
 
 It needs no driver, no interrupt and no network in the guest (AMD's emulated IOMMU loses those of a
 second serial port), leaves the topology as it is, and survives whatever a scenario does to devices.
-A file appears whole, by renaming; each number is used once. Both ends look every POLL_S seconds,
-as 9p tells nobody of changes. Monitor is QEMU's own line: a socket.
+A file appears whole, by renaming; each number is used once. Both ends look again and again, as 9p
+tells nobody of changes, and the more seldom the longer they have waited: a look costs an emulated
+guest what it costs its neighbours. Monitor is QEMU's own line: a socket.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 POLL_S = 0.05
+# Between looks for something that has been waited for this long already.
+SELDOM_POLL_S, SELDOM_AFTER_S = 0.5, 10.0
 
 
 class ChannelError(Exception):
@@ -51,7 +54,7 @@ def take(
     ChannelTimeout after `limit_s` seconds, ChannelClosed when `is_alive` says that nobody will
     leave it any more, ChannelGarbled when it is no object.
     """
-    end = time.monotonic() + limit_s
+    began = time.monotonic()
     path = folder / name
     while not path.exists():
         # Asked first: whoever left the message and ended has left it by then.
@@ -60,9 +63,10 @@ def take(
             break
         if not alive:
             raise ChannelClosed(f"ended before {name}")
-        if time.monotonic() > end:
+        waited = time.monotonic() - began
+        if waited > limit_s:
             raise ChannelTimeout(f"no {name} within {limit_s:g} s")
-        time.sleep(POLL_S)
+        time.sleep(min(SELDOM_POLL_S, max(POLL_S, waited * SELDOM_POLL_S / SELDOM_AFTER_S)))
     return _object(path.read_bytes(), str(path))
 
 

@@ -86,6 +86,10 @@ def _configure(plan: dict[str, Any]) -> None:
     # The lower layer is whatever machine runs the lab: its /etc must not pass for the guest's.
     for name in ("modprobe.d", "modules-load.d", "driverctl.d", "kernel", "pve", "libvirt"):
         shutil.rmtree(f"/etc/{name}", ignore_errors=True)
+    # Nor its journal for this one's, or its persistent names and VFs.
+    for where in ("/var/lib/vfioctl", "/etc/udev/rules.d"):
+        shutil.rmtree(where, ignore_errors=True)
+    Path("/etc/udev/rules.d").mkdir(parents=True)
     release, ids = plan["release"], ",".join(plan["vfio_ids"])
     grub = f'GRUB_DEFAULT=0\nGRUB_TIMEOUT=5\nGRUB_CMDLINE_LINUX_DEFAULT="quiet {plan["cmdline"]}"\n'
     files = {

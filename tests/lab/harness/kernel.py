@@ -47,7 +47,7 @@ mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144,cache=none lab /run/la
 mount -t overlay \\
   -o lowerdir=/run/root/lower,upperdir=/run/root/rw/upper,workdir=/run/root/rw/work root /newroot
 for dir in proc sys dev run; do mount -o move /$dir /newroot/$dir; done
-exec switch_root /newroot /bin/busybox sh /run/lab/machines/$(hostname)/start.sh
+exec switch_root /newroot /bin/busybox sh /run/lab/start.sh
 """
 
 
@@ -77,8 +77,7 @@ def build(deb: Path, building: Path) -> str:
 
 def recipe() -> str:
     """What a built kernel depends on beside its package, as a short hash."""
-    text = " ".join((INIT, *ROOT_MODULES, *GUEST_MODULES))
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
 
 
 def find_static_busybox() -> str | None:
@@ -142,7 +141,7 @@ def _build_initrd(folder: Path, modules: list[Path]) -> None:
     if busybox is None:
         raise LabError("busybox-static is not installed")
     shutil.copy(busybox, tree / "bin/busybox")
-    for name in ("sh", "mount", "mkdir", "cat", "insmod", "hostname", "switch_root"):
+    for name in ("sh", "mount", "mkdir", "cat", "insmod", "switch_root"):
         (tree / "bin" / name).symlink_to("busybox")
     for module in modules:
         shutil.copy(module, tree / "modules")

@@ -32,6 +32,7 @@ SERIES = ("6.1", "6.12")
 # Package -> a program it brings; missing programs decide what is installed.
 PACKAGES = {
     "cpio": "cpio",
+    "dpkg": "dpkg-deb",
     "kmod": "depmod",
     "pciutils": "lspci",
     "e2fsprogs": "mke2fs",
@@ -45,7 +46,7 @@ PACKAGES = {
 MANIFEST = "manifest.json"
 # A package unpacked, its image and modules: what a build needs at its worst.
 BUILD_BYTES = 800 << 20
-# Other checkouts may have other recipes: their kernels stay as long as somebody boots them.
+# Other checkouts may have other recipes and machines: they stay as long as somebody uses them.
 UNUSED_S = 30 * 24 * 3600.0
 
 
@@ -61,8 +62,9 @@ class Kernel:
 def prepare(series: Iterable[str], *, install: bool = True) -> dict[str, Kernel]:
     """Tools and the kernels of these series ("6.1", "6.12"), made unless they are there.
 
-    Takes about 40 s and 350 MB the first time. Without `install` the system stays as it is.
-    Raises LabMissing when something must be installed and may or can not be, else LabError.
+    Takes about 40 s and 350 MB the first time. Without `install` the system stays as it is and the
+    network is left alone. Raises LabMissing when something is missing and may or can not be had,
+    else LabError.
     """
     folder = work_folder()
     # sbin is not on an ordinary user's PATH, and some tools live only there.
@@ -72,7 +74,8 @@ def prepare(series: Iterable[str], *, install: bool = True) -> dict[str, Kernel]
         apt = Apt(folder / "apt")
         try:
             _install_missing(apt, install=install)
-            return {name: _prepare_kernel(apt, name, folder) for name in dict.fromkeys(series)}
+            fetcher = apt if install else None
+            return {n: _prepare_kernel(fetcher, n, folder) for n in dict.fromkeys(series)}
         except OSError as error:
             where = error.filename or folder
             text = f"{where}: {error.strerror}; {explain_space(folder)}".rstrip("; ")
@@ -94,13 +97,17 @@ def _install_missing(apt: Apt, *, install: bool) -> None:
     needs_qemu = qemu_major() < QEMU_MIN_MAJOR
     if not missing and not needs_qemu:
         return
-    if not install or os.geteuid() != 0:
-        raise LabMissing(_how_to_install(apt, missing, needs_qemu=needs_qemu))
-    apt.refresh()
-    if needs_qemu:
-        apt.install([QEMU_PACKAGE], suite=BACKPORTS)
-    if missing:
-        apt.install(missing)
+    how = _how_to_install(apt, missing, needs_qemu=needs_qemu)
+    if not install or os.geteuid() != 0 or shutil.which("apt-get") is None:
+        raise LabMissing(how)
+    try:
+        apt.refresh()
+        if needs_qemu:
+            apt.install([QEMU_PACKAGE], suite=BACKPORTS)
+        if missing:
+            apt.install(missing)
+    except LabError as error:
+        raise LabMissing(f"{how}\nTried, in vain:\n{error}") from error
 
 
 def _how_to_install(apt: Apt, missing: list[str], *, needs_qemu: bool) -> str:
@@ -108,6 +115,9 @@ def _how_to_install(apt: Apt, missing: list[str], *, needs_qemu: bool) -> str:
     apt_get = "sudo apt-get install -y --no-install-recommends"
     if needs_qemu:
         what = f"QEMU {QEMU_MIN_MAJOR} or newer"
+    if shutil.which("apt-get") is None:
+        return f"the lab needs {what}, and programs of: {', '.join(PACKAGES)}, busybox-static"
+    if needs_qemu:
         source = f"deb {apt.mirror() or 'MIRROR'} {BACKPORTS} main"
         lines.append(f"  echo '{source}' | sudo tee /etc/apt/sources.list.d/backports.list")
     lines.append("  sudo apt-get update")
@@ -119,7 +129,7 @@ def _how_to_install(apt: Apt, missing: list[str], *, needs_qemu: bool) -> str:
     return "\n".join([head, *lines])
 
 
-def _prepare_kernel(apt: Apt, series: str, folder: Path) -> Kernel:
+def _prepare_kernel(apt: Apt | None, series: str, folder: Path) -> Kernel:
     made = folder / f"kernel-{series}-{recipe.recipe()}"
     damage = find_damage(made)
     if damage is not None:
@@ -156,10 +166,10 @@ def write_manifest(made: Path) -> None:
     (made / MANIFEST).write_text(json.dumps(sizes, indent=1))
 
 
-def _build(apt: Apt, series: str, folder: Path, made: Path) -> None:
+def _build(apt: Apt | None, series: str, folder: Path, made: Path) -> None:
     free = shutil.disk_usage(folder).free
     if free < BUILD_BYTES:
-        raise LabError(
+        raise LabMissing(
             f"{folder}: kernel {series} needs {BUILD_BYTES >> 20} MiB while it is made, "
             f"{free >> 20} are free; VFIOCTL_LAB names another folder"
         )
@@ -176,13 +186,15 @@ def _build(apt: Apt, series: str, folder: Path, made: Path) -> None:
     _forget_unused(folder)
 
 
-def _find_package(apt: Apt, series: str, packages: Path) -> Path:
-    """The kernel's package: one that is there already, else the newest, fetched."""
+def _find_package(apt: Apt | None, series: str, packages: Path) -> Path:
+    """The kernel's package: one that is there already, else the newest, if `apt` may fetch it."""
     pattern = rf"linux-image-{re.escape(series)}\.[^-_]*(-[0-9]+)?-amd64"
     packages.mkdir(exist_ok=True)
     there = [p for p in packages.glob("*.deb") if re.fullmatch(pattern, p.name.partition("_")[0])]
     if there:
         return max(there, key=lambda path: numbers(path.name))
+    if apt is None:
+        raise LabMissing(f"no kernel {series}: `make lab` fetches and makes it")
     try:
         apt.refresh()
         return apt.download(apt.newest(pattern), packages)
@@ -195,9 +207,10 @@ def _find_package(apt: Apt, series: str, packages: Path) -> Path:
 
 
 def _forget_unused(folder: Path) -> None:
-    for path in folder.glob("kernel-*"):
-        if time.time() - path.stat().st_mtime > UNUSED_S:
-            shutil.rmtree(path)
+    for pattern in ("kernel-*", "machines/*/", "rows-*/"):
+        for path in folder.glob(pattern):
+            if time.time() - path.stat().st_mtime > UNUSED_S:
+                shutil.rmtree(path)
 
 
 def main(argv: list[str]) -> int:

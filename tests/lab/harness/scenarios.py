@@ -68,11 +68,27 @@ HOTPLUG = _variant(
     vfio_ids=tuple(i for i in _CAPTURED["amd-6.1"].vfio_ids if i != "8086:10d3"),
     driverctl=("0000:01:00.0",),
     bound=SMALL_BOUND,
+    reaches_host=True,
 )
 
-# One machine before a firmware update and after one of two: both put a switch ahead of everything,
-# which moves every bus and shifts the groups; F11 drops the slots' ACS besides.
+# One machine before a firmware update and after one of three. F10r only finds the second slot
+# first: no address changes, and two groups swap their numbers. The others put a switch ahead of
+# everything, which moves every bus and shifts the groups; F11 drops the slots' ACS besides.
 UPDATE_F10 = _variant("update-f10", "gpubox-f10", reaches_host=True)
+UPDATE_F10R = _variant(
+    "update-f10r",
+    "gpubox-f10",
+    firmware=replace(_CAPTURED["gpubox-f10"].firmware, version="F10r", date="02/03/2025"),
+    setup=(
+        "echo 1 >/sys/bus/pci/devices/0000:01:00.0/remove",
+        "echo 1 >/sys/bus/pci/devices/0000:02:00.0/remove",
+        # The lowest free group number goes to whoever is found first.
+        "echo 1 >/sys/class/pci_bus/0000:02/rescan",
+        "echo 1 >/sys/class/pci_bus/0000:01/rescan",
+        *_CAPTURED["gpubox-f10"].setup,
+    ),
+    reaches_host=True,
+)
 UPDATE_F10A = _variant(
     "update-f10a",
     "gpubox-f10",
@@ -107,5 +123,5 @@ SCENARIOS = (
         NO_INTERRUPT_REMAPPING,
     ),
     *(RESETS, BROKEN_BUS_RESET, SRIOV, HOTPLUG),
-    *(UPDATE_F10, UPDATE_F10A, UPDATE_F11, NODE_CLEAN, NODE_DIRTY, NODE_IR_OFF),
+    *(UPDATE_F10, UPDATE_F10R, UPDATE_F10A, UPDATE_F11, NODE_CLEAN, NODE_DIRTY, NODE_IR_OFF),
 )

@@ -1,7 +1,7 @@
 """A person's way into a lab machine: its serial line on this terminal, with `vfioctl` on PATH.
 
 `make lab-shell TOPOLOGY=NAME`. The machine is booted as for a scenario and thrown away when the
-shell ends; nothing that is done in there reaches this host. It must never leave the terminal raw.
+shell ends; of this host it can write its own folder alone. It must never leave the terminal raw.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ def main(argv: list[str]) -> int:
     kernel = prepare([machine.kernel])[machine.kernel]
     with tempfile.TemporaryDirectory(prefix="vfioctl-lab-") as folder:
         line = Path(folder) / "serial.sock"
-        serial = f"unix:{line},server=on,wait=off"
+        serial = f"socket,path={line},server=on,wait=off"
         with run(machine, kernel, limit_s=LIMIT_S, serial=serial) as guest, _connected(line) as end:
             size = os.get_terminal_size() if sys.stdout.isatty() else os.terminal_size((80, 24))
             guest.call("shell.open_on_console", rows=size.lines, columns=size.columns)
-            print("Ctrl-D or exit ends the machine; tests/ and the checkout are read-only copies.")
+            print("Ctrl-D or exit ends the machine, and what you wrote goes with it.")
             _relay(end, is_over=lambda: not guest.call("shell.is_open"))
     return 0
 

@@ -64,11 +64,18 @@ VOLATILE = (
     Volatile(LOG, r"^(<\d+>)\[ *\d+\.\d+\]", r"\1", "moment and order of each line", False),
     Volatile(
         LOG,
-        r"^<\d+> *(tsc|clocksource|sched_clock|hpet\d?|Calibrating delay loop|rtc_cmos .* setting "
-        r"system clock|smpboot: Total of|node \d+ deferred pages|random: crng init done|perf: "
+        r"^<\d+> *(tsc|clocksource|sched_clock|hpet\d?|Calibrating delay loop|"
+        r"calibrate_delay_direct|Probably due to long platform|rtc_cmos .* setting system clock|"
+        r"smpboot: Total of|node \d+ deferred pages|random: crng init done|perf: "
         r"interrupt took too long|hrtimer: interrupt took|workqueue: .* hogged CPU)\b.*\n",
         "",
         "how fast the emulated processor ran",
+    ),
+    Volatile(
+        LOG,
+        r"(RAMDISK: |RAMDISK from |initrd memory: ).*",
+        r"\1N",
+        "the size of the initrd: the lab's own recipe, not the machine",
     ),
     Volatile(LOG, r"(?<= took )\d+(?= usecs)", "N", "how fast the emulated processor ran"),
     Volatile(LOG, r"(?<=/input/input)\d+", "N", "keyboard and mouse are looked for side by side"),

@@ -264,6 +264,16 @@ def test_a_mapping_with_too_few_entries_is_shared() -> None:
     )
 
 
+def test_what_a_mapping_gives_to_another_vm_may_be_this_ones_device() -> None:
+    vm = make_vm(make_device("0000:01:00.0"))
+    other = make_vm(make_device(mapping="nics"), name="102", autostart=True)
+    finding = judged(vm, CARD, vms=(other,), mappings=None)
+    assert (finding.verdict, finding.code) == (Verdict.UNKNOWN, "VM_FUNCTIONS_UNKNOWN")
+    assert any("mapping" in missing.evidence for missing in finding.missing)
+    resting = replace(other, autostart=False)
+    assert judged(vm, CARD, vms=(resting,), mappings=None).verdict is Verdict.PASS
+
+
 def test_a_parent_on_a_vfio_driver_makes_no_mediated_device() -> None:
     vm = make_vm(make_device("0000:03:00", mdev="nvidia-63"))
     for driver in ("vfio-pci", ""):
