@@ -14,7 +14,14 @@ from vfio_contract.address import Address, address_key
 from vfio_contract.function_index import FunctionIndex
 from vfio_contract.identity import Identified, ancestors, identify
 from vfio_contract.intention import find_intentions
-from vfio_contract.model import Facts, IommuGroup, PciFunction, Readings, Snapshot
+from vfio_contract.model import (
+    Facts,
+    FunctionReading,
+    IommuGroup,
+    PciFunction,
+    Readings,
+    Snapshot,
+)
 from vfio_contract.units import Unit, derive_units
 
 
@@ -46,6 +53,11 @@ class Host:
     def by_address(self) -> FunctionIndex:
         """Function by address, and its neighbourhoods."""
         return FunctionIndex.of(self.functions)
+
+    @cached_property
+    def reading_of(self) -> Mapping[Address, FunctionReading]:
+        """What was read of each function at this moment."""
+        return {reading.address: reading for reading in self.readings.functions}
 
     @cached_property
     def identities(self) -> Mapping[Address, Identified]:

@@ -132,8 +132,7 @@ def judge(host: Host) -> list[Finding]:
     functions = assignable(host)
     if not functions:
         return report_nothing(ID, host)
-    readings = {r.address: r for r in host.readings.functions}
-    return [_judge_function(host, f, readings.get(f.address)) for f in functions]
+    return [_judge_function(host, f, host.reading_of.get(f.address)) for f in functions]
 
 
 def _judge_function(host: Host, function: PciFunction, reading: FunctionReading | None) -> Finding:

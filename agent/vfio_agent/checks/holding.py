@@ -26,9 +26,8 @@ def find_holders(host: Host, function: PciFunction) -> list[Holder] | None:
     if not holders:
         return []
     group = group_of(host, function)
-    nodes = next(
-        (r.vfio_nodes for r in host.readings.functions if r.address == function.address), None
-    )
+    reading = host.reading_of.get(function.address)
+    nodes = None if reading is None else reading.vfio_nodes
     paths = {f"/dev/vfio/{group}", f"/dev/vfio/noiommu-{group}"} if group != NO_GROUP else set()
     paths |= {f"/dev/vfio/devices/{name}" for name in nodes or ()}
     found = [h for h in holders if h.path in paths]

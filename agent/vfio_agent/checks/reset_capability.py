@@ -145,7 +145,7 @@ def _decide(host: Host, function: PciFunction) -> tuple[Code, str, str]:
         path = f"{DEVICES}/{function.address}/reset_method"
         return (
             RESET_DISABLED,
-            _describe_disabled(host, function),
+            _describe_disabled(function),
             f"echo default | sudo tee {path}; vfioctl check",
         )
     code = _classify(host, function)
@@ -301,12 +301,13 @@ def _describe_ways(host: Host, function: PciFunction) -> str:
     )
 
 
-def _describe_disabled(host: Host, function: PciFunction) -> str:
-    above = host.by_address.get(function.parent) if function.parent else None
-    if above is None:
+def _describe_disabled(function: PciFunction) -> str:
+    if function.parent is None:
+        return RESET_DISABLED.meaning
+    if not function.parent:
         return f"{RESET_DISABLED.meaning} Below a root bus nothing else can reset it."
     return (
-        f"{RESET_DISABLED.meaning} QEMU then tries the hot reset of all below {above.address}, "
+        f"{RESET_DISABLED.meaning} QEMU then tries the hot reset of all below {function.parent}, "
         "which does not ask this list; whether the device survives it the empty list no longer "
         "tells."
     )

@@ -113,10 +113,6 @@ class Guest:
         """Return when the guest has carried out its plan; LabError when it has not in time."""
         self._take("answer-0", "boot", limit_s)
 
-    def pull_plug(self) -> None:
-        """End it at once, as a power cut does: nothing inside hears of it."""
-        _stop(self._process)
-
     def close(self) -> None:
         """Ask the guest to power off, and wait for that; LabError when it does not."""
         try:

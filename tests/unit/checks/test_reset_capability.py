@@ -19,7 +19,8 @@ from tests.fakes.snapshots import (
     virtual_function,
 )
 from tests.unit.checks.lookup import commands, find, texts
-from vfio_agent.checks.reset_capability import judge
+from vfio_agent.checks.reset_capability import RESET_DISABLED, judge
+from vfio_contract.address import Address
 from vfio_contract.findings import Finding, Verdict
 from vfio_contract.model import NO_GROUP, Kernel, PciFunction
 from vfio_contract.units import BROKEN_FLR
@@ -182,6 +183,11 @@ def test_switched_off_by_hand() -> None:
     finding = judged("0000:01:00.0", *behind(PORT, lone()))
     assert (finding.verdict, finding.code) == (Verdict.FAIL, "RESET_DISABLED")
     assert "echo default | sudo tee" in finding.decision
+    assert "hot reset of all below" in finding.meaning
+    on_root = judged("0000:01:00.0", replace(lone(), parent=Address("")))
+    assert "Below a root bus" in on_root.meaning
+    unread = judged("0000:01:00.0", replace(lone(), parent=None))
+    assert (unread.code, unread.meaning) == ("RESET_DISABLED", RESET_DISABLED.meaning)
 
 
 def test_a_list_that_was_made_anew_is_not_switched_off() -> None:
