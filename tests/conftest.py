@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
@@ -36,6 +37,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_WITHOUT_TOOL] = {}
     config.stash[_SKIPS] = []
     seed = os.environ.get("VFIOCTL_SEED")
+    # a run in the background ignores these, and so would every process that a test ends with them
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            python = number == signal.SIGINT
+            signal.signal(number, signal.default_int_handler if python else signal.SIG_DFL)
     config.stash[_SEED] = int(seed) if seed else random.SystemRandom().getrandbits(32)
     config.pluginmanager.register(_SkipLedger(config), "vfioctl-skips")
 
