@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vfio_agent.checks import CATALOGUE, Check
+from vfio_contract.action_codes import ACTION_CODES
 from vfio_contract.codes import CLUSTER_CODES, Code
+from vfio_contract.command_codes import COMMAND_CODES
 from vfio_contract.findings import Verdict
 
 TOP = Path(__file__).resolve().parent.parent
@@ -117,12 +119,21 @@ def render(proofs: Sequence[Proof]) -> str:
     lines = [INTRO, *_overview(proofs)]
     for check in CATALOGUE:
         lines += _section(check, proofs)
+    lines += ["## Codes of actions", "", "Reasons against `vfioctl device bind` and the like, "]
+    lines[-1] += "beside those of the checks."
+    lines += ["", *_table(_HEADS, _rows(ACTION_CODES))]
+    lines += ["## Codes of commands", "", "Why a host refuses what the cluster asks it for.", ""]
+    lines += _table(_HEADS, _rows(COMMAND_CODES))
     lines += ["## Codes of the cluster", "", "Given by drift and node states, not by a check.", ""]
-    lines += _table(
-        ("code", "verdict", "meaning", "decision"),
-        ((f"`{c.name}`", str(c.verdict), c.meaning, c.decision) for c in CLUSTER_CODES),
-    )
+    lines += _table(_HEADS, _rows(CLUSTER_CODES))
     return "\n".join(lines).rstrip() + "\n"
+
+
+_HEADS = ("code", "verdict", "meaning", "decision")
+
+
+def _rows(codes: Iterable[Code]) -> Iterable[tuple[str, ...]]:
+    return ((f"`{c.name}`", str(c.verdict), c.meaning, c.decision) for c in codes)
 
 
 def _overview(proofs: Sequence[Proof]) -> list[str]:

@@ -61,14 +61,19 @@ install_missing() {
     fi
 }
 
-# Only the tests open a page in a browser, try a script in busybox and look at system calls; what
-# else make does must not wait for these downloads.
+has_tc() { command -v tc >/dev/null || [ -x /sbin/tc ]; }
+has_faketime() { compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null; }
+
+# Only the tests open a page in a browser, try a script in busybox, look at system calls, cut wires
+# between network namespaces and set clocks; what else make does must not wait for these downloads.
 if [ "${1:-}" = --tests ]; then
     missing=""
     command -v chromium >/dev/null || missing="chromium"
     # The static one: the lab's machines start from it.
     command -v busybox >/dev/null || missing="$missing busybox-static"
     command -v strace >/dev/null || missing="$missing strace"
+    has_tc || missing="$missing iproute2"
+    has_faketime || missing="$missing libfaketime"
     if [ -n "$missing" ] && ! install_missing; then
         say "note: without these some tests are left out, and fail under CI:"
         say "  sudo $(apt_line 'sudo ')"

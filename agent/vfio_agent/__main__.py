@@ -1,25 +1,29 @@
 """`python -m vfio_agent`: the whole agent in the foreground, as a person starts it.
 
 This process is hostd; the network process is its child, never root, with a connection that nobody
-else can have. If one ends so does the other: restarting is the work of a service manager, which
-starts the two by themselves (docs/adr/012). See `vfio_agent.process` for how it ends.
+else can have. As root it also listens for root on this host, who may ask for actions. If one of the
+two ends so does the other: restarting is the work of a service manager, which starts them by
+themselves (docs/adr/012). See `vfio_agent.process` for how it ends.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from vfio_agent.hostd.__main__ import require_root, say_limits
+from vfio_agent.hostd.listening import SOCKET, SocketError, listen
 from vfio_agent.hostd.looking import RootError
 from vfio_agent.hostd.service import Hostd, Settings, open_journal
 from vfio_agent.journal import JournalError
@@ -29,6 +33,8 @@ from vfio_contract.address import check_name
 from vfio_contract.bundle import Bundle, load_bundle, parse_endpoint
 
 PROGRAM = "vfioctl agent run"
+
+log = logging.getLogger("vfio-hostd")
 
 GRACE_S = 8.0
 """For the child to end by itself; its session's thread has 5 s."""
@@ -70,8 +76,10 @@ def main(arguments: list[str] | None = None) -> int:
         return say(PROGRAM, error, EXIT_USAGE)
     say_limits(options.hostd.root)
     try:
-        with open_journal(options.hostd) as journal:
-            hostd = Hostd(options.hostd, journal, bundle=options.bundle)
+        with open_journal(options.hostd) as journal, _listen(options.hostd) as listener:
+            hostd = Hostd(
+                options.hostd, journal, listener=listener, allowed=(0,), bundle=options.bundle
+            )
             return run_until_stopped(
                 PROGRAM,
                 lambda: _run(hostd, options),
@@ -80,6 +88,24 @@ def main(arguments: list[str] | None = None) -> int:
             )
     except JournalError as error:
         return say(PROGRAM, error, EXIT_FAILED)
+
+
+@contextmanager
+def _listen(settings: Settings) -> Iterator[socket.socket | None]:
+    """Where root on this host asks for actions; None for who could not act, or on a capture.
+
+    Not being heard there must not keep a host from being seen.
+    """
+    if os.geteuid() != 0 or os.path.abspath(settings.root).strip("/"):
+        yield None
+        return
+    with ExitStack() as stack:
+        try:
+            listener = stack.enter_context(listen(SOCKET, owner=0))
+        except SocketError as error:
+            log.warning("commands on this host do not reach this agent: %s", error)
+            listener = None
+        yield listener
 
 
 def _run(hostd: Hostd, options: Options) -> int:
@@ -105,7 +131,7 @@ def _child(options: Options, connection: socket.socket) -> Iterator[subprocess.P
     """The network process; it is gone at the end."""
     child = subprocess.Popen(
         [
-            *(sys.executable, "-m", "vfio_agent.network"),
+            *(sys.executable, "-P", "-m", "vfio_agent.network"),
             *(f"--node={options.node}", f"--endpoint={options.endpoint}"),
             *(f"--user={options.account}", f"--hostd-fd={connection.fileno()}"),
         ],

@@ -21,7 +21,8 @@ from pathlib import Path
 from vfio_agent.hostd.client import Client
 from vfio_agent.hostd.line import HostdError
 from vfio_agent.session.backoff import Backoff
-from vfio_agent.session.conversation import Ended, Speaker, Terms
+from vfio_agent.session.conversation import Speaker, Terms
+from vfio_agent.session.ending import Ended
 from vfio_agent.session.link import Link
 from vfio_agent.session.outbox import Outbox
 from vfio_contract.bundle import Bundle
@@ -100,6 +101,7 @@ class Daemon:
             on_terms=self._inbox.put,
             events=self._hostd,
             on_rescan=self._rescan,
+            taker=self._hostd,
         )
         speaking = threading.Thread(target=self._speak, args=(link,), name="session", daemon=True)
         speaking.start()
@@ -147,7 +149,7 @@ class Daemon:
                 if ended.useful or ended.reason != said:
                     log.warning("session ended: %s", ended.reason)
                     said = ended.reason
-                self._ending.wait(backoff.next_delay(slow=ended.slow))
+                self._ending.wait(backoff.next_delay(slow=ended.slow, named_s=ended.retry_after_s))
         except BaseException as error:
             self._inbox.put(error)
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from vfio_agent.checks import judge
 from vfio_agent.collect import collect_host
-from vfio_agent.collect.root import Root, open_root
+from vfio_agent.collect.root import Root as Root
+from vfio_agent.collect.root import open_root
 from vfio_agent.journal import Journal, JournalError, JournalFull
 from vfio_agent.reset_history import with_history, with_known_history
 from vfio_contract.durable import Stamp

@@ -30,6 +30,7 @@ from vfio_contract.views import (
     BaselineView,
     ClusterChange,
     ClusterStatus,
+    CommandView,
     Decision,
     Event,
     NodeView,
@@ -174,9 +175,28 @@ class Coordinator:
         )
         return Changes(self._stub.Watch(request), self._where)
 
-    def _call(self, method: Callable[..., Any], request: Any) -> Any:
+    def run_command(
+        self, node: str, *, verb: str, address: str = "", unit: str = ""
+    ) -> CommandView:
+        """Have a node do something; answered once that is durable, before it is done. `unit` is the
+        id of the function's unit as it was shown, "" for whichever it is."""
+        request = wire.RunCommandRequest(node=node, verb=verb, address=address, unit=unit)
+        return from_message(CommandView, self._call(self._stub.RunCommand, request).command)
+
+    def get_command(self, id: str, *, wait_s: float, doing: str) -> tuple[CommandView, bytes]:
+        """A command and its report, after its end or that long; `doing` is shown meanwhile."""
+        request = wire.GetCommandRequest(id=id, wait_ms=round(wait_s * 1000))
+        answer = self._call(self._stub.GetCommand, request, doing=doing)
+        return from_message(CommandView, answer.command), answer.report
+
+    def artifact(self, id: str) -> tuple[str, bytes, bytes]:
+        """Digest of the facts, facts and readings (zlib) that the look of this command saw."""
+        answer = self._call(self._stub.GetArtifact, wire.GetArtifactRequest(id=id))
+        return answer.digest, answer.facts_zlib, answer.readings_zlib
+
+    def _call(self, method: Callable[..., Any], request: Any, *, doing: str = "") -> Any:
         try:
-            with progress(f"asking the coordinator at {self._where}"):
+            with progress(doing or f"asking the coordinator at {self._where}"):
                 return method(request, timeout=DEADLINE_S)
         except grpc.RpcError as error:
             raise _stop(error, self._where) from None

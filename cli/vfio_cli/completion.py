@@ -1,4 +1,4 @@
-"""Names of nodes, VMs and risk decisions for the shell's completion, asked of the coordinator.
+"""Names of nodes, VMs, risk decisions and functions for the shell's completion.
 
 A completion that cannot be had is no completion: nothing is printed and nothing fails. The client
 is imported when it is asked, so that a command with completions can be called without gRPC.
@@ -22,6 +22,34 @@ def complete_node(
     except (click.ClickException, ModuleNotFoundError):
         return []
     return [CompletionItem(n, help=state) for n, state in names if n.startswith(incomplete)]
+
+
+def complete_address(
+    context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Functions of this host, or of `--root`, whose address begins with what was typed.
+
+    Without its domain too, as it may be given.
+    """
+    from vfio_agent.inspect import open_host
+
+    try:
+        names = sorted(open_host(context.params.get("root") or "/").list("/sys/bus/pci/devices"))
+    except (OSError, ValueError):
+        return []
+    short = [name.partition(":")[2] for name in names]
+    found = [n for n in names if n.startswith(incomplete)]
+    return [CompletionItem(n) for n in found or (n for n in short if n.startswith(incomplete))]
+
+
+def complete_place(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """`[NODE] ADDRESS`: functions of this host, and nodes of the cluster."""
+    return [
+        *complete_address(context, parameter, incomplete),
+        *complete_node(context, parameter, incomplete),
+    ]
 
 
 def complete_risk(

@@ -26,8 +26,13 @@ class Taught(click.Command):
                     formatter.write(f"{'':>{formatter.current_indent}}{example}\n")
         if self.exits:
             with formatter.section("Exit codes"):
-                formatter.write_text(self.exits)
+                formatter.write_text(self.exits + self._interrupted())
         super().format_epilog(ctx, formatter)
+
+    def _interrupted(self) -> str:
+        """For what goes on until somebody ends it."""
+        names = {name for option in self.params for name in option.opts}
+        return " 130 after Ctrl-C." if "--watch" in names else ""
 
     def _possible_examples(self) -> list[str]:
         """Without those that use an option that is not offered (`tree.is_one_file`)."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from vfio_contract import codes
+from vfio_contract.findings import severity
 from vfio_contract.views import ClusterChange, ClusterStatus, NodeView, VmView
 
 _WORST_FIRST = ("lost", "cordoned", "draining", "drained", "revalidating", "ready")
@@ -53,9 +54,9 @@ class Live:
         return fresh or change.summary is not None or any(parts)
 
     def nodes(self, *, now_s: float) -> tuple[NodeView, ...]:
-        """All nodes, worst first, then by name. The ages of silent ones go on."""
+        """All nodes, worst first: by state, verdict and name. The ages of silent ones go on."""
         rows = [_aged(view, now_s - came_s) for came_s, view in self._whole.nodes.values()]
-        return tuple(sorted(rows, key=lambda node: (_rank(node.state), node.name)))
+        return tuple(sorted(rows, key=_order))
 
     def vms(self) -> tuple[VmView, ...]:
         """All claims, by VM and generation."""
@@ -68,6 +69,10 @@ class Live:
         return replace(
             self._whole.summary, at=self._at, nodes=self.nodes(now_s=now_s), vms=self.vms()
         )
+
+
+def _order(node: NodeView) -> tuple[int, int, str]:
+    return _rank(node.state), -severity(node.verdict), node.name
 
 
 def _rank(state: str) -> int:

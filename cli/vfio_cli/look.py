@@ -13,6 +13,7 @@ import click
 
 from vfio_agent.inspect import (
     Inspection,
+    Root,
     holds_host,
     inspect_evidence,
     inspect_root,
@@ -33,6 +34,14 @@ def look(
     With `sync_directory` fsync is measured there: only this host's, and only when asked to.
     `named` is the option or argument that gave `root`.
     """
+    opened = open_named(root, named=named)
+    # From here on nothing is the user's mistake: what a host looks like never raises.
+    with progress(f"reading {'this host' if root in (None, '/') else root}"):
+        return inspect_root(opened, sync_directory=sync_directory)
+
+
+def open_named(root: str | None, *, named: str = "--root") -> Root:
+    """The root that somebody named, None for this host; Mistake where it is no captured host."""
     path = "/" if root is None else root
     if not path:
         way_out = ", or leave the option out" if named.startswith("--") else ", a file, or / here"
@@ -55,9 +64,7 @@ def look(
             "artifacts: vfioctl check --from PATH",
             code="NO_HOST",
         )
-    # From here on nothing is the user's mistake: what a host looks like never raises.
-    with progress(f"reading {'this host' if path == '/' else path}"):
-        return inspect_root(opened, sync_directory=sync_directory)
+    return opened
 
 
 def from_options(command: Callable[..., Any]) -> Callable[..., Any]:

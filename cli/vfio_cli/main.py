@@ -62,7 +62,8 @@ Shell completion (bash; zsh and fish likewise):
   eval "$(_VFIOCTL_COMPLETE=bash_source vfioctl)"
 
 \b
-Exit codes: 0 ok, 1 warning, 2 failure, 3 unknown, 64 wrong usage.
+Exit codes: 0 ok, 1 warning, 2 failure, 3 unknown, 64 wrong usage,
+130 after Ctrl-C.
 Start here: vfioctl check
 """
 

@@ -137,8 +137,13 @@ def make_document(schema: str, **parts: object) -> dict[str, Any]:
     return {"schema": f"vfioctl.{schema}/v1", **plain}
 
 
-def report_document(report: Report, *, given: Sequence[object] = ()) -> dict[str, Any]:
-    """The JSON of a check, exactly as CHECKS.md fixes it; `given` is there for given evidence."""
+def report_document(
+    report: Report, *, given: Sequence[object] = (), kept: object = None
+) -> dict[str, Any]:
+    """The JSON of a check, exactly as CHECKS.md fixes it.
+
+    `given` is there for given evidence, `kept` (how old it is, and why) for a node's.
+    """
     document: dict[str, Any] = {
         "schema": REPORT_SCHEMA,
         "host": report.host,
@@ -146,7 +151,11 @@ def report_document(report: Report, *, given: Sequence[object] = ()) -> dict[str
         "findings": [_finding(f) for f in report.findings],
         "missing": [to_plain(m) for m in report.missing],
     }
-    return document | {"given": [to_plain(g) for g in given]} if given else document
+    if given:
+        document["given"] = [to_plain(g) for g in given]
+    if kept is not None:
+        document["kept"] = to_plain(kept)
+    return document
 
 
 def _finding(finding: Finding) -> dict[str, Any]:

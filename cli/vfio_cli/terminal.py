@@ -61,7 +61,8 @@ class Canvas:
         rows = _fit(lines, max(size.lines - 1, 1))
         for number, row in enumerate(rows):
             if number >= len(self._drawn) or self._drawn[number] != row:
-                parts.append(f"\x1b[{number + 1};1H{row}\x1b[K")
+                # Cleared first: after a full line the cursor still stands on its last letter.
+                parts.append(f"\x1b[{number + 1};1H\x1b[K{row}")
         if len(rows) < len(self._drawn):
             parts.append(f"\x1b[{len(rows) + 1};1H\x1b[J")
         self._drawn = rows

@@ -71,14 +71,16 @@ class _Shown:
         self._lost = ""
 
     def lose(self, stop: Stop) -> None:
-        self._lost = stop.format_message().rstrip(".")
-        if self._canvas is not None:
-            return
+        again, self._lost = bool(self._lost), stop.format_message().rstrip(".")
+        if again or self._canvas is not None:
+            return  # said once, not for each attempt to come back
         terminal.note(f"vfioctl: {self._lost}; trying again")
         if self._form in DOCUMENTS:
             write_next(self._form, error_document(stop))
 
     def regain(self) -> None:
+        if self._lost and self._canvas is None:
+            terminal.note("vfioctl: connected again")
         self._lost = ""
 
     def draw(self, picture: Picture | None, *, changed: bool) -> None:

@@ -21,7 +21,7 @@ import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +36,18 @@ from vfio_contract.bundle import (
     validity,
     write_file,
 )
+from vfio_contract.views import Event
 from vfio_coordinator.api.server import make_local_server, make_tls_server, require_private
-from vfio_coordinator.clock import Clock, SystemClock
+from vfio_coordinator.clock import Clock, SteadyClock, SystemClock, wall_time
 from vfio_coordinator.peer import Role
 from vfio_coordinator.pki import Authority
 from vfio_coordinator.runtime import Runtime
 from vfio_coordinator.state.bootstrap import open_cluster
 from vfio_coordinator.state.events import Restored
-from vfio_coordinator.state.keys import META_CLUSTER, META_EPOCH
+from vfio_coordinator.state.keys import EVENTS, META_CLUSTER, META_EPOCH
 from vfio_coordinator.state.model import Limits, start
-from vfio_coordinator.state.restore import RestoreError
+from vfio_coordinator.state.records import EpochRecord
+from vfio_coordinator.state.restore import RestoreError, read_record
 from vfio_coordinator.store.interface import Store, StoreError
 from vfio_coordinator.store.lock import StateLock
 from vfio_coordinator.store.sqlite import SqliteStore
@@ -143,9 +145,10 @@ async def _serve(settings: Settings, clock: Clock, resources: ExitStack) -> Serv
     told.unlink(missing_ok=True)
     store = SqliteStore.open(lock)
     resources.callback(store.close)
+    clock = SteadyClock(clock, newest_moment(store))
     runtime = Runtime(store, start(LIMITS), clock, socket.gethostname())
     runtime.receive(raise_epoch(store, clock.now().utc))
-    authority = Authority.open_or_create(settings.state / "ca", now=datetime.now(UTC))
+    authority = Authority.open_or_create(settings.state / "ca", now=wall_time(clock))
     server_bundle = load_bundle(authority.ensure_server(_server_names(settings)))
     tls, port = make_tls_server(runtime, clock, server_bundle, settings.listen)
     servers = [tls]
@@ -164,6 +167,22 @@ async def _serve(settings: Settings, clock: Clock, resources: ExitStack) -> Serv
     log.info("epoch %d; certificate holds until %s", runtime.state.epoch, f"{until:%Y-%m-%d}")
     resources.callback(told.unlink, missing_ok=True)
     return Serving(runtime, endpoint, servers, resources.pop_all())
+
+
+def newest_moment(store: Store) -> str:
+    """When this store was last written, as its records say; "" for a new one.
+
+    Raises RestoreError.
+    """
+    epoch, rows = store.get(META_EPOCH), store.range(EVENTS)
+    moments = [] if epoch is None else [(read_record(EpochRecord, epoch).started_at, epoch.key)]
+    moments += [(read_record(Event, row).at, row.key) for row in rows[-1:]]
+    for moment, key in moments:
+        try:
+            datetime.fromisoformat(moment)
+        except ValueError:
+            raise RestoreError(key, f"{moment[:40]!r} is no time") from None
+    return max(moments)[0] if moments else ""
 
 
 def raise_epoch(store: Store, utc: str) -> Restored:

@@ -71,6 +71,8 @@ class Mirror:
                 (known.log, state.log),
                 (known.clones, state.clones),
                 (known.rewound, state.rewound),
+                (known.clock_doubt, state.clock_doubt),
+                (known.intakes, state.intakes),
             )
         )
 

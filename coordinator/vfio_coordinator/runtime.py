@@ -21,6 +21,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from vfio_contract.errors import ClusterError, ErrorCode
+from vfio_coordinator.admission import Gate
 from vfio_coordinator.clock import Clock
 from vfio_coordinator.publisher import Publisher
 from vfio_coordinator.session_port import SessionPort, Word
@@ -35,9 +36,11 @@ from vfio_coordinator.state.effects import (
     ReadBack,
     RefuseSession,
     Reply,
+    SendCommand,
     StepDown,
     WantInventory,
     WantRescan,
+    WantWhole,
 )
 from vfio_coordinator.state.events import CommitOutcome, Event, Outcome, SessionClosed, Tick
 from vfio_coordinator.state.model import State
@@ -78,6 +81,7 @@ class Runtime:
         self._ticker: asyncio.Task[None] | None = None
         self._stopping = False
         self._over = ""
+        self.gate = Gate(self._loop.time)
         self.failed: asyncio.Future[str] = self._loop.create_future()
 
     def start(self) -> None:
@@ -173,7 +177,15 @@ class Runtime:
                 future = self._calls.get(ticket)
                 if future is not None and not future.done():
                     future.set_result(answer)
-            case AcceptSession() | WantInventory() | Acknowledge() | HoldEvents() | WantRescan():
+            case (
+                AcceptSession()
+                | WantInventory()
+                | Acknowledge()
+                | HoldEvents()
+                | WantRescan()
+                | WantWhole()
+                | SendCommand()
+            ):
                 self._tell(effect)
             case RefuseSession() | CloseSession():
                 port = self._sessions.get(effect.session)
@@ -239,4 +251,5 @@ class Runtime:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            self.feed(Tick())
+            self.gate.make_room()
+            self.feed(Tick(crowded=self.gate.is_crowded))

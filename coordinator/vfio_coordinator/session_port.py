@@ -2,8 +2,8 @@
 
 Of each kind of word only the newest waits, so a stream whose peer does not read costs the same for
 ever: a newer acknowledgement or mark covers the older ones, and only the newest inventory is
-wanted. It
-must never block whoever speaks.
+wanted. Commands alone wait each for itself, and a node has few of them. It must never block whoever
+speaks.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ from vfio_coordinator.state.effects import (
     AcceptSession,
     Acknowledge,
     HoldEvents,
+    SendCommand,
     WantInventory,
     WantRescan,
+    WantWhole,
 )
 
-Word = AcceptSession | WantInventory | Acknowledge | HoldEvents | WantRescan
+Word = (
+    AcceptSession | WantInventory | Acknowledge | HoldEvents | WantRescan | WantWhole | SendCommand
+)
 
 
 class SessionPort:
@@ -28,15 +32,16 @@ class SessionPort:
     def __init__(self, number: int, node: str) -> None:
         self.id = number
         self.node = node
-        self._words: dict[type[Word], Word] = {}
+        self._words: dict[type[Word] | str, Word] = {}
         self._ended = False
         self._error: ClusterError | None = None
         self._changed = asyncio.Event()
 
     def tell(self, word: Word) -> None:
         """Say it after what waits already, in place of an older word of its kind."""
-        self._words.pop(type(word), None)
-        self._words[type(word)] = word
+        kind = word.command.id if isinstance(word, SendCommand) else type(word)
+        self._words.pop(kind, None)
+        self._words[kind] = word
         self._changed.set()
 
     def end(self, error: ClusterError | None = None) -> None:

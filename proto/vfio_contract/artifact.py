@@ -10,10 +10,10 @@ read each other. This module must never accept what does not match its own diges
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import math
-import types
 import typing
 import zlib
 from collections.abc import Mapping
@@ -22,8 +22,8 @@ from functools import cache
 from hashlib import sha256
 from typing import Any, TypeVar
 
-from vfio_contract.address import Address, is_address
 from vfio_contract.model import SCHEMA, Facts, Readings, Snapshot
+from vfio_contract.plain_values import Misfit, reader_of
 
 Value = TypeVar("Value")
 
@@ -31,16 +31,12 @@ MAX_BYTES = 64 * 1024 * 1024
 """Largest artifact that is decompressed or parsed; a 256-function host is about 0.5 MB."""
 
 
-MIN_INT, MAX_INT = -(1 << 63), (1 << 64) - 1
-"""What a number of a host can be: sysfs and the wire have 64 bits, signed or not."""
-
-
 class ArtifactError(ValueError):
     """The artifact cannot be read; the text names the field and what was expected."""
 
 
 def to_plain(value: object) -> Any:
-    """Dataclasses, enums and tuples as JSON values."""
+    """Dataclasses, enums, tuples and bytes (base64, RFC 4648 section 4) as JSON values."""
     kind: type = type(value)
     if value is None or kind in _PLAIN:
         return value
@@ -49,6 +45,8 @@ def to_plain(value: object) -> Any:
         return {name: to_plain(getattr(value, name)) for name in names}
     if isinstance(value, Enum):
         return value.value
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
     if isinstance(value, tuple | list):
         return [to_plain(item) for item in value]
     if isinstance(value, Mapping):
@@ -70,7 +68,10 @@ def _field_names(kind: type) -> tuple[str, ...] | None:
 
 def from_plain(kind: type[Value], plain: object, where: str = "") -> Value:
     """A dataclass from JSON values; ArtifactError names the field that does not fit."""
-    value = _convert(kind, plain, where or kind.__name__)
+    try:
+        value = reader_of(typing.cast(Any, kind))(plain)
+    except Misfit as error:
+        raise ArtifactError(f"{where or kind.__name__}{error}") from None
     if isinstance(value, Facts):
         _check_functions(value)
     return typing.cast(Value, value)
@@ -182,75 +183,3 @@ def _parse_float(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text[:40]} is too large a number")
     return value
-
-
-@cache
-def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
-
-
-def _convert(kind: Any, plain: object, where: str) -> object:
-    origin = typing.get_origin(kind)
-    if origin in (typing.Union, types.UnionType):
-        if plain is None:
-            return None
-        options = [a for a in typing.get_args(kind) if a is not type(None)]
-        return _convert(options[0], plain, where)
-    if origin is tuple:
-        return _convert_tuple(typing.get_args(kind), plain, where)
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return _convert_dataclass(kind, plain, where)
-    if kind is Address:
-        return _convert_address(plain, where)
-    if hasattr(kind, "__supertype__"):
-        return _convert(kind.__supertype__, plain, where)
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        try:
-            return kind(plain)
-        except ValueError as error:
-            raise ArtifactError(f"{where}: {plain!r} is not a {kind.__name__}") from error
-    if isinstance(plain, int) and not MIN_INT <= plain <= MAX_INT:
-        raise ArtifactError(f"{where}: a number beyond 64 bits")
-    if kind is float and isinstance(plain, int) and not isinstance(plain, bool):
-        return float(plain)
-    if not isinstance(plain, kind) or (kind is int and isinstance(plain, bool)):
-        raise ArtifactError(f"{where}: expected {kind.__name__}, got {type(plain).__name__}")
-    return plain
-
-
-def _convert_address(plain: object, where: str) -> str:
-    """An address; "" where a field uses it for none."""
-    if not isinstance(plain, str):
-        raise ArtifactError(f"{where}: expected a PCI address, got {type(plain).__name__}")
-    if plain and not is_address(plain):
-        raise ArtifactError(f"{where}: {plain[:40]!r} is no PCI address")
-    return plain
-
-
-def _convert_tuple(kinds: tuple[Any, ...], plain: object, where: str) -> tuple[object, ...]:
-    if not isinstance(plain, list):
-        raise ArtifactError(f"{where}: expected a list, got {type(plain).__name__}")
-    if len(kinds) == 2 and kinds[1] is Ellipsis:
-        return tuple(_convert(kinds[0], item, f"{where}[{i}]") for i, item in enumerate(plain))
-    if len(kinds) != len(plain):
-        raise ArtifactError(f"{where}: expected {len(kinds)} items, got {len(plain)}")
-    return tuple(
-        _convert(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, plain, strict=True))
-    )
-
-
-def _convert_dataclass(kind: type, plain: object, where: str) -> object:
-    if not isinstance(plain, dict):
-        raise ArtifactError(f"{where}: expected an object, got {type(plain).__name__}")
-    hints = _hints(kind)
-    values: dict[str, object] = {}
-    for field in dataclasses.fields(kind):
-        if field.name in plain:
-            values[field.name] = _convert(
-                hints[field.name], plain[field.name], f"{where}.{field.name}"
-            )
-        elif field.default is dataclasses.MISSING:
-            if type(None) not in typing.get_args(hints[field.name]):
-                raise ArtifactError(f"{where}.{field.name}: missing")
-            values[field.name] = None
-    return kind(**values)

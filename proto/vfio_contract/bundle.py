@@ -17,7 +17,6 @@ import base64
 import binascii
 import os
 import re
-import ssl
 import stat
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -282,6 +281,9 @@ def _require_key(path: Path, data: bytes) -> None:
 
 def _require_usable(directory: Path, ca: bytes) -> None:
     """OpenSSL takes the authority, and the key belongs to the certificate."""
+    # 4 MB that a hostd which has no bundle need not hold
+    import ssl
+
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         context.load_verify_locations(cadata=ca.decode("ascii", errors="replace"))

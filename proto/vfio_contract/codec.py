@@ -1,9 +1,10 @@
 """The only place where values become protobuf messages and back.
 
 A value and its message have the same name and the same field names (`vfio_contract.views`,
-`vfio_contract.findings`, `vfio_contract.durable`), so one conversion driven by the dataclass serves
-them all; only a durable event, whose payload is one of many, has its own. An enum number that this
-version does not know reads as UNKNOWN, never as good. Nothing here does input or output.
+`vfio_contract.findings`, `vfio_contract.durable`, `vfio_contract.command`), so one conversion
+driven by the dataclass serves them all; only a durable event, whose payload is one of many, has its
+own. An enum number that this version does not know reads as UNKNOWN, never as good. Nothing here
+does input or output.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from vfio_contract import durable, findings, views
+from vfio_contract import action, command, durable, findings, views
 from vfio_contract.durable import DurableEvent, Spooled, Stamp, kind_of
 from vfio_contract.findings import Verdict
-from vfioctl.v1 import durable_pb2, findings_pb2, views_pb2
+from vfioctl.v1 import durable_pb2, findings_pb2, session_pb2, views_pb2
 
 Value = TypeVar("Value")
 
@@ -32,6 +33,8 @@ _MESSAGES: dict[type, type[Message]] = {
         (findings, findings_pb2),
         (views, views_pb2),
         (durable, durable_pb2),
+        (command, session_pb2),
+        (action, session_pb2),
     )
     for kind in vars(source).values()
     if isinstance(kind, type) and dataclasses.is_dataclass(kind) and hasattr(module, kind.__name__)
@@ -41,7 +44,7 @@ _MESSAGES: dict[type, type[Message]] = {
 
 
 def to_message(value: Any) -> Any:
-    """The message of a value from `views` or `findings`, or of a durable event's payload."""
+    """The message of a value from `views`, `findings` or `command`, or of an event's payload."""
     message = _MESSAGES[type(value)]()
     for field in dataclasses.fields(value):
         _put(message, field.name, getattr(value, field.name))

@@ -140,7 +140,7 @@ NODE_LOST = Code(
 NODE_UNHEARD = Code(
     "NODE_UNHEARD",
     Verdict.UNKNOWN,
-    "The coordinator knows the node but has not heard it since its own start.",
+    "The coordinator knows the node and does not hear it, not long after its own start.",
     "Nothing is known about the node yet.",
     "Wait one reconnect window; then look at the agent.",
 )
@@ -188,6 +188,16 @@ STORE_REWOUND = Code(
     "The coordinator's store is older than what the fleet has already done.",
     "Do not place anything. Restore the newest store.",
 )
+CLOCK_JUMP = Code(
+    "CLOCK_JUMP",
+    Verdict.WARN,
+    "The coordinator's wall clock against the time that passed, by a clock that nobody can set; at "
+    "its start against the newest record of its store.",
+    "Somebody set the clock, or it was wrong before. What ends at a date (risk decisions, the "
+    "certificates of calls) goes by the time from before the jump.",
+    "Set the coordinator's clock right, and this ends by itself. If it is right now, restart the "
+    "coordinator: it takes the clock as it is, or once it has passed the store's newest record.",
+)
 
 EVENTS_LOST = Code(
     "EVENTS_LOST",
@@ -209,7 +219,7 @@ HOSTD_AWAY = Code(
     "HOSTD_AWAY",
     Verdict.FAIL,
     "The network process of the agent is heard, and it does not reach hostd on its own host.",
-    "Nobody looks at the host: its evidence grows old, nothing is recorded, no action is possible.",
+    "Nobody looks at the host: it takes no VM until hostd is back and has looked.",
     "On the host: systemctl status vfioctl-hostd, or the log of `vfioctl agent run`.",
 )
 SPOOL_FULL = Code(
@@ -241,6 +251,7 @@ CLUSTER_CODES: tuple[Code, ...] = (
     RISK_EXPIRED,
     RISK_REVOKED,
     STORE_REWOUND,
+    CLOCK_JUMP,
     EVENTS_LOST,
     JOURNAL_FAILED,
     HOSTD_AWAY,

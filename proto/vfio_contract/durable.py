@@ -5,6 +5,9 @@ coordinator has committed their effect. An event says what happened and decides 
 comes from kernel logs and strangers: a payload cuts and cleans it when it is made, so that no host
 can make an event that is refused for its size.
 
+Of what comes, goes or changes hands `between` is 0 where two looks at the host show it. Else only
+the kernel said so, that many times, between two looks that show no difference.
+
 CRITICAL events are never dropped once they are spooled; of the others the oldest give way when the
 spool is full, and an `EventsLost` stands in their place: a number is either an event or within
 exactly one gap.
@@ -27,6 +30,10 @@ MAX_SEQ = (1 << 62) - 1
 
 LINES_LOST = "lines-lost"
 """Category of kernel lines that were overwritten before anybody read them."""
+
+
+UEVENTS_LOST = "uevents-lost"
+"""Category of uevents that the kernel dropped before anybody read them."""
 
 
 def clean_text(text: str) -> str:
@@ -83,6 +90,7 @@ class BindingChanged(_Clean):
 
     before: str
     after: str
+    between: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +98,7 @@ class DeviceAppeared(_Clean):
     """The subject is on the bus now. `ids` is vendor:device, "" where not known."""
 
     ids: str
+    between: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +106,7 @@ class DeviceRemoved(_Clean):
     """The subject left the bus."""
 
     ids: str
+    between: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,20 +127,25 @@ class VmStopped(_Clean):
 
 @dataclass(frozen=True, slots=True)
 class HolderChanged(_Clean):
-    """A process opened (`held`) or let go of the subject's VFIO node."""
+    """A process opened (`held`) or let go of the subject's VFIO node; `process` "" if not known."""
 
     process: str
     held: bool
+    between: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ActionEnded(_Clean):
-    """An action that the agent was told to do has ended. `id` is its command's."""
+    """An action has ended. `id` is its command's, random for one that was asked for on the host.
+
+    `report` is `action.pack_report`'s, b"" from an agent that made none.
+    """
 
     id: str
     verb: str
     outcome: str
     detail: str
+    report: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

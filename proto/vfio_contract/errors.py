@@ -16,6 +16,14 @@ class ErrorCode(StrEnum):
     UNKNOWN_NODE = "UNKNOWN_NODE"
     UNKNOWN_VM = "UNKNOWN_VM"
     VM_EXISTS = "VM_EXISTS"
+    UNKNOWN_DEVICE = "UNKNOWN_DEVICE"
+    UNKNOWN_COMMAND = "UNKNOWN_COMMAND"
+    NODE_UNHEARD = "NODE_UNHEARD"
+    HOSTD_AWAY = "HOSTD_AWAY"
+    NODE_BUSY = "NODE_BUSY"
+    DEVICE_CLAIMED = "DEVICE_CLAIMED"
+    AGENT_TOO_OLD = "AGENT_TOO_OLD"
+    NO_ARTIFACT = "NO_ARTIFACT"
     NO_BASELINE = "NO_BASELINE"
     UNKNOWN_RISK = "UNKNOWN_RISK"
     NO_INVENTORY = "NO_INVENTORY"
@@ -32,6 +40,10 @@ class ErrorCode(StrEnum):
     OUTCOME_UNKNOWN = "OUTCOME_UNKNOWN"
     COMPACTED = "COMPACTED"
     SLOW_CONSUMER = "SLOW_CONSUMER"
+    BUSY = "BUSY"
+    FLOODING = "FLOODING"
+    SILENT = "SILENT"
+    TOO_MANY_WATCHERS = "TOO_MANY_WATCHERS"
     SHUTTING_DOWN = "SHUTTING_DOWN"
     INTERNAL = "INTERNAL"
 
@@ -54,6 +66,30 @@ CATALOGUE: dict[ErrorCode, ErrorText] = {
     ),
     ErrorCode.VM_EXISTS: ErrorText(
         "ALREADY_EXISTS", "The VM already holds a claim; release it first: vfioctl vm release VM"
+    ),
+    ErrorCode.UNKNOWN_DEVICE: ErrorText(
+        "NOT_FOUND", "The node has no such device to give away; see: vfioctl node show NODE"
+    ),
+    ErrorCode.UNKNOWN_COMMAND: ErrorText(
+        "NOT_FOUND", "No such command is kept; see: vfioctl node show NODE"
+    ),
+    ErrorCode.NODE_UNHEARD: ErrorText(
+        "UNAVAILABLE", "Nothing was sent. On that host: systemctl status vfioctl-agent"
+    ),
+    ErrorCode.HOSTD_AWAY: ErrorText(
+        "UNAVAILABLE", "Nothing was sent. On that host: systemctl status vfioctl-hostd"
+    ),
+    ErrorCode.NODE_BUSY: ErrorText(
+        "ABORTED", "Nothing was sent. Wait for what is under way: vfioctl node show NODE"
+    ),
+    ErrorCode.DEVICE_CLAIMED: ErrorText(
+        "FAILED_PRECONDITION", "Nothing was sent. Free it first: vfioctl vm release VM"
+    ),
+    ErrorCode.AGENT_TOO_OLD: ErrorText(
+        "FAILED_PRECONDITION", "Nothing was sent. Upgrade vfioctl on that node."
+    ),
+    ErrorCode.NO_ARTIFACT: ErrorText(
+        "NOT_FOUND", "What that look saw is no longer kept; look again."
     ),
     ErrorCode.NO_BASELINE: ErrorText(
         "NOT_FOUND", "The node has no accepted baseline; make one: vfioctl baseline accept NODE"
@@ -102,6 +138,18 @@ CATALOGUE: dict[ErrorCode, ErrorText] = {
     ),
     ErrorCode.SLOW_CONSUMER: ErrorText(
         "RESOURCE_EXHAUSTED", "Nobody read this stream; open it again after the last cursor."
+    ),
+    ErrorCode.BUSY: ErrorText(
+        "UNAVAILABLE", "Many agents came at once; each is told when to come back, and does."
+    ),
+    ErrorCode.FLOODING: ErrorText(
+        "RESOURCE_EXHAUSTED", "This peer says more than its share; it may come back later."
+    ),
+    ErrorCode.SILENT: ErrorText(
+        "ABORTED", "The agent said nothing for too long; a live one reconnects."
+    ),
+    ErrorCode.TOO_MANY_WATCHERS: ErrorText(
+        "RESOURCE_EXHAUSTED", "As many streams are open as may be; end one that nobody needs."
     ),
     ErrorCode.SHUTTING_DOWN: ErrorText("UNAVAILABLE", "The coordinator is stopping."),
     ErrorCode.INTERNAL: ErrorText(

@@ -98,12 +98,18 @@ def summarise_attempts(
     )
 
 
+def kernel_seconds(evidence: str) -> float | None:
+    """When the kernel wrote the line that an attempt quotes; None where it quotes none."""
+    stamp = _STAMP.match(evidence)
+    return None if stamp is None else float(stamp[1])
+
+
 def _make_event(row: ResetAttempt, boot_id: str | None) -> ResetEvent:
-    stamp, waited = _STAMP.match(row.evidence), _WAITED.search(row.evidence)
+    waited = _WAITED.search(row.evidence)
     return ResetEvent(
         method=row.method,
         outcome=str(row.outcome),
         waited_ms=None if waited is None else int(waited[1] or waited[2]),
-        seconds=None if stamp is None else float(stamp[1]),
+        seconds=kernel_seconds(row.evidence),
         this_boot=row.boot_id == boot_id if row.boot_id and boot_id else None,
     )

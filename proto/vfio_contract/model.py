@@ -509,6 +509,20 @@ class Holder:
 
 
 @dataclass(frozen=True, slots=True)
+class VmProcess:
+    """A QEMU that runs a VM, whether it has a device or not.
+
+    `vm` is the name as in `VmConfig`; `kind` is that of the configuration of this name, `qemu`
+    where there is none. `started_seconds` counts from boot.
+    """
+
+    pid: int
+    vm: str
+    kind: str
+    started_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class FunctionReading:
     """What changes about one function without anyone changing the host.
 
@@ -703,6 +717,7 @@ class Readings:
     cpu_isolation: CpuIsolation | None = None
     redacted: str | None = None
     ledger_kept: bool = False
+    vm_processes: tuple[VmProcess, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 Values only. They cross the wire as the messages of the same name and field (see `codec`) and are
 printed by the CLI as they are. Ages are seconds on the coordinator's monotonic clock; `at` is UTC
 in ISO 8601. A node that is not heard is never shown as healthy.
+
+Length: the views of one api, all of them plain values.
 """
 
 from dataclasses import dataclass
@@ -58,7 +60,7 @@ class ChangeView:
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """A node on one line; `findings`, `units`, `drift` and `risks` are there when asked for detail.
+    """A node on one line; `findings`, `units`, `drift`, `risks` and `commands` are detail.
 
     `state` is ready, cordoned, draining, drained, revalidating or lost. `verdict` is the worst of
     its findings as last heard, UNKNOWN when not heard. `heard_age_s` is -1 when never heard since
@@ -83,6 +85,30 @@ class NodeView:
     drift: tuple[ChangeView, ...] = ()
     findings: tuple["FindingView", ...] = ()
     risks: tuple["RiskView", ...] = ()
+    commands: tuple["CommandView", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CommandView:
+    """Something that a node was told to do.
+
+    `state` is waiting (for the node), sent, taken or ended, `outcome` "" before it ended. An
+    outcome of `unknown` says that nobody knows what became of it. `seen` is True once the cluster's
+    state holds what a look saw.
+    """
+
+    id: str
+    node: str
+    verb: str
+    address: str
+    state: str
+    outcome: str
+    code: str
+    text: str
+    by: str
+    at: str
+    ended_at: str
+    seen: bool = False
 
 
 @dataclass(frozen=True, slots=True)

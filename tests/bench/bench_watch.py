@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc.aio
@@ -31,6 +32,8 @@ from vfio_contract.bundle import Bundle, load_bundle
 from vfio_contract.codec import to_message
 from vfio_contract.views import WatchKind
 from vfio_coordinator.mirror import Mirror
+from vfio_coordinator.peer import Role
+from vfio_coordinator.pki import Authority
 from vfio_coordinator.scheduler.index import put
 from vfio_coordinator.state.events import InventoryReceived, NodeHello, Now, ObservationReceived
 from vfio_coordinator.state.model import State
@@ -139,8 +142,12 @@ async def bench_streams(state: Path, watchers: int) -> None:
         AsyncExitStack() as channels,
     ):
         name = f"watch.stream.{watchers}"
-        bundle = load_bundle(state / "users" / "admin")
-        users = [await user(channels, process, bundle) for _ in range(CHANNELS)]
+        authority = Authority.open_or_create(state / "ca", now=datetime.now(UTC))
+        bundles = [
+            authority.ensure_user_bundle(name, Role.VIEWER, state / "users" / name)
+            for name in (f"viewer-{number}" for number in range(CHANNELS))
+        ]
+        users = [await user(channels, process, load_bundle(bundle)) for bundle in bundles]
         first = users[0].watch(kinds=(WatchKind.NODES, WatchKind.EVENTS))
         await first.until(lambda change: change.current)
         rss, began = rss_kb(process.pid), time.perf_counter()

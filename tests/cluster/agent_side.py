@@ -19,7 +19,8 @@ from tests.fakes.recording_coordinator import DEADLINE_S, RecordingCoordinator, 
 from tests.fakes.snapshots import make_snapshot, nic
 from vfio_agent.checks import judge
 from vfio_agent.journal import Journal
-from vfio_agent.session.conversation import Ended, Fences, Speaker, Terms
+from vfio_agent.session.conversation import Fences, Speaker, Terms
+from vfio_agent.session.ending import Ended
 from vfio_agent.session.link import Link
 from vfio_agent.session.outbox import Observed, Outbox, Packer, seconds_up
 from vfio_contract.bundle import Bundle, load_bundle

@@ -46,6 +46,11 @@ class FakeClock:
     at_s: float = 1_000.0
     wall: datetime = field(default_factory=lambda: datetime.now(UTC))
 
+    def go_on(self, passed: timedelta) -> None:
+        """Time passes, by both clocks."""
+        self.at_s += passed.total_seconds()
+        self.wall += passed
+
     def now(self) -> Now:
         return Now(monotonic_s=self.at_s, utc=self.wall.strftime("%Y-%m-%dT%H:%M:%SZ"))
 
@@ -282,8 +287,7 @@ class Cluster:
 
     def advance(self, seconds: float) -> None:
         """Let time pass, and let the coordinator notice."""
-        self.clock.at_s += seconds
-        self.clock.wall += timedelta(seconds=seconds)
+        self.clock.go_on(timedelta(seconds=seconds))
         self.serving.runtime.feed(Tick())
 
     def node_bundle(self, name: str) -> Bundle:
@@ -328,8 +332,11 @@ def secure_channel(endpoint: str, bundle: Bundle) -> grpc.aio.Channel:
 
 @asynccontextmanager
 async def no_leftovers() -> AsyncIterator[None]:
-    """No task outlives what is inside, but for those that were there before."""
+    """No task outlives what is inside, but for those that were there before or are about to end."""
     before = asyncio.all_tasks()
     yield
     left = asyncio.all_tasks() - before
+    if left:
+        # grpc's server says that it has stopped before the tasks of its last calls return
+        _, left = await asyncio.wait(left, timeout=DEADLINE_S)
     assert not left, left

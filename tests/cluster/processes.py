@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,9 +43,12 @@ class Process:
         return await _ended(self._running)
 
 
-async def launch(directory: Path, *options: str) -> asyncio.subprocess.Process:
+async def launch(
+    directory: Path, *options: str, prefix: Sequence[str] = ()
+) -> asyncio.subprocess.Process:
+    """`prefix` is a command that becomes the process, as `env` does."""
     return await asyncio.create_subprocess_exec(
-        sys.executable,
+        *(*prefix, sys.executable),
         *("-m", "vfio_coordinator", "--state", str(directory), "--listen", "127.0.0.1:0"),
         *options,
         stdout=asyncio.subprocess.PIPE,
@@ -53,9 +56,9 @@ async def launch(directory: Path, *options: str) -> asyncio.subprocess.Process:
     )
 
 
-async def start(directory: Path, *options: str) -> Process:
+async def start(directory: Path, *options: str, prefix: Sequence[str] = ()) -> Process:
     """A process that serves; AssertionError with what it said instead."""
-    running = await launch(directory, *options)
+    running = await launch(directory, *options, prefix=prefix)
     assert running.stdout is not None
     async with asyncio.timeout(DEADLINE_S):
         line = (await running.stdout.readline()).decode()
@@ -65,9 +68,11 @@ async def start(directory: Path, *options: str) -> Process:
 
 
 @asynccontextmanager
-async def serving(directory: Path, *options: str) -> AsyncIterator[Process]:
+async def serving(
+    directory: Path, *options: str, prefix: Sequence[str] = ()
+) -> AsyncIterator[Process]:
     """A process that is gone at the end, whatever happened."""
-    process = await start(directory, *options)
+    process = await start(directory, *options, prefix=prefix)
     try:
         yield process
     finally:

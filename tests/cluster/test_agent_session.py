@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import grpc
 import grpc_testing
@@ -43,18 +43,19 @@ from vfio_agent.session.conversation import (
     MAX_INTERVAL_S,
     MIN_INTERVAL_S,
     Conversation,
-    Ended,
     Fences,
     Terms,
 )
+from vfio_agent.session.ending import Ended
 from vfio_agent.session.outbox import Outbox
-from vfio_contract.artifact import decode, decompress, digest_bytes
+from vfio_contract.artifact import ArtifactError, decode, decompress, digest_bytes
 from vfio_contract.bundle import load_bundle
 from vfio_contract.codec import from_message
 from vfio_contract.findings import Finding
 from vfio_contract.model import SCHEMA, Facts, Readings
+from vfio_contract.parts import pack_lines, rank, read_findings, read_lines
 from vfioctl.v1 import session_pb2
-from vfioctl.v1.session_pb2 import SessionRequest, SessionResponse, Welcome
+from vfioctl.v1.session_pb2 import SessionRequest, SessionResponse, Welcome, WholeWanted
 from vfioctl.v1.session_pb2_grpc import AgentSessionServiceStub
 
 
@@ -109,7 +110,8 @@ def test_hello_welcome_inventory_observation(
     assert (said.sequence, said.inventory_digest) == (1, observed.digest)
     assert said.checks_version == "checks-1"
     assert decode(Readings, decompress(said.readings_zlib)).boot_id == "boot-1"
-    assert tuple(from_message(Finding, f) for f in said.findings) == observed.findings
+    findings = rank(read_findings(observed.lines()))
+    assert tuple(from_message(Finding, f) for f in said.findings) == findings
     assert 0 <= said.age_ms < DEADLINE_S * 1000
     assert agent.terms.get(timeout=DEADLINE_S) == Terms(CLUSTER, 7, 60.0)
     assert journal.fence() == Fence(CLUSTER, 1, 7)
@@ -205,12 +207,13 @@ def test_a_blocked_stream_is_given_the_latest_observation_and_no_queue(
     coordinator: RecordingCoordinator, make_agent: MakeAgent
 ) -> None:
     """Messages far beyond the flow-control window, to a coordinator that does not read."""
-    large = dataclasses.replace(observe(), readings_zlib=os.urandom(4 << 20))
+    blob = b'readings/blob "' + os.urandom(4 << 20).hex().encode() + b'"\n'
+    large = dataclasses.replace(observe(), parts_zlib=pack_lines([blob]))
     agent = make_agent(large)
     stream = coordinator.next_stream()
     stream.hear("hello")
     stream.stop_reading()
-    stream.welcome()
+    stream.welcome(takes_parts=True)
     for number in range(50):
         agent.outbox.offer(dataclasses.replace(large, checks_version=f"checks-{number}"))
     stream.go_on_reading()
@@ -223,6 +226,54 @@ def test_a_blocked_stream_is_given_the_latest_observation_and_no_queue(
     assert len(heard) <= 3
     agent.outbox.offer(dataclasses.replace(large, checks_version="checks-50"))
     assert stream.hear("observation").checks_version == "checks-50", "the last was said twice"
+
+
+# --- in parts --------------------------------------------------------------------------------
+
+
+def names_in(said: Any) -> list[str]:
+    return list(read_lines(said.parts_zlib))
+
+
+def test_only_what_changed_since_the_acknowledged_one_is_said(
+    coordinator: RecordingCoordinator, make_agent: MakeAgent
+) -> None:
+    agent = make_agent(observe(uptime=1.0))
+    stream = coordinator.next_stream()
+    stream.hear("hello")
+    stream.welcome(takes_parts=True)
+    stream.hear("inventory")
+    whole = stream.hear("observation")
+    assert (whole.base_digest, whole.readings_zlib, len(whole.findings)) == ("", b"", 0)
+    assert len(names_in(whole)) > 40
+    agent.outbox.offer(observe(uptime=2.0))
+    assert stream.hear("observation").base_digest == "", "nothing was acknowledged"
+    agent.outbox.offer(observe(uptime=3.0))
+    third = stream.hear("observation")
+    stream.acknowledge(2)
+    stream.acknowledge(3)
+    stream.want_inventory(third.inventory_digest)  # when this is answered, all above was heard
+    stream.hear("inventory")
+    fourth = stream.hear("observation")
+    assert (fourth.base_digest, fourth.digest) == (third.digest, third.digest)
+    assert names_in(fourth) == []
+
+
+def test_the_whole_is_said_again_when_it_is_wanted(
+    coordinator: RecordingCoordinator, make_agent: MakeAgent
+) -> None:
+    agent = make_agent(observe())
+    stream = coordinator.next_stream()
+    stream.hear("hello")
+    stream.welcome(takes_parts=True)
+    stream.hear("inventory")
+    whole = stream.hear("observation")
+    stream.acknowledge(1)
+    stream.say(SessionResponse(whole_wanted=WholeWanted()))
+    again = stream.hear("observation")
+    assert (again.sequence, again.base_digest) == (2, "")
+    assert (again.digest, again.parts_zlib) == (whole.digest, whole.parts_zlib)
+    agent.link.close()
 
 
 # --- ends and new beginnings -----------------------------------------------------------------
@@ -351,7 +402,7 @@ def test_closing_ends_it_wherever_it_is(house: House, journal: Journal) -> None:
     with no_thread_left(), RecordingCoordinator(house.server) as coordinator:
         for bring_to in (greeted, welcomed, unread):
             agent = Agent(house, coordinator.endpoint, journal)
-            agent.outbox.offer(dataclasses.replace(observe(), readings_zlib=os.urandom(4 << 20)))
+            agent.outbox.offer(dataclasses.replace(observe(), facts_zlib=os.urandom(4 << 20)))
             agent.connect()
             stream = coordinator.next_stream()
             bring_to(stream)
@@ -378,12 +429,12 @@ def test_closing_at_any_moment_of_the_beginning(house: House, journal: Journal) 
 def test_a_fault_while_speaking_is_raised_and_not_retried(
     coordinator: RecordingCoordinator, make_agent: MakeAgent
 ) -> None:
-    broken = dataclasses.replace(observe(), findings=(cast(Finding, "no finding"),))
+    broken = dataclasses.replace(observe(), parts_zlib=b"no zlib")
     agent = make_agent(broken)
     stream = coordinator.next_stream()
     stream.hear("hello")
     stream.welcome(held=True)
-    with pytest.raises(KeyError):
+    with pytest.raises(ArtifactError):
         agent.ended()
     assert stream.hear_the_end() == []
 

@@ -31,6 +31,8 @@ READS: dict[str, dict[str, Any]] = {
     "GetBaseline": {"node": NODE},
     "ListEvents": {},
     "ListRisks": {},
+    "GetCommand": {"id": "none"},
+    "ListCommands": {},
     "Watch": {},
 }
 CHANGES: dict[str, dict[str, Any]] = {
@@ -41,6 +43,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "AcceptBaseline": {"node": NODE},
     "AcceptRisk": {"node": NODE, "code": "ACS_OVERRIDE", "reason": "lab", "until": "90d"},
     "RevokeRisk": {"node": NODE, "code": "ACS_OVERRIDE"},
+    "RunCommand": {"node": NODE, "verb": "check"},
+    "GetArtifact": {"id": "none"},
 }
 
 
@@ -75,6 +79,19 @@ async def test_a_role_reads_and_only_operators_change(state: Path, role: Role) -
         assert (f"user:{role.value}" in actors) is may_change
 
 
+@pytest.mark.parametrize("verb", ["bind", "unbind", "reset-test", "what comes after this version"])
+async def test_what_acts_on_a_host_needs_an_admin(state: Path, verb: str) -> None:
+    async with Cluster(state) as cluster:
+        await cluster.join(NODE)
+        asked = {"node": NODE, "verb": verb, "address": "0000:01:00.0"}
+        for role in (Role.VIEWER, Role.OPERATOR):
+            refused = await (await cluster.user(role)).refusal("RunCommand", **asked)
+            assert refused.code == "PERMISSION_DENIED"
+            assert "this needs" in refused.message
+        refused = await (await cluster.user(Role.ADMIN)).refusal("RunCommand", **asked)
+        assert refused.code != "PERMISSION_DENIED"
+
+
 async def test_every_method_is_asked_for_its_role() -> None:
     service = cluster_pb2.DESCRIPTOR.services_by_name["ClusterService"]
     assert {method.name for method in service.methods} == {*READS, *CHANGES}
@@ -107,7 +124,7 @@ async def test_an_expired_user_is_nobody_though_the_connection_lives(state: Path
     async with Cluster(state) as cluster:
         user = await cluster.user(Role.ADMIN)
         await user.status()
-        cluster.clock.wall += timedelta(days=91)
+        cluster.clock.go_on(timedelta(days=91))
         refused = await user.refusal("GetStatus")
         assert (refused.code, refused.status) == (
             "UNAUTHENTICATED",

@@ -12,7 +12,11 @@ import pytest
 from tests.cluster.agents import Agent, Cluster, nic_host
 from tests.cluster.users import Refused, is_unheard, stage_of, want
 from tests.fakes.snapshots import nic
+from vfio_agent.checks import checks_version, judge
+from vfio_agent.session.outbox import Packer, seconds_up
+from vfio_agent.session.telling import Telling
 from vfio_contract.findings import Verdict
+from vfio_contract.host import Host
 from vfio_coordinator.api import session
 from vfio_coordinator.bootstrap import LIMITS
 from vfio_coordinator.peer import Role
@@ -75,6 +79,41 @@ async def test_a_body_of_a_newer_version_is_passed_over(state: Path) -> None:
         await agent.observe()
 
 
+async def test_an_observation_in_parts_and_what_does_not_fit_onto_it(state: Path) -> None:
+    async with Cluster(state) as cluster:
+        agent = await cluster.agent(NODE)
+        welcome = await agent.greet()
+        assert welcome.takes_parts
+        await agent.stream.say(inventory=agent.inventory())
+        telling = Telling(in_parts=True)
+        digests = []
+        for uptime in (1.0, 2.0):
+            readings = replace(agent.snapshot.readings, uptime_seconds=uptime)
+            snapshot = replace(agent.snapshot, readings=readings)
+            findings = judge(Host(snapshot)).findings
+            observed = Packer().pack(
+                snapshot, findings, checks_version=checks_version(), at_s=seconds_up()
+            )
+            message = telling.say(observed)
+            digests.append(message.base_digest)
+            await agent.stream.say(observation=message)
+            telling.hold((await agent.stream.hear_one("acknowledged")).sequence)
+        assert [bool(digest) for digest in digests] == [False, True]
+        await (await cluster.admin()).until_state(NODE, "ready")
+        held = cluster.serving.runtime.state.nodes[NODE].observation
+        assert held is not None
+        assert held.parts is not None
+        assert held.parts.lines() == observed.lines()
+        stale = telling.say(observed)
+        stale.base_digest = digests[1].replace("sha256:", "sha256:0")[:71]
+        await agent.stream.say(observation=stale)
+        await agent.stream.hear_one("whole_wanted")
+        assert cluster.serving.runtime.state.nodes[NODE].observation is held
+        telling.forget()
+        await agent.stream.say(observation=telling.say(observed))
+        assert (await agent.stream.hear_one("acknowledged")).sequence == 4
+
+
 # --- who is let in -------------------------------------------------------------------------------
 
 
@@ -121,12 +160,12 @@ async def test_a_user_is_no_node_whatever_the_role(state: Path) -> None:
 async def test_an_expired_certificate_ends_a_stream_that_it_opened(state: Path) -> None:
     async with Cluster(state) as cluster:
         agent = await cluster.join(NODE)
-        cluster.clock.wall += timedelta(days=91)
+        cluster.clock.go_on(timedelta(days=91))
         await agent.stream.say(observation=agent.observation())
         refused = await agent.stream.end()
         assert refused.code == "UNAUTHENTICATED"
         assert "expired" in refused.message
-        assert is_unheard(await (await cluster.admin()).until(NODE, is_unheard))
+        await (await cluster.admin()).until_state(NODE, "lost")
 
 
 async def test_a_newer_session_of_the_same_machine_takes_over(state: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,12 +18,21 @@ from tests.cluster.users import DEADLINE_S
 from tests.fakes.durable import line, moment, numbers_in, reset
 from tests.fakes.recording_coordinator import RecordingCoordinator, Stream
 from vfio_agent.journal import Journal, JournalError
-from vfio_agent.session.conversation import Ended
+from vfio_agent.session.delivery import Events
+from vfio_agent.session.ending import Ended
 from vfio_agent.session.link import Link
 from vfio_agent.session.outbox import Outbox
 from vfio_contract.bundle import load_bundle
 from vfio_contract.codec import event_from_message, event_to_message
-from vfio_contract.durable import MAX_SEQ, DurableEvent, EventsLost, Spooled
+from vfio_contract.durable import (
+    MAX_SEQ,
+    DurableEvent,
+    EventsLost,
+    JournalStatus,
+    Mark,
+    Spooled,
+    SpoolUnavailable,
+)
 from vfio_coordinator.api.messages import MAX_EVENTS
 from vfioctl.v1 import session_pb2
 from vfioctl.v1.durable_pb2 import DurableEvent as Message
@@ -56,7 +65,9 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 class Session:
     """One session of an agent with a journal, on a thread."""
 
-    def __init__(self, house: House, endpoint: str, journal: Journal) -> None:
+    def __init__(
+        self, house: House, endpoint: str, journal: Journal, *, events: Events | None = None
+    ) -> None:
         self.reasons: list[str] = []
         outbox = Outbox()
         outbox.offer(observe())
@@ -67,7 +78,7 @@ class Session:
             outbox=outbox,
             fences=journal,
             on_terms=lambda terms: None,
-            events=journal.spool,
+            events=events or journal.spool,
             on_rescan=self.reasons.append,
         )
         self.results: list[Ended] = []
@@ -320,3 +331,32 @@ async def test_a_newer_session_gets_what_the_older_had_not_applied(state: Path) 
         assert (await old.stream.end()).code == "SESSION_REPLACED"
         await new.stream.say(events=batch(3))
         assert (await new.stream.hear_one("events_held")).seq == 3
+
+
+class Away:
+    """The events of a hostd that is not there: its journal's state is all that is known."""
+
+    id = "0" * 32
+
+    def after(self, seq: int, limit: int) -> Sequence[Spooled]:
+        raise SpoolUnavailable("hostd is away")
+
+    def acknowledge(self, mark: Mark) -> bool:
+        raise SpoolUnavailable("hostd is away")
+
+    def status(self) -> JournalStatus:
+        return JournalStatus("HOSTD_AWAY", "hostd is away")
+
+    def attach(self, wake: Callable[[], None] | None) -> None:
+        """Nothing ever wakes it."""
+
+
+def test_that_nobody_looks_at_the_host_is_told_before_what_was_seen(
+    house: House, coordinator: RecordingCoordinator, journal: Journal
+) -> None:
+    with closing(Session(house, coordinator.endpoint, journal, events=Away())):
+        stream = coordinator.next_stream()
+        stream.hear("hello")
+        stream.welcome(held=True)
+        assert stream.hear("journal").code == "HOSTD_AWAY"
+        stream.hear("observation")

@@ -173,8 +173,7 @@ async def test_a_decision_ends_by_itself_also_while_nobody_runs(state: Path) -> 
         allowed = ("acs-override",)
         assert (await admin.place(want("vm1", allow=allowed))).placement is not None
         await agent.stream.call.done_writing()
-        cluster.clock.at_s += 7200
-        cluster.clock.wall += timedelta(hours=2)
+        cluster.clock.go_on(timedelta(hours=2))
         await cluster.restart()
         admin = await cluster.admin()
         await cluster.join(NODE, overridden())

@@ -6,9 +6,10 @@ import asyncio
 
 import pytest
 
+from vfio_contract.command import Command
 from vfio_contract.errors import ClusterError, ErrorCode
 from vfio_coordinator.session_port import SessionPort, Word
-from vfio_coordinator.state.effects import AcceptSession, Acknowledge, WantInventory
+from vfio_coordinator.state.effects import AcceptSession, Acknowledge, SendCommand, WantInventory
 
 WELCOME = AcceptSession("pve01", 1, inventory_held=False)
 REPLACED = ClusterError(ErrorCode.SESSION_REPLACED, "session 2 took over")
@@ -16,6 +17,22 @@ REPLACED = ClusterError(ErrorCode.SESSION_REPLACED, "session 2 took over")
 
 def acknowledge(sequence: int) -> Acknowledge:
     return Acknowledge("pve01", 1, sequence)
+
+
+def command(id: str) -> Command:
+    return Command(
+        id=id,
+        verb="rescan",
+        node="pve01",
+        product_uuid="",
+        boot_id="boot-1",
+        agent_state_id="state-1",
+        sequence=1,
+        deadline_boottime_ms=1,
+        cluster_id="cluster-1",
+        incarnation=1,
+        epoch=1,
+    )
 
 
 async def heard(port: SessionPort) -> list[Word]:
@@ -47,6 +64,15 @@ async def test_an_agent_that_does_not_read_is_told_the_newest_only() -> None:
         acknowledge(9_999),
         WantInventory("pve01", 1, "sha256:9999"),
     ]
+
+
+async def test_commands_wait_each_for_itself_and_once() -> None:
+    port = SessionPort(1, "pve01")
+    for id in ("a", "b", "a"):
+        port.tell(SendCommand("pve01", 1, command(id)))
+    port.end()
+    words = await heard(port)
+    assert [word.command.id for word in words if isinstance(word, SendCommand)] == ["b", "a"]
 
 
 async def test_the_first_end_counts_and_comes_last() -> None:

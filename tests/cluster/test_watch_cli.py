@@ -101,7 +101,9 @@ async def test_a_follower_outlives_killed_coordinators_and_hears_each_event_once
                 await process.ended()
         code, errors = await command.end()
     assert code == 130
-    assert errors.count("going on after what was shown") >= KILLS
+    # once for each loss, however many attempts it took; the last may not have been noticed
+    assert errors.count("going on after what was shown") in (KILLS, KILLS + 1)
+    assert errors.count("connected again") == KILLS
     assert "Traceback" not in errors
     assert seqs == [row.seq for row in kept]
 

@@ -196,7 +196,7 @@ async def test_a_stream_does_not_outlive_its_user(state: Path) -> None:
         agent = await cluster.join(NODE)
         stream = (await cluster.user(Role.VIEWER)).watch(kinds=(WatchKind.NODES,))
         await current(stream)
-        cluster.clock.wall += timedelta(days=91)
+        cluster.clock.go_on(timedelta(days=91))
         agent.stream.cancel()
         refused = await stream.end()
         assert (refused.code, refused.status) == (
@@ -263,7 +263,7 @@ class OnlyWatch:
     async def watch(self, request: cluster_pb2.WatchRequest, context: Context) -> None:
         try:
             await self._watching.stream(
-                request, context, node="", require=lambda: None, patience_s=self.patience_s
+                request, context, node="", require=lambda: "ann", patience_s=self.patience_s
             )
         except ClusterError as error:
             self.dropped.set()

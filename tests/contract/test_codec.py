@@ -19,7 +19,8 @@ from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfio_contract import durable, findings, views
+from vfio_contract import command, durable, findings, views
+from vfio_contract.address import Address, Identity
 from vfio_contract.codec import (
     event_from_message,
     event_to_message,
@@ -45,12 +46,15 @@ def _messages(file: types.ModuleType) -> dict[str, Any]:
     return {name: getattr(file, name) for name in names}
 
 
-KINDS = {k.__name__: k for m in (views, findings, durable) for k in _dataclasses(m)}
+KINDS = {k.__name__: k for m in (views, findings, durable, command) for k in _dataclasses(m)}
 MESSAGES: dict[str, Any] = {n: m for file in FILES for n, m in _messages(file).items()}
 
 LOCAL = {"Report", "DurableEvent", "Spooled", "Stamp", "Mark", "JournalStatus"}
 """Values without a message of their fields: a report is printed, and its findings travel; what
 belongs to a durable event is converted by hand (below)."""
+
+OF_SESSION = {"Command", "AskedUnit", "CommandAnswer"}
+"""The values among the messages of a session; the others are made by hand."""
 
 
 # --- the same fields -----------------------------------------------------------------------------
@@ -58,7 +62,7 @@ belongs to a durable event is converted by hand (below)."""
 
 def test_every_value_has_its_message_and_no_message_is_left_over() -> None:
     twins = {*_messages(findings_pb2), *_messages(views_pb2), *_messages(durable_pb2)}
-    assert set(KINDS) - LOCAL == twins - LOCAL
+    assert set(KINDS) - LOCAL == (twins | OF_SESSION) - LOCAL
 
 
 def _is_nullable(hint: Any) -> bool:
@@ -74,7 +78,9 @@ def _expected(hint: Any) -> tuple[str, bool, bool]:
     if _is_nullable(hint):
         (inner,) = (a for a in typing.get_args(hint) if a is not type(None))
         return (*_expected(inner)[:1], False, True)
-    plain = {str: "string", bool: "bool", int: "int64", float: "double", Verdict: "Verdict"}
+    plain: dict[Any, str] = {str: "string", bytes: "bytes", bool: "bool", int: "int64"}
+    plain |= {Address: "string", Identity: "string"}
+    plain |= {float: "double", Verdict: "Verdict"}
     if hint in plain:
         return plain[hint], False, False
     return hint.__name__, False, True
@@ -83,6 +89,7 @@ def _expected(hint: Any) -> tuple[str, bool, bool]:
 def _found(field: FieldDescriptor) -> tuple[str, bool, bool]:
     names = {
         FieldDescriptor.TYPE_STRING: "string",
+        FieldDescriptor.TYPE_BYTES: "bytes",
         FieldDescriptor.TYPE_BOOL: "bool",
         FieldDescriptor.TYPE_INT64: "int64",
         FieldDescriptor.TYPE_DOUBLE: "double",
@@ -115,6 +122,9 @@ def test_every_verdict_has_its_number() -> None:
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
 PLAIN: dict[Any, st.SearchStrategy[Any]] = {
     str: TEXT,
+    Address: TEXT,
+    Identity: TEXT,
+    bytes: st.binary(max_size=12),
     bool: st.booleans(),
     int: st.integers(-(2**63), 2**63 - 1),
     float: st.floats(allow_nan=False),

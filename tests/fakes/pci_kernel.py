@@ -3,7 +3,8 @@
 It takes the place of the process that writes into the real one: prints the errno, and moves the
 links and files of the tree as drivers/base/bus.c and drivers/pci/pci-sysfs.c would. What fits which
 function is in `TOP/fits` (lines `ADDRESS DRIVER`). Where `TOP/script` says `before 3`, the
-third call kills who asked and has no effect; `hang ADDRESS` never answers an unbind of it.
+third call kills who asked and has no effect; `hang ADDRESS` never answers an unbind of it, and
+`TOP/hanging` has the pid of who waits.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ def main(top: Path, path: Path, text: str) -> None:
     script = top / "script"
     when, _, which = script.read_text().partition(" ") if script.exists() else ("", "", "")
     if when == "hang" and path.name == "unbind" and text == which:
+        (top / "hanging").write_text(str(os.getpid()))
         signal.pause()
     if when == "before" and number == int(which):
         os.kill(os.getppid(), signal.SIGKILL)

@@ -127,6 +127,9 @@ def test_cards_appear_in_the_report(story: Story) -> None:
 def test_plugged_cards_answer_as_predicted(story: Story) -> None:
     assert story.plugged.disagreements == []
     assert story.plugged.answer(story.second) == "opened"
+    # A drive with an FLR of its own: the report says nothing of its bus.
+    for seen in (story.plugged, story.rescanned):
+        assert seen.unclaimed == {("0000:02:00.0", "hot reset")}
 
 
 def test_a_rescan_gives_another_group_and_forgets_the_override(story: Story) -> None:

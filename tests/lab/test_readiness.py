@@ -11,14 +11,18 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from tests.lab.cluster import serving
 from tests.lab.conftest import Boot
+from tests.lab.hands import EVERYTHING, require
 from tests.lab.harness import scenarios
 from tests.lab.harness.machine import Guest
 from tests.lab.harness.topology import SMALL_BOUND, Machine
 from tests.lab.observation import Observation, Row, observe, start_nested, try_check
+from tests.lab.watching import watching_status
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
@@ -62,7 +66,16 @@ WIDE = {
     "0000:00:08.0": "NOT_BOUND RESET_NONE",
 }
 
+# The smoke case first: parametrized alike, the live node's test has the same machine, and is last.
 CASES = (
+    Case(
+        scenarios.AMD_SMALL,
+        frozenset(SMALL_BOUND),
+        fails=HOST,
+        unclaimed=frozenset({"0000:02:00.0"}),
+        nested=(("0000:01:00.0",), ("0000:03:00.0", "0000:03:00.1")),
+        smoke=True,
+    ),
     Case(
         scenarios.WIDE_6_1,
         frozenset({"0000:01:00.0", "0000:02:00.0", "0000:03:00.0", *GPU_AND_AUDIO}),
@@ -95,14 +108,6 @@ CASES = (
             ("0000:03:10.0",),  # a VF
             ("0000:03:00.0",),  # the PF that has VFs, with its host driver
         ),
-    ),
-    Case(
-        scenarios.AMD_SMALL,
-        frozenset(SMALL_BOUND),
-        fails=HOST,
-        unclaimed=frozenset({"0000:02:00.0"}),
-        nested=(("0000:01:00.0",), ("0000:03:00.0", "0000:03:00.1")),
-        smoke=True,
     ),
     Case(
         scenarios.IOMMU_SWITCHED_OFF,
@@ -204,6 +209,25 @@ def test_qemu_starts_or_says_what_was_predicted(
     # Something was refused or started as the machine's table wants it, not only as predicted.
     expected = ["starts" if set(a) <= case.opens else "refused" for a in case.nested]
     assert ["starts" if r.observed == "starts" else "refused" for r in rows] == expected
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("case", [c for c in CASES if c.smoke], ids=["live"], indirect=True)
+def test_a_live_node_is_acted_upon_and_that_is_seen(guest: Guest, tmp_path: Path) -> None:
+    """In every run once: its NIC goes to the host and comes back, at a word of its owner."""
+    nic = "0000:01:00.0"
+    guest.call("actuate.allow", text=EVERYTHING)
+    with serving(tmp_path / "c", "smokebox") as cluster:
+        cluster.join(guest, "smokebox")
+        cluster.until_state("smokebox", "ready")
+        with watching_status(cluster) as screen:
+            # bound by its id in modprobe.d, of which the host keeps the line
+            for verb, driver in (("unbind", "e1000e"), ("bind", "vfio-pci")):
+                done = guest.call("acting.device", verb=verb, address=nic, options=[])
+                report = require(done, "done")
+                # from the other driver, or from none where a look came in between
+                screen.until(rf"{nic}\([^()]*\):[\w-]+->{driver}")
+                screen.until(rf"{nic}\([^()]*\):{verb}{report['id']}done")
 
 
 def refused_though_unblamed(seen: Observation) -> list[str]:

@@ -38,7 +38,7 @@ def load(path: Path) -> Allowance:
 def test_the_example_is_an_allowance(tmp_path: Path) -> None:
     found = load(write_allowance(tmp_path, EXAMPLE))
 
-    assert found.verbs == frozenset(Verb)
+    assert (found.verbs, found.per_hour) == (frozenset(Verb), 20)
     assert found.permits(Verb.BIND, gpu("0000:09:00.0"))
     assert not found.permits(Verb.BIND, nic("0000:02:00.0"))
 
@@ -54,6 +54,9 @@ def test_without_consent_nothing_is_permitted(tmp_path: Path, text: str | None) 
     "text",
     [
         "actuate = 1",
+        "actuate = true\nper_hour = -1",
+        "actuate = true\nper_hour = true",
+        "actuate = true\nper_hour = '9'",
         "actuate = true\nverbs = 'bind'",
         "verbs = ['start']",
         "devices = ['01:00.0']",

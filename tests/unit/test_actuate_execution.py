@@ -14,11 +14,11 @@ import pytest
 from tests.fakes.snapshots import make_host, nic
 from tests.fakes.sysfs_tree import SysfsTree
 from tests.unit.actuate_runner import BOOT, FileDiary, hands_on, run, save
-from vfio_agent.actuate.execution import carry_out, take_back
+from vfio_agent.actuate.execution import WHOLE, carry_out, take_back
 from vfio_agent.actuate.hands import Hands, Waiting
 from vfio_agent.actuate.persistence import MODPROBE_FILE, Written, driverctl_file
 from vfio_agent.actuate.plan import plan_bind, plan_unbind
-from vfio_agent.actuate.records import Operation, State
+from vfio_agent.actuate.records import Entry, Operation, State
 from vfio_agent.actuate.steps import Kind, Plan, Step, Verb
 from vfio_contract.address import Address
 
@@ -248,6 +248,32 @@ def test_after_a_reboot_only_the_files_are_taken_back(tmp_path: Path) -> None:
     assert outcome.state is State.UNDONE
     assert see(tmp_path)[2] is None
     assert not (tmp_path / "calls").exists()
+
+
+def test_on_the_way_back_too_a_reboot_leaves_only_the_files(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path, Verb.BIND)
+    diary = FileDiary(tmp_path / "diary")
+    run(tmp_path, diary)
+    diary.note(Entry("command-1", WHOLE, State.INTENDED, "asked for", undoing=True))
+    tree.bind(NIC, "vfio-pci")  # by the boot, and perhaps for a VM
+    (tmp_path / "calls").unlink()
+
+    outcome = run(tmp_path, diary, boot_id="boot-2")
+
+    assert outcome.state is State.UNDONE
+    assert see(tmp_path)[2] is None
+    assert not (tmp_path / "calls").exists()
+
+
+def test_what_is_written_can_be_read_whatever_the_umask(tmp_path: Path) -> None:
+    make_tree(tmp_path, Verb.BIND)
+    before = os.umask(0o077)
+    try:
+        run(tmp_path, FileDiary(tmp_path / "diary"))
+    finally:
+        os.umask(before)
+    file = tmp_path / driverctl_file(NIC).lstrip("/")
+    assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o644, 0o755)
 
 
 def test_an_unbind_that_blocks_is_told_and_neither_done_nor_undone(tmp_path: Path) -> None:

@@ -242,10 +242,45 @@ def test_a_child_that_does_not_come_back_is_left_and_named() -> None:
 
     assert (result.ending, result.outcome, result.attempts) == (Ending.WAITING, None, ())
     pid = int(result.why.rpartition("pid ")[2].rstrip(")"))
+    assert result.again is not None
+    assert result.again().ending is Ending.WAITING
     os.kill(pid, signal.SIGKILL)
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    # the next one clears up after it
-    assert try_reset(host(), NIC, operation="d", child=child("pass")).ending is Ending.REFUSED
+    killed = result.again()
+    assert (killed.ending, killed.outcome) == (Ending.RESET, Outcome.UNOBSERVED)
+    assert [row.outcome for row in killed.attempts] == [Outcome.UNOBSERVED]
+
+
+def test_what_a_child_says_late_is_judged_like_what_it_says_in_time(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    late = json.dumps(asdict(answer(NIC)))
+    slow = child(f"open({str(pipe)!r}).read(); print({late!r})")
+    result = try_reset(host(), NIC, operation="c", child=slow, deadline_s=0.1)
+    assert (result.ending, result.attempts) == (Ending.WAITING, ())
+    with pipe.open("w"):
+        pass
+    while result.ending is Ending.WAITING:
+        assert result.again is not None
+        result = result.again()
+    assert (result.ending, result.changes) == (Ending.RESET, ((NIC, ()),))
+    assert [row.key for row in result.attempts] == ["c"]
+
+
+def test_a_child_that_cannot_be_started_made_no_reset() -> None:
+    result = try_reset(host(), NIC, operation="c", child=("/nowhere/python",))
+    assert (result.ending, result.outcome, result.attempts) == (Ending.REFUSED, None, ())
+    assert "could not be started: No such file" in result.why
+
+
+def test_nothing_is_imported_from_the_folder_in_which_root_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('taken over')")
+    monkeypatch.chdir(tmp_path)
+    result = try_reset(host(), NIC, operation="c")
+    assert "taken over" not in result.why
+    assert "the process that makes it" not in result.why, "it has to come as far as VFIO"
 
 
 @pytest.mark.parametrize("source", ["print('{}')", "print('no')", "raise SystemExit('broken')"])

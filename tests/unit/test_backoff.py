@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfio_agent.session.backoff import BASE_S, CAP_S, Backoff
+from vfio_agent.session.backoff import BASE_S, CAP_S, LATEST_S, Backoff
 
 STEPS = st.lists(st.sampled_from(["fail", "slow", "succeed"]), max_size=60)
 
@@ -59,3 +59,20 @@ def test_a_success_begins_anew_and_a_slow_one_does_not() -> None:
     assert backoff.next_delay() == 8 * BASE_S
     backoff.succeed()
     assert backoff.next_delay() == pytest.approx(BASE_S)
+
+
+@given(st.floats(0.001, 10_000), st.integers(0, 20), st.integers())
+def test_a_moment_that_was_named_is_kept_and_bounded(
+    named_s: float, failures: int, seed: int
+) -> None:
+    backoff = Backoff(random.Random(seed).uniform)
+    for _ in range(failures):
+        backoff.next_delay()
+    delay_s = backoff.next_delay(named_s=named_s)
+    assert min(named_s, LATEST_S) <= delay_s <= min(named_s * 1.1, LATEST_S)
+
+
+def test_a_named_moment_is_no_failure() -> None:
+    backoff = Backoff(highest)
+    assert backoff.next_delay(named_s=5.0) == pytest.approx(5.5)
+    assert backoff.next_delay() == BASE_S

@@ -310,9 +310,26 @@ def test_names_are_found_within_their_vendor(
     forget_names()
 
 
+def test_the_file_of_names_is_read_for_a_new_device_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = tmp_path / "pci.ids"
+    database.write_text(PCI_IDS)
+    monkeypatch.setattr(names, "PCI_IDS", (str(database),))
+    forget_names()
+    found = names.find_names(["8086:10d3", "1002:0001"])
+    database.write_text(PCI_IDS.replace("Intel", "Another"))
+    assert names.find_names(["8086:10d3", "1002:0001"]) == found
+    assert dict(names.find_names(["8086:10d3", "8086:1533"])) == {
+        "8086:10d3": "Intel Corporation 82574L Gigabit",
+        "8086:1533": "Another Corporation I210",
+    }
+    monkeypatch.undo()
+    forget_names()
+
+
 def forget_names() -> None:
-    for cached in (names._database, names._vendor, names._name):
-        cached.cache_clear()
+    names._known.clear()
 
 
 # --- the whole host ------------------------------------------------------------------------------

@@ -1,4 +1,7 @@
-"""The extract of the kernel log: formats, floods, several boots, and what makes it complete."""
+"""The extract of the kernel log: formats, floods, several boots, and what makes it complete.
+
+Length: one reader and all shapes of logs that it must bear.
+"""
 
 from __future__ import annotations
 
@@ -367,6 +370,22 @@ def test_a_captured_log_is_the_file_at_its_top(tmp_path: Path) -> None:
     log = collect_kernel_log(Reader(open_root(str(tmp_path))))
     assert log is not None
     assert log.complete
+
+
+def test_a_log_that_says_nothing_new_is_not_taken_apart_again(tmp_path: Path) -> None:
+    tree = SysfsTree(tmp_path)
+    lines = f"[    0.000000] {BANNER}\n[    2.000000] {INIT}\n"
+
+    def collect(text: str) -> KernelLog | None:
+        tree.write("/dmesg", text)
+        return collect_kernel_log(Reader(open_root(str(tmp_path))))
+
+    first = collect(lines)
+    assert collect(lines) is first
+    more = collect(f"{lines}[    3.000000] {AER}\n")
+    assert more is not None
+    assert AER in texts_of(more)
+    assert collect(lines) == first
 
 
 def test_a_capture_without_a_log_leaves_a_gap(tmp_path: Path) -> None:

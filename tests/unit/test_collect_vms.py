@@ -15,7 +15,7 @@ from vfio_agent.collect import collect_host
 from vfio_agent.collect.capture import capture_host
 from vfio_agent.collect.reader import Reader
 from vfio_agent.collect.root import LiveRoot, open_root
-from vfio_agent.collect.vms import collect_mappings, collect_vms
+from vfio_agent.collect.vms import collect_mappings, collect_vms, read_qemus
 
 CONF = "cipassword: hunter2\nhostpci0: 01:00,pcie=1\nmachine: q35\nonboot: 1\n"
 DOMAIN = (
@@ -54,7 +54,7 @@ def live(tree: SysfsTree) -> Reader:
 
 def test_a_host_without_any_is_known_to_have_none(tree: SysfsTree) -> None:
     reader = live(tree)
-    assert collect_vms(reader) == ()
+    assert collect_vms(reader, read_qemus(reader)) == ()
     assert collect_mappings(reader) == ()
     assert not reader.gaps
 
@@ -62,7 +62,7 @@ def test_a_host_without_any_is_known_to_have_none(tree: SysfsTree) -> None:
 def test_all_three_sources_and_each_vm_once(tree: SysfsTree) -> None:
     fill(tree)
     reader = live(tree)
-    vms = collect_vms(reader)
+    vms = collect_vms(reader, read_qemus(reader))
     assert vms is not None
     assert [(vm.kind, vm.name, vm.source) for vm in vms] == [
         ("libvirt", "web", "/etc/libvirt/qemu/web.xml"),
@@ -74,13 +74,15 @@ def test_all_three_sources_and_each_vm_once(tree: SysfsTree) -> None:
     (mapping,) = collect_mappings(reader) or ()
     assert mapping.name == "gpu"
     tree.link("/etc/libvirt/qemu/autostart/web.xml", "/etc/libvirt/qemu/web.xml")
-    assert [vm.autostart for vm in collect_vms(live(tree)) or ()] == [True, True, None]
+    again = live(tree)
+    vms = collect_vms(again, read_qemus(again))
+    assert [vm.autostart for vm in vms or ()] == [True, True, None]
     assert not reader.gaps
 
 
 def test_a_capture_without_them_does_not_know(tree: SysfsTree) -> None:
     reader = Reader(open_root(str(tree.top)))
-    assert collect_vms(reader) is None
+    assert collect_vms(reader, read_qemus(reader)) is None
     assert collect_mappings(reader) is None
     assert {gap.path: gap.remedy for gap in reader.gaps} == {
         "/etc/pve/qemu-server": "ls /etc/pve/qemu-server",
@@ -101,7 +103,7 @@ class OrdinaryUser(LiveRoot):
 def test_what_may_not_be_read_is_a_gap_with_its_command(tree: SysfsTree) -> None:
     fill(tree)
     reader = Reader(OrdinaryUser(str(tree.top)))
-    vms = collect_vms(reader)
+    vms = collect_vms(reader, read_qemus(reader))
     assert [vm.name for vm in vms or ()] == ["101", "lone"]  # what runs shows itself
     gaps = {gap.path: gap for gap in reader.gaps}
     assert gaps["/etc/pve/qemu-server"].errno == errno.EACCES
@@ -114,7 +116,7 @@ def test_broken_files_are_gaps_and_the_others_are_read(tree: SysfsTree) -> None:
     tree.write("/etc/pve/qemu-server/102.conf", b"\xff\xfe\0hostpci0: 04:00\nhostpci1: 05:00\n")
     tree.write("/etc/pve/qemu-server/103.conf", "#" * (1 << 20))
     reader = live(tree)
-    vms = {vm.name: vm for vm in collect_vms(reader) or ()}
+    vms = {vm.name: vm for vm in collect_vms(reader, read_qemus(reader)) or ()}
     assert [d.addresses for d in vms["102"].devices] == [("0000:05:00",)]
     reasons = {gap.path: gap.reason for gap in reader.gaps}
     assert "document type" in reasons["/etc/libvirt/qemu/bomb.xml"]

@@ -19,7 +19,10 @@ from vfio_agent.hostd.messages import (
     REQUESTS,
     Acknowledge,
     Acknowledged,
+    Act,
+    Acted,
     BundleProblem,
+    CommandTaken,
     Credentials,
     Done,
     Envelope,
@@ -41,6 +44,7 @@ from vfio_agent.hostd.messages import (
     Rescan,
     SetPace,
     SpoolState,
+    TakeCommand,
     read_message,
     write_message,
 )
@@ -53,8 +57,13 @@ from vfio_agent.hostd.packing import (
     unpack_observed,
 )
 from vfio_agent.session.outbox import Packer
+from vfio_contract.action import ActionReport, AskedUnit
+from vfio_contract.action import Outcome as ActionOutcome
+from vfio_contract.address import Address, Identity
 from vfio_contract.bundle import Bundle, BundleError
+from vfio_contract.command import Command, CommandAnswer
 from vfio_contract.durable import (
+    ActionEnded,
     BindingChanged,
     DurableEvent,
     JournalStatus,
@@ -76,16 +85,40 @@ SPOOLED = Spooled(
     7,
     DurableEvent(Stamp("b", 1, 2), "i", "0000:01:00.0", BindingChanged("nvidia", "vfio-pci")),
 )
+COMMAND = Command(
+    id="c1",
+    verb="bind",
+    node="pve07",
+    product_uuid="u",
+    boot_id="b",
+    agent_state_id="s",
+    sequence=1 << 33,
+    deadline_boottime_ms=7,
+    cluster_id="c",
+    incarnation=1,
+    epoch=2,
+    address="0000:01:00.0",
+    unit=AskedUnit("nic-1", (Identity("dsn"),), (Address("0000:01:00.0"),), ()),
+)
 SAMPLES: dict[str, list[object]] = {
     "requests": [
         *(Greet(1), Ping(), Observe(), GetFence(), ObeyFence(Fence("c", 1, 2)), SetPace(1.5)),
         *(Rescan(), GetLedger(), GetBundle(), GetEvents(3, 64)),
         Acknowledge(Mark("s", 7, Stamp("b", 1, 2))),
+        Act("0" * 32, "bind", Address("0000:01:00.0")),
+        TakeCommand(COMMAND),
     ],
     "answers": [
         *(Greeting(1, "0.1.0", "s"), Done(), Refused("no"), Obeyed(Fence("", 0, 0))),
         *(Ledger((ATTEMPT,), 3), pack_observed(OBSERVED)),
         *(pack_events([SPOOLED]), Acknowledged(True), SpoolState("s", 7, JournalStatus())),
+        CommandTaken(CommandAnswer("c1", "refused", "COMMAND_STALE", "it is old"), ""),
+        CommandTaken(None, "not yet"),
+        CommandTaken(
+            CommandAnswer("c1", "ended", ended=ActionEnded("c1", "bind", "done", "", b"z")),
+            "",
+        ),
+        Acted(ActionReport("c1", "bind", Address("0000:01:00.0"), ActionOutcome.DONE)),
         Credentials("a", "b", "c", "d", None),
         Credentials("", "", "", "", BundleProblem("key.pem", "is open", "close it")),
     ],

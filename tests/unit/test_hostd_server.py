@@ -1,6 +1,8 @@
 """hostd's socket against peers that are hostile, slow, silent or too many.
 
 Real sockets and the real thread; what depends on time is asked of a peer with the time as argument.
+
+Length: one server and all that its peers can do to it.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from vfio_agent.hostd.frames import FrameReader, to_frame
 from vfio_agent.hostd.listening import SocketError, listen
 from vfio_agent.hostd.messages import (
     ANSWERS,
+    PROTOCOL,
     Done,
     GetFence,
     GetLedger,
@@ -45,20 +48,25 @@ from vfio_agent.hostd.peer import (
     TAKING_S,
     Peer,
 )
-from vfio_agent.hostd.server import MAX_PEERS, Server
+from vfio_agent.hostd.server import FOR_ROOT, MAX_PEERS, Server
 from vfio_agent.hostd.verbs import Answer, Refusal, Verbs
 
 DEADLINE_S = 20.0
 
-GREETING = Greeting(1, "0.1.0", "state")
+IS_ROOT = os.geteuid() == 0
+
+GREETING = Greeting(PROTOCOL, "0.1.0", "state")
 FENCE = Fence("cluster-a", 1, 2)
 
 
 class Served:
     """A server with two verbs: `rescan` is refused, `fence.get` answers when the test says so."""
 
-    def __init__(self, path: Path, *, uid: int) -> None:
+    def __init__(self, path: Path, *, uid: int, others: int = 0) -> None:
+        """`others` are connections that hostd made, as for its network process."""
         self.path = path
+        pairs = [socket.socketpair() for _ in range(others)]
+        self.kept = [theirs for _, theirs in pairs]
         self.faults: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
         self.asked: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self.fault: Exception | None = None
@@ -74,7 +82,7 @@ class Served:
             allowed=(uid,),
             on_fault=self.faults.put,
         )
-        self.server.start()
+        self.server.start(*(ours for ours, _ in pairs))
 
     def _rescan(self, _request: Rescan, _answer: Answer) -> None:
         raise self.fault or Refusal("not today")
@@ -82,6 +90,8 @@ class Served:
     def close(self) -> None:
         for caller in self.callers:
             caller.connection.close()
+        for connection in self.kept:
+            connection.close()
         self.server.close()
         self._listening.__exit__(None, None, None)
 
@@ -122,7 +132,7 @@ class Caller:
         return self.hear(id)
 
     def greet(self) -> Caller:
-        assert self.ask(Greet(1)) == GREETING
+        assert self.ask(Greet(PROTOCOL)) == GREETING
         return self
 
     def is_cut(self) -> bool:
@@ -138,7 +148,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
 
 
 def observation(number: int, size: int = 10) -> Observation:
-    return Observation(str(number), "A" * size, "", "", "", "", "", 0.0)  # type: ignore[arg-type]
+    return Observation(str(number), "A" * size, "", "", "", "", 0.0)  # type: ignore[arg-type]
 
 
 # --- who may ask ---------------------------------------------------------------------------------
@@ -152,12 +162,24 @@ def test_another_user_is_not_heard(tmp_path: Path) -> None:
 
 
 def test_no_more_than_so_many_at_once(served: Served) -> None:
-    callers = [served.connect().greet() for _ in range(MAX_PEERS)]
+    callers = [served.connect().greet() for _ in range(MAX_PEERS + FOR_ROOT * IS_ROOT)]
     assert served.connect().is_cut()
     callers[0].connection.close()
-    while not isinstance((again := served.connect()).ask(Greet(1)), Greeting):
+    while not isinstance((again := served.connect()).ask(Greet(PROTOCOL)), Greeting):
         again.connection.close()  # its place is free once the server saw the end of the first
     assert callers[1].ask(Ping()) == Done()
+
+
+def test_whoever_else_asks_cannot_keep_root_out(tmp_path: Path) -> None:
+    made = Served(tmp_path / "s", uid=os.geteuid(), others=MAX_PEERS)
+    try:
+        caller = made.connect()
+        if IS_ROOT:
+            caller.greet()
+        else:
+            assert caller.is_cut()
+    finally:
+        made.close()
 
 
 def test_the_socket_is_its_owners_alone(served: Served) -> None:
@@ -209,9 +231,9 @@ def test_the_first_word_is_a_greeting(served: Served) -> None:
 
 def test_another_protocol_is_refused_and_nothing_else_is_taken(served: Served) -> None:
     caller = served.connect()
-    answer = caller.ask(Greet(2))
+    answer = caller.ask(Greet(PROTOCOL + 1))
     assert isinstance(answer, Refused)
-    assert "this hostd speaks protocol 1, not 2" in answer.reason
+    assert f"this hostd speaks protocol {PROTOCOL}, not {PROTOCOL + 1}" in answer.reason
     caller.say(Ping())
     assert caller.is_cut()
 
@@ -328,7 +350,7 @@ def test_who_subscribes_late_gets_the_latest_at_once(served: Served) -> None:
 def ends() -> Iterator[tuple[Peer, socket.socket]]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        yield Peer(ours, "a peer", now=100.0), theirs
+        yield Peer(ours, "a peer", uid=0, now=100.0), theirs
 
 
 def due(peer: Peer) -> tuple[float, str]:
@@ -339,7 +361,10 @@ def due(peer: Peer) -> tuple[float, str]:
 def test_who_does_not_greet_is_late(ends: tuple[Peer, socket.socket]) -> None:
     peer, theirs = ends
     assert due(peer) == (GREETING_S, "did not greet")
-    assert due(Peer(theirs, "child", now=100.0, greeting_s=60.0)) == (60.0, "did not greet")
+    assert due(Peer(theirs, "child", uid=None, now=100.0, greeting_s=60.0)) == (
+        60.0,
+        "did not greet",
+    )
     peer.greeted = True
     assert due(peer) == (SILENCE_S, "said nothing")
 

@@ -66,6 +66,7 @@ def test_marks_of_the_same_past_are_known_after_a_restart(path: Path) -> None:
 
 
 OLDER = {
+    3: ("DROP TABLE actions",),
     2: ("DROP TABLE operations", "DROP TABLE operation_entries"),
     1: (
         "DROP TABLE spool",

@@ -18,7 +18,8 @@ from vfio_agent.watch.device_events import DeviceEvent
 from vfio_agent.watch.flood import BURST
 from vfio_agent.watch.kmsg import Kmsg
 from vfio_agent.watch.schedule import Schedule
-from vfio_agent.watch.signals import NOTHING, Signal, Source
+from vfio_agent.watch.signals import NOTHING, Happening, Sign, Signal, Source
+from vfio_agent.watch.watch import MAX_HAPPENINGS
 from vfio_contract.address import Address
 from vfio_contract.artifact import decode, encode
 from vfio_contract.model import Gap
@@ -145,6 +146,19 @@ def test_lost_lines_are_told(make: Make) -> None:
     batches = take(watch)
     assert [(lost.first, lost.last) for batch in batches for lost in batch.lost] == [(6, 7)]
     assert sum(e.count for batch in batches for e in batch.events) == 2
+
+
+def test_signs_are_counted_and_none_is_lost(make: Make) -> None:
+    source = Scripted()
+    watch = make({"scripted": source})
+    added = Happening(Sign.ADDED, GPU)
+    closed = [Happening(Sign.CLOSED, f"/dev/vfio/{n}") for n in range(MAX_HAPPENINGS + 4)]
+    signs = ((added, 2), *((sign, 1) for sign in closed), (added, 1))
+    source.give([Signal("odd", want(Part.WHOLE), happened=signs)])
+    (batch,) = [batch for batch in take(watch) if batch.happened]
+    told = dict(batch.happened)
+    assert len(told) == MAX_HAPPENINGS + 1
+    assert (told[added], told[Happening(Sign.CLOSED)]) == (3, 5)
 
 
 @pytest.mark.parametrize("crash_after", range(12))

@@ -17,6 +17,7 @@ from tests.unit.state.hosts import cards, snapshot
 from tests.unit.state.test_chaos import Chaos
 from vfio_cli.live import Live
 from vfio_contract.codec import from_message, to_message
+from vfio_contract.findings import Verdict
 from vfio_contract.views import ClusterChange, ClusterStatus, NodeView, WatchCursor
 from vfio_coordinator.mirror import Mirror, events_after
 from vfio_coordinator.state import report
@@ -176,3 +177,17 @@ def test_a_node_that_fell_silent_gets_older_on_the_screen() -> None:
     first, later = live.nodes(now_s=100.0)[0], live.nodes(now_s=107.0)[0]
     assert isinstance(first, NodeView)
     assert (first.state, later.heard_age_s - first.heard_age_s) == ("lost", 7.0)
+
+
+def test_nodes_come_in_the_order_of_the_list_whoever_reads_it() -> None:
+    cluster, _, _ = two_nodes()
+    worse = Agent("pve09", snapshot(*cards(2)), uuid="pve09")
+    worse.replaced = {("driver-binding", "function:0000:01:00.0"): (Verdict.FAIL, "NOT_BOUND")}
+    cluster.join(worse)
+    mirror = Mirror(cluster.state)
+    mirror.update(cluster.state, cluster.now)
+    live = Live()
+    live.take(mirror.feed.since(None), now_s=0.0)
+    names = [node.name for node in live.nodes(now_s=0.0)]
+    assert names == [node.name for node in report.node_views(cluster.state, cluster.now)]
+    assert names == ["pve09", "pve01", "pve02"]

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfio_agent.watch.signals import NOTHING, Part, Signal, Wanted, want
+from vfio_agent.watch.signals import NOTHING, Happening, Part, Sign, Signal, Wanted, want
 from vfio_agent.watch.uevents import Uevent, Uevents, parse_uevent, signal_of
 from vfio_contract.address import Address
 
@@ -40,7 +40,8 @@ def test_a_real_uevent() -> None:
         b"PCI_SLOT_NAME=0000:00:01.0\0SEQNUM=1816\0"
     )
     uevent = parse_uevent(data)
-    assert uevent == Uevent("change", "/devices/pci0000:00/0000:00:01.0", "pci", "")
+    path = "/devices/pci0000:00/0000:00:01.0"
+    assert uevent == Uevent("change", path, "pci", "", "virtio-pci", True)
     assert uevent.function == "0000:00:01.0"
 
 
@@ -250,3 +251,25 @@ def test_a_user_namespace_of_its_own_says_that_it_hears_nothing() -> None:
 @as_root
 def test_the_first_user_namespace_has_no_gap(uevents: Uevents) -> None:
     assert uevents.gaps() == ()
+
+
+@pytest.mark.parametrize(
+    ("action", "devpath", "values", "happened"),
+    [
+        ("add", BELOW, {}, Happening(Sign.ADDED, GPU)),
+        ("remove", BELOW, {}, Happening(Sign.REMOVED, GPU)),
+        ("bind", BELOW, {"DRIVER": "vfio-pci"}, Happening(Sign.BOUND, GPU, "vfio-pci")),
+        ("unbind", BELOW, {"DRIVER": "odd"}, Happening(Sign.UNBOUND, GPU)),
+        ("change", BELOW, {}, None),
+        ("add", BELOW, {"SYNTH_UUID": "0"}, None),  # udevadm trigger: nothing came
+        ("add", f"{BELOW}/net/eth0", {"SUBSYSTEM": "net"}, None),
+    ],
+)
+def test_what_a_uevent_says_has_happened(
+    action: str, devpath: str, values: dict[str, str], happened: Happening | None
+) -> None:
+    uevent = parse_uevent(datagram(action, devpath, **{"SUBSYSTEM": "pci"} | values))
+    assert uevent is not None
+    signal = signal_of(uevent)
+    assert signal is not None
+    assert signal.happened == (((happened, 1),) if happened is not None else ())

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from vfio_agent.watch.signals import Part, want
+from vfio_agent.watch.signals import Happening, Part, Sign, want
 from vfio_agent.watch.vfio_nodes import PER_S, POLL_S, VfioNodes
 from vfio_contract.address import Address
 
@@ -46,9 +46,14 @@ def source(dev: Path, sysfs: Path) -> Iterator[VfioNodes]:
 
 
 def test_opening_and_closing_a_group_is_noticed(source: VfioNodes, dev: Path) -> None:
+    node = "/dev/vfio/14"
     with (dev / "14").open():
-        assert {s.wanted for s in source.read()} == {want(Part.HOLDERS)}
-    assert {s.wanted for s in source.read()} == {want(Part.HOLDERS)}
+        (opened,) = source.read()
+    assert opened.wanted == want(Part.HOLDERS)
+    assert opened.happened == ((Happening(Sign.OPENED, node), 1),)
+    (closed,) = source.read()
+    assert closed.wanted == want(Part.HOLDERS)
+    assert closed.happened == ((Happening(Sign.CLOSED, node), 1),)
     assert source.read() == []
 
 

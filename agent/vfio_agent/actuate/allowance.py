@@ -23,10 +23,17 @@ LIMIT_BYTES = 1 << 16
 EVERY = "*"
 
 EXAMPLE = """\
+# Also for whoever has the account of the agent's network process.
 actuate = true
 verbs = ["bind", "unbind", "reset-test"]
 devices = ["0000:01:00.0", "10de:2231"]
+per_hour = 20  # commands of the cluster; 20 if it is left out
 """
+
+PER_HOUR = 20
+"""Where the owner says nothing: enough for a host full of devices, both ways."""
+
+MAX_PER_HOUR = 1_000
 
 _IDS = re.compile(r"[0-9a-f]{4}:[0-9a-f]{4}")
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
@@ -40,12 +47,14 @@ class AllowanceError(Exception):
 class Allowance:
     """Permitted verbs, and devices by address or `vvvv:dddd`; `*` is every device.
 
-    `source` is where it is written, or would be.
+    `source` is where it is written, or would be. `per_hour` commands of the cluster may act in an
+    hour; who asks as root on the host could change the file and is not counted.
     """
 
     verbs: frozenset[Verb]
     devices: frozenset[str]
     source: str
+    per_hour: int = PER_HOUR
 
     def permits(self, verb: Verb, function: PciFunction) -> bool:
         """True when the owner wrote that this may be done to this function."""
@@ -88,12 +97,15 @@ def _require_owned(found: os.stat_result, path: Path, *, owner: int, folder: boo
 
 
 def _parse(rows: Mapping[str, object], path: Path, nothing: Allowance) -> Allowance:
-    unknown = set(rows) - {"actuate", "verbs", "devices"}
+    unknown = set(rows) - {"actuate", "verbs", "devices", "per_hour"}
     if unknown:
         raise AllowanceError(f"{path}: unknown: {', '.join(sorted(unknown))}")
     actuate = rows.get("actuate", False)
     if not isinstance(actuate, bool):
         raise AllowanceError(f"{path}: actuate must be true or false")
+    per_hour = rows.get("per_hour", PER_HOUR)
+    if type(per_hour) is not int or not 0 <= per_hour <= MAX_PER_HOUR:
+        raise AllowanceError(f"{path}: per_hour must be a number from 0 to {MAX_PER_HOUR}")
     verbs, devices = _texts(rows, "verbs", path), _texts(rows, "devices", path)
     for text in verbs:
         if text not in tuple(Verb):
@@ -103,7 +115,7 @@ def _parse(rows: Mapping[str, object], path: Path, nothing: Allowance) -> Allowa
             raise AllowanceError(f"{path}: devices: {text!r} is no address, vvvv:dddd or {EVERY!r}")
     if not actuate:
         return nothing
-    return Allowance(frozenset(map(Verb, verbs)), frozenset(devices), str(path))
+    return Allowance(frozenset(map(Verb, verbs)), frozenset(devices), str(path), per_hour)
 
 
 def _texts(rows: Mapping[str, object], name: str, path: Path) -> list[str]:

@@ -21,6 +21,9 @@ from vfio_contract.intention import VFIO_DRIVERS
 WHOLE = -1
 """The step number of entries about an operation as a whole."""
 
+_UNSEEN = frozenset({Kind.MODULE, Kind.FORGET})
+"""What cannot be looked at, and takes nothing from anybody."""
+
 _SETTLED = frozenset({State.DONE, State.ALREADY})
 
 
@@ -44,8 +47,24 @@ def resume(
     `entries` are all that the diary holds of it.
     """
     if any(entry.undoing for entry in entries):
+        if operation.boot_id != boot_id:  # the bindings are those of the new boot: not ours
+            operation = replace(operation, plan=only_files(operation.plan))
         return take_back(operation, hands, diary)
     return carry_out(operation, hands, diary, boot_id=boot_id)
+
+
+def has_moves(operation: Operation, entries: Iterable[Entry], hands: Hands) -> bool:
+    """False when `resume` would find every driver, override and file as it is to be."""
+    plan = operation.plan
+    steps = undo(plan).steps if any(entry.undoing for entry in entries) else plan.steps
+    try:
+        return any(
+            not is_done(step, steps[number + 1 :], hands.observe(step))
+            for number, step in enumerate(steps)
+            if step.kind not in _UNSEEN
+        )
+    except OSError:
+        return True
 
 
 class _Stop(Exception):
@@ -144,7 +163,7 @@ class _Run:
 
     def _verify(self, step: Step, entry: Entry) -> Entry:
         """A write that the kernel took is not yet an effect."""
-        if step.kind in (Kind.MODULE, Kind.FORGET):
+        if step.kind in _UNSEEN:
             return entry
         now = self._hands.observe(step)
         if _is(now, step.new, step):

@@ -29,6 +29,18 @@ from vfio_agent.checks.inventory import (
     subject_of,
 )
 from vfio_agent.checks.virtual_functions import PF_HAS_VFS, judge_vfs
+from vfio_contract.action import AskedUnit
+from vfio_contract.action_codes import (
+    ACTION_CODES,
+    ACTION_EVIDENCE_MISSING,
+    ACTION_HELD,
+    ACTION_HOLDER_UNKNOWN,
+    ACTION_HOST_DRIVER,
+    ACTION_NO_GROUP,
+    ACTION_NOT_BOUND,
+    ACTION_NOT_PERMITTED,
+    UNIT_CHANGED,
+)
 from vfio_contract.address import Address, address_key
 from vfio_contract.codes import Code, make_finding
 from vfio_contract.findings import Evidence, Finding, Missing, Verdict
@@ -39,80 +51,7 @@ from vfio_contract.units import Unit, reset_domain
 
 ID = "actuate"
 
-ACTION_NOT_PERMITTED = Code(
-    "ACTION_NOT_PERMITTED",
-    Verdict.FAIL,
-    "/etc/vfioctl/actuate.toml does not name the verb or the device, or is not there.",
-    "The owner of this host has not let vfioctl do that. Nobody else can.",
-    "If it is meant: write the verb and the device into that file, as root.",
-)
-NO_UNIT = Code(
-    "NO_UNIT",
-    Verdict.FAIL,
-    "The address is that of a bridge, of a function of the platform, or of nothing that is there.",
-    "It belongs to no unit that a VM could get: there is nothing to bind or to reset.",
-    "Choose a function from: vfioctl device list",
-)
-UNIT_CHANGED = Code(
-    "UNIT_CHANGED",
-    Verdict.FAIL,
-    "The functions that belong together now are not those that were asked about.",
-    "A device came, went or moved since: what would be done is not what somebody agreed to.",
-    "Look again (vfioctl check), then ask again.",
-)
-ACTION_HELD = Code(
-    "ACTION_HELD",
-    Verdict.FAIL,
-    "A process has a VFIO group or device node of one of the functions open.",
-    "A VM uses it, or does not let go of it.",
-    "Stop its VM first.",
-)
-ACTION_HOLDER_UNKNOWN = Code(
-    "ACTION_HOLDER_UNKNOWN",
-    Verdict.UNKNOWN,
-    "Open files of all processes, or the functions' nodes, could not be read.",
-    "A VM may be using it. Unknown is not free.",
-    "Get the missing evidence below, then ask again.",
-)
-ACTION_HOST_DRIVER = Code(
-    "ACTION_HOST_DRIVER",
-    Verdict.FAIL,
-    "A function that the reset takes along has a driver of the host.",
-    "The reset would take the device from under that driver.",
-    "Give all of the reset domain to vfio first: vfioctl device bind ADDRESS",
-)
-ACTION_NOT_BOUND = Code(
-    "ACTION_NOT_BOUND",
-    Verdict.FAIL,
-    "The function to be reset is not on a vfio driver.",
-    "Only through VFIO is it certain that nobody else has the device during the reset.",
-    "vfioctl device bind ADDRESS",
-)
-ACTION_NO_GROUP = Code(
-    "ACTION_NO_GROUP",
-    Verdict.FAIL,
-    "The kernel gave a function no IOMMU group.",
-    "No IOMMU translates for it: vfio-pci does not take it, and no VM should have it.",
-    "vfioctl check tells why under iommu-active.",
-)
-ACTION_EVIDENCE_MISSING = Code(
-    "ACTION_EVIDENCE_MISSING",
-    Verdict.UNKNOWN,
-    "Something that decides whether this is safe could not be read.",
-    "Unknown is never consent.",
-    "Get the missing evidence below, then ask again.",
-)
-CODES = (
-    ACTION_NOT_PERMITTED,
-    NO_UNIT,
-    UNIT_CHANGED,
-    ACTION_HELD,
-    ACTION_HOLDER_UNKNOWN,
-    ACTION_HOST_DRIVER,
-    ACTION_NOT_BOUND,
-    ACTION_NO_GROUP,
-    ACTION_EVIDENCE_MISSING,
-)
+CODES = ACTION_CODES
 
 _NO_RESET = frozenset(
     code.name
@@ -131,7 +70,12 @@ def find_unit(host: Host, address: Address) -> Unit | None:
 
 
 def judge(
-    verb: Verb, host: Host, unit: Unit, allowance: Allowance, *, expected: Unit | None = None
+    verb: Verb,
+    host: Host,
+    unit: Unit,
+    allowance: Allowance,
+    *,
+    expected: Unit | AskedUnit | None = None,
 ) -> tuple[Finding, ...]:
     """Every reason against it; () is consent. `expected` is the unit as it was asked about."""
     touched = touched_by(verb, host, unit)
@@ -184,11 +128,11 @@ def _judge_permission(
             )
 
 
-def _is_same(unit: Unit, expected: Unit) -> bool:
+def _is_same(unit: Unit, expected: Unit | AskedUnit) -> bool:
     return (unit.keys, unit.assign, unit.hold) == (expected.keys, expected.assign, expected.hold)
 
 
-def _changed(unit: Unit, expected: Unit) -> Finding:
+def _changed(unit: Unit, expected: Unit | AskedUnit) -> Finding:
     return make_finding(
         ID,
         f"unit:{expected.id}",
@@ -218,11 +162,8 @@ def _judge_use(host: Host, touched: Iterable[PciFunction]) -> Iterator[Finding]:
 
 
 def _judge_holders(host: Host, touched: Iterable[PciFunction]) -> Iterator[Finding]:
-    rows = {r.address: r for r in host.readings.functions}
     for function in touched:
-        reading = rows.get(function.address)
-        nodes = None if reading is None else reading.vfio_nodes
-        found = _find_holders(host, function, nodes)
+        found = find_holders(host, function)
         if found is None:
             yield make_finding(
                 ID,
@@ -237,10 +178,10 @@ def _judge_holders(host: Host, touched: Iterable[PciFunction]) -> Iterator[Findi
             yield make_finding(ID, subject_of(function), ACTION_HELD, *evidence)
 
 
-def _find_holders(
-    host: Host, function: PciFunction, nodes: tuple[str, ...] | None
-) -> list[Holder] | None:
+def find_holders(host: Host, function: PciFunction) -> list[Holder] | None:
     """Holders of the function's group or node; None when somebody may be one."""
+    reading = host.reading_of.get(function.address)
+    nodes = None if reading is None else reading.vfio_nodes
     holders = host.readings.holders
     if holders is None:
         return None

@@ -200,6 +200,7 @@ class Hands:
         fresh.unlink(missing_ok=True)  # of a run that was cut short
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(fresh, flags, 0o644)
+        os.fchmod(descriptor, 0o644)  # whatever the umask: others read their configuration too
         with os.fdopen(descriptor, "wb") as file:
             file.write(text.encode("utf-8", "surrogateescape"))
             file.flush()
@@ -216,7 +217,8 @@ def _release(process: subprocess.Popen[bytes]) -> None:
 def _make_folder(folder: Path) -> None:
     if not folder.is_dir():
         _make_folder(folder.parent)
-        folder.mkdir(mode=0o755, exist_ok=True)
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o755)
         _sync(folder.parent)
 
 

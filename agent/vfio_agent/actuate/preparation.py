@@ -9,14 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vfio_agent.actuate.allowance import Allowance
-from vfio_agent.actuate.guard import ID, NO_UNIT, find_unit, judge
+from vfio_agent.actuate.guard import ID, find_unit, judge
 from vfio_agent.actuate.persistence import UDEV_FOLDER, UDEV_PREFIX, Written, paths_for
-from vfio_agent.actuate.plan import plan_bind, plan_unbind
+from vfio_agent.actuate.plan import PlanError, plan_bind, plan_unbind
 from vfio_agent.actuate.steps import Plan, Verb
 from vfio_agent.collect.root import Root
+from vfio_contract.action import AskedUnit
+from vfio_contract.action_codes import ACTION_EVIDENCE_MISSING, NO_UNIT
 from vfio_contract.address import Address
 from vfio_contract.codes import make_finding
-from vfio_contract.findings import Evidence, Finding
+from vfio_contract.findings import Evidence, Finding, Missing
 from vfio_contract.host import Host
 from vfio_contract.units import Unit
 
@@ -54,19 +56,60 @@ def prepare(
     allowance: Allowance,
     written: Written,
     *,
-    expected: Unit | None = None,
+    expected: Unit | AskedUnit | None = None,
 ) -> Prepared:
     """What would be done about the unit of this function. `expected` is the unit as asked about."""
     unit = find_unit(host, address)
     if unit is None:
         evidence = Evidence("asked for", f"{address} is in none of {len(host.units)} units")
-        reason = make_finding(ID, f"function:{address}", NO_UNIT, evidence)
+        meaning = ""
+        if host.by_address and address not in host.by_address:
+            evidence = Evidence("/sys/bus/pci/devices", f"no {address} among {len(host.functions)}")
+            meaning = "Nothing is there: no PCI function has this address."
+        reason = make_finding(ID, f"function:{address}", NO_UNIT, evidence, meaning=meaning)
         return Prepared(verb, None, None, (reason,))
     reasons = judge(verb, host, unit, allowance, expected=expected)
     if reasons or verb is Verb.RESET_TEST:
         return Prepared(verb, unit, None, reasons)
     make = plan_bind if verb is Verb.BIND else plan_unbind
     return Prepared(verb, unit, make(host, unit, written), ())
+
+
+def prepare_on(
+    root: Root,
+    host: Host,
+    verb: Verb,
+    address: Address,
+    allowance: Allowance,
+    *,
+    expected: AskedUnit | None = None,
+) -> Prepared:
+    """`prepare` with what stands in our files now; what could not be read is a reason."""
+    unit = find_unit(host, address)
+    written = Written(False, ())
+    unread: tuple[Finding, ...] = ()
+    try:
+        if unit is not None:
+            written = read_written(root, unit)
+    except OSError as error:
+        unread = (_unread(address, error.filename or "our files", error.strerror or str(error)),)
+    try:
+        prepared = prepare(verb, host, address, allowance, written, expected=expected)
+    except PlanError as error:
+        return Prepared(verb, unit, None, (_unread(address, "plan", str(error)), *unread))
+    if unread and unit is not None:
+        return Prepared(verb, unit, None, (*prepared.reasons, *unread))
+    return prepared
+
+
+def _unread(address: Address, what: str, why: str) -> Finding:
+    return make_finding(
+        ID,
+        f"function:{address}",
+        ACTION_EVIDENCE_MISSING,
+        Evidence(what, why),
+        missing=(Missing(what, f"sudo vfioctl device show {address}"),),
+    )
 
 
 def read_written(root: Root, unit: Unit) -> Written:

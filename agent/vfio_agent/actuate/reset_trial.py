@@ -14,8 +14,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 
 from vfio_agent.actuate.config_change import BROKEN, Change, compare_config, is_dead
@@ -34,16 +34,19 @@ DEADLINE_S = 180.0
 """The kernel waits up to 60 s for a function after a reset (pci.c, PCIE_RESET_READY_POLL_MS), once
 when it is opened, once for the reset and once when it is closed."""
 
-CHILD = (sys.executable, "-m", "vfio_agent.actuate.reset_child")
+CHILD = (sys.executable, "-P", "-m", "vfio_agent.actuate.reset_child")
+"""-P: what lies in the folder in which root started this is never imported."""
+
+AGAIN_S = 0.2
+"""For a child that was left alone, to say what it has to say by now."""
+
+LOST = "lost"
+"""The step of an answer that never came: a reset may have been made, and nobody saw it."""
 
 _NOT_BACK = frozenset({errno.ENOTTY, errno.EIO, errno.ETIMEDOUT})
 """Of a reset: it was made and the function, or its link, did not come back. Every other error
 means that none was made (EINVAL and ENODEV: there is no such reset; EAGAIN: somebody has its lock;
 EPERM: a group of the domain is not ours)."""
-
-
-_left_alone: list[subprocess.Popen[bytes]] = []
-"""Children that the kernel holds: kept, because nobody else will ever ask how they ended."""
 
 
 class Ending(StrEnum):
@@ -61,6 +64,7 @@ class ResetResult:
     `method` is a `reset_method` name, "" where the kernel does not tell. `outcome` is None when no
     reset was made or it has not ended. `changes` are by function. `lines` are None where the kernel
     could not be heard. `attempts` go into the ledger: () when the kernel's own lines do already.
+    `again` asks how it stands now, for as long as it is WAITING; None once it has ended.
     """
 
     target: Address
@@ -72,6 +76,7 @@ class ResetResult:
     changes: tuple[tuple[Address, tuple[Change, ...]], ...]
     lines: tuple[LogLine, ...] | None
     attempts: tuple[ResetAttempt, ...]
+    again: Callable[[], ResetResult] | None = field(default=None, compare=False)
 
 
 def plan_reset(host: Host, target: PciFunction) -> Request:
@@ -109,34 +114,81 @@ def try_reset(
     `operation` keys the ledger's rows: the same operation is never counted twice.
     """
     request = plan_reset(host, host.by_address[target])
-    with KernelLines() as window:
-        answer = _ask(request, child, deadline_s)
-        lines = window.read()
-    return judge_answer(host, request, answer, lines, operation=operation)
+    return _Trial(host, request, operation, child).wait(deadline_s)
 
 
-def _ask(request: Request, child: tuple[str, ...], deadline_s: float) -> Answer | int | str:
-    """The child's answer; its pid when it has none in time; why it has none otherwise."""
-    for ended in [process for process in _left_alone if process.poll() is not None]:
-        _left_alone.remove(ended)
-        ended.communicate()  # nobody waits for these words any more; it closes the pipes
-    process = subprocess.Popen(
-        (*child, json.dumps(asdict(request))),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,  # half a reset is worse than one that nobody waits for
-    )
-    try:
-        out, said = process.communicate(timeout=deadline_s)
-    except subprocess.TimeoutExpired:
-        _left_alone.append(process)
-        return process.pid
-    try:
-        return parse_answer(out.decode())
-    except (ValueError, KeyError, TypeError):
-        last = said.decode("utf-8", "backslashreplace").strip().rpartition("\n")[2]
-        return f"the process that makes it ended with {process.returncode}: {last[:300]}"
+def foresee_loss(host: Host, target: Address, *, operation: str) -> tuple[ResetAttempt, ...]:
+    """What the ledger gets of a reset that was made, or may have been, with nobody left to tell."""
+    request = plan_reset(host, host.by_address[target])
+    method = method_of(host.by_address[target], request.how)
+    why = "the agent ended before it saw how it went"
+    return tuple(_attempts(host, request, method, Outcome.UNOBSERVED, why, operation))
+
+
+class _Trial:
+    """One child with its reset, and what the kernel says from before it until its answer."""
+
+    def __init__(
+        self, host: Host, request: Request, operation: str, child: tuple[str, ...]
+    ) -> None:
+        self._host = host
+        self._request = request
+        self._operation = operation
+        self._window = KernelLines()
+        self._lines: tuple[LogLine, ...] | None = ()
+        self._process = self._start(child)
+        self._waited = False
+
+    def wait(self, limit_s: float) -> ResetResult:
+        """How it ended, or WAITING where it has not within that time."""
+        answer = self._hear(limit_s)
+        self._read_lines()
+        result = judge_answer(
+            self._host, self._request, answer, self._lines, operation=self._operation
+        )
+        if result.ending is Ending.WAITING:
+            return replace(result, again=lambda: self.wait(AGAIN_S))
+        self._window.close()
+        return result
+
+    def _start(self, child: tuple[str, ...]) -> subprocess.Popen[bytes] | str:
+        try:
+            return subprocess.Popen(
+                (*child, json.dumps(asdict(self._request))),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,  # half a reset is worse than one that nobody waits for
+            )
+        except OSError as error:
+            return f"the process that makes it could not be started: {error.strerror or error}"
+
+    def _hear(self, limit_s: float) -> Answer | int | str:
+        """The child's answer; its pid when it has none in time; why it has none otherwise."""
+        process = self._process
+        if isinstance(process, str):
+            return process
+        try:
+            out, said = process.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            self._waited = True
+            return process.pid
+        try:
+            return parse_answer(out.decode())
+        except (ValueError, KeyError, TypeError):
+            last = said.decode("utf-8", "backslashreplace").strip().rpartition("\n")[2]
+            why = f"the process that makes it ended with {process.returncode}: {last[:300]}"
+            # one that was killed, or was in the kernel for long, may have made it
+            lost = self._waited or process.returncode < 0
+            return Answer(LOST, 0, why, 0.0, {}, {}) if lost else why
+
+    def _read_lines(self) -> None:
+        more = self._window.read()
+        if more is None or self._lines is None:
+            self._lines = None
+        else:
+            lines = (*self._lines, *more)
+            self._lines = tuple(replace(line, number=n) for n, line in enumerate(lines, 1))
 
 
 def judge_answer(
@@ -170,6 +222,8 @@ def judge_answer(
         return result(Ending.WAITING, f"the kernel has not come back from it (pid {answer})")
     if isinstance(answer, str):
         return result(Ending.REFUSED, answer)
+    if answer.step == LOST:
+        return result(Ending.RESET, answer.detail, Outcome.UNOBSERVED)
     if answer.step != "done" and not (answer.step == "reset" and answer.errno in _NOT_BACK):
         return result(Ending.REFUSED, _explain(answer))
     try:

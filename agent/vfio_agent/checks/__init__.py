@@ -45,7 +45,9 @@ from vfio_agent.checks import (
     vm_memory,
 )
 from vfio_agent.checks.inventory import INVENTORY_UNKNOWN, NO_DEVICES
+from vfio_contract.action_codes import ACTION_CODES
 from vfio_contract.codes import CLUSTER_CODES, Code
+from vfio_contract.command_codes import COMMAND_CODES
 from vfio_contract.findings import (
     NODE,
     Evidence,
@@ -386,8 +388,13 @@ def judge(host: Host) -> Report:
 
 def sort_findings(findings: Iterable[Finding]) -> list[Finding]:
     """Worst first; equals in the order of the catalogue, and there as they were given."""
+    return sorted(in_order(findings), key=lambda f: -severity(f.verdict))
+
+
+def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """In the order of the catalogue, of each check as they are given."""
     ranks = {check.id: rank for rank, check in enumerate(CATALOGUE)}
-    return sorted(findings, key=lambda f: (-severity(f.verdict), ranks.get(f.check, len(ranks))))
+    return tuple(sorted(findings, key=lambda f: ranks.get(f.check, len(ranks))))
 
 
 def checks_version() -> str:
@@ -406,9 +413,9 @@ def explain(name: str) -> Check | Code | None:
 
 
 def list_codes() -> list[Code]:
-    """Every code that a check or the cluster can give, each once."""
+    """Every code that a check, an action, a command or the cluster can give, each once."""
     own = (code for check in CATALOGUE for code in check.codes)
-    return list(dict.fromkeys((*own, BLOCKED, *CLUSTER_CODES)))
+    return list(dict.fromkeys((*own, BLOCKED, *ACTION_CODES, *COMMAND_CODES, *CLUSTER_CODES)))
 
 
 def _block(check: Check, blocker: str) -> Finding:

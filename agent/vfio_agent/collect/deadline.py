@@ -53,7 +53,8 @@ class _Run(Generic[T]):
                 try:
                     append(operation(path))
                 except OSError as error:
-                    append(error)
+                    # a traceback would keep this run, its operation and the root it is of
+                    append(error.with_traceback(None))
                 except ValueError as error:
                     # a NUL in a path is an answer about the path, not about us
                     append(OSError(errno.EINVAL, str(error), path))
@@ -166,7 +167,7 @@ def run_here(operation: Callable[[str], T], paths: Sequence[str]) -> list[T | OS
         try:
             results.append(operation(path))
         except OSError as error:
-            results.append(error)
+            results.append(error.with_traceback(None))
     return results
 
 

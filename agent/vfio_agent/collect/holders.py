@@ -63,7 +63,7 @@ def _scan(reader: Reader) -> tuple[Holder, ...] | None:
     listed = reader.names(PROC)
     if listed is None:
         return None
-    hidden = _why_hidden(reader)
+    hidden = why_hidden(reader)
     if hidden:
         reader.gap(f"{PROC}/*/fd", hidden, REMEDY_ROOT)
         return None
@@ -93,7 +93,7 @@ def _scan(reader: Reader) -> tuple[Holder, ...] | None:
     return tuple(_holder(reader, *row) for row in rows)
 
 
-def _why_hidden(reader: Reader) -> str:
+def why_hidden(reader: Reader) -> str:
     """Why there may be processes that /proc does not list, "" when it lists them all."""
     try:
         space = reader.root.link(_PID_NAMESPACE)
@@ -112,7 +112,7 @@ def _why_hidden(reader: Reader) -> str:
 
 def _holder(reader: Reader, node: str, pid: str, stale: bool) -> Holder:
     command = _command(reader, pid)
-    state, started = _parse_stat(_quiet(reader, f"{PROC}/{pid}/stat"))
+    state, started = parse_stat(_quiet(reader, f"{PROC}/{pid}/stat"))
     status = _STATUS.findall(_quiet(reader, f"{PROC}/{pid}/status"))
     limit = _MEMLOCK.search(_quiet(reader, f"{PROC}/{pid}/limits"))
     groups = [line.split(":", 2) for line in _quiet(reader, f"{PROC}/{pid}/cgroup").splitlines()]
@@ -141,7 +141,7 @@ def _name_vm(reader: Reader, pid: str) -> str | None:
     return "" if vm is None else vm.name
 
 
-def _parse_stat(text: str) -> tuple[str | None, float | None]:
+def parse_stat(text: str) -> tuple[str | None, float | None]:
     """(state, start in seconds since boot) of /proc/PID/stat, whose second field may hold spaces.
 
     Fields 3 and 22 (proc(5)).

@@ -44,7 +44,8 @@ from vfio_agent.collect.reader import Reader, decode
 from vfio_agent.collect.root import Root
 from vfio_agent.collect.sriov_rules import collect_sriov_rules
 from vfio_agent.collect.storage import collect_block, collect_storage_uses
-from vfio_agent.collect.vms import collect_mappings, collect_vms
+from vfio_agent.collect.vm_processes import collect_vm_processes
+from vfio_agent.collect.vms import collect_mappings, collect_vms, read_qemus
 from vfio_contract.model import Facts, Kernel, KernelLog, PciFunction, Readings, Snapshot
 from vfio_contract.version import VERSION
 
@@ -77,7 +78,8 @@ def collect_host(
     network = collect_network(reader)
     block = collect_block(reader)
     name = host or _host_name(reader)
-    vms = collect_vms(reader)
+    qemus = read_qemus(reader)
+    vms = collect_vms(reader, qemus)
     units = collect_iommu_units(reader)
     boot_options = collect_boot_options(reader)
     facts = Facts(
@@ -133,6 +135,7 @@ def collect_host(
             cpu_time=collect_cpu_time(reader),
             disks=collect_disks(reader),
             cpu_isolation=collect_cpu_isolation(reader),
+            vm_processes=collect_vm_processes(reader, qemus, vms),
             gaps=reader.gaps,
         ),
     )

@@ -59,14 +59,14 @@ def _is_balanced(reader: Reader) -> bool | None:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            unread = unread or error
+            unread = unread or error.with_traceback(None)  # which would keep this frame
     try:
         if any(name.endswith(".sock") for name in reader.root.list(_SOCKETS)):
             return True
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
-        unread = unread or error
+        unread = unread or error.with_traceback(None)
     if unread is None:
         return False
     reader.gap(_SOCKETS, unread, "pgrep -a irqbalance")

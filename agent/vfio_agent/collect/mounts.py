@@ -90,7 +90,7 @@ def collect_mounts(reader: Reader) -> MountTable | None:
         try:
             data = reader.root.read(path, limit=_LIMIT_BYTES)
         except OSError as error:
-            cause = cause or error
+            cause = cause or error.with_traceback(None)  # which would keep this frame
             continue
         if len(data) >= _LIMIT_BYTES:
             cause = f"longer than {_LIMIT_BYTES} bytes"

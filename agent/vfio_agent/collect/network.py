@@ -184,7 +184,7 @@ def _table(reader: Reader, name: str, *, optional: bool = False) -> str | None:
         try:
             return decode(reader.root.read(place, limit=_LIMIT_BYTES))
         except OSError as error:
-            last = error
+            last = error.with_traceback(None)  # which would keep this frame
     if optional and isinstance(last, FileNotFoundError):
         return ""
     reader.gap(path, last, f"cat {path}")

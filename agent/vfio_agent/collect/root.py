@@ -145,7 +145,10 @@ class GuardedRoot:
     def _one(self, operation: Callable[[str], T], path: str) -> T:
         result = self._many(operation, (path,))[0]
         if isinstance(result, OSError):
-            raise result
+            try:
+                raise result
+            finally:
+                del result  # its traceback keeps this frame, which would keep it and the root
         return result
 
     def read(self, path: str, *, limit: int = LIMIT_BYTES) -> bytes:
@@ -242,7 +245,10 @@ class LiveRoot(GuardedRoot):
             return super().read(path, limit=limit)
         result = self._read_apart(attribute_reads.TEXT, (path,))[0]
         if isinstance(result, OSError):
-            raise result
+            try:
+                raise result
+            finally:
+                del result
         return result[:limit]
 
     def read_many(self, paths: Sequence[str]) -> ManyBytes:

@@ -8,6 +8,8 @@ parsers redact).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from vfio_agent.collect.reader import Reader, decode
 from vfio_agent.collect.root import LIMIT_BYTES, NotCaptured
 from vfio_agent.vmconf.libvirt import parse_libvirt
@@ -26,14 +28,19 @@ MAX_VMS = 4096
 """Files read of one kind; a host runs a few hundred VMs at most."""
 
 
-def collect_vms(reader: Reader) -> tuple[VmConfig, ...] | None:
-    """By kind and name; None when nothing was found and a source could not be read."""
+def collect_vms(
+    reader: Reader, running: Mapping[int, VmConfig] | None
+) -> tuple[VmConfig, ...] | None:
+    """By kind and name; None when nothing was found and a source could not be read.
+
+    `running` are the QEMU processes (`read_qemus`).
+    """
     found: dict[str, VmConfig] = {}
     sources = (_from_proxmox(reader), _from_libvirt(reader))
     for rows in sources:
         for vm in rows or ():
             found.setdefault(vm.name, vm)
-    for vm in _from_processes(reader):
+    for vm in (running or {}).values():
         found.setdefault(vm.name, vm)
     if not found and None in sources:
         return None
@@ -91,12 +98,15 @@ def _from_libvirt(reader: Reader) -> list[VmConfig] | None:
     return found
 
 
-def _from_processes(reader: Reader) -> list[VmConfig]:
-    """QEMU processes, as far as /proc shows them; what it hides, no error tells."""
+def read_qemus(reader: Reader) -> dict[int, VmConfig] | None:
+    """QEMU processes by pid, as far as /proc shows them; what it hides, no error tells.
+
+    None where processes cannot be listed, as in a capture without them.
+    """
     try:
         listed = reader.root.list(PROC)
     except OSError:
-        return []  # a capture without processes; the configurations are what counts
+        return None
     pids = [name for name in listed if name.isascii() and name.isdecimal()]
     commands = reader.root.read_many([f"{PROC}/{pid}/comm" for pid in pids])
     wanted = [
@@ -105,12 +115,12 @@ def _from_processes(reader: Reader) -> list[VmConfig]:
         if isinstance(comm, bytes) and is_qemu_command(decode(comm))
     ]
     paths = [f"{PROC}/{pid}/cmdline" for pid in wanted]
-    found = []
+    found = {}
     for pid, path, data in zip(wanted, paths, reader.root.read_many(paths), strict=True):
         if isinstance(data, bytes):
             vm = parse_qemu(split_cmdline(data), source=path, fallback_name=f"pid-{pid}")
             if vm is not None:
-                found.append(vm)
+                found[int(pid)] = vm
         elif not isinstance(data, FileNotFoundError | ProcessLookupError):
             reader.gap(path, data)
     return found

@@ -20,11 +20,12 @@ from typing import TypeVar
 
 from vfio_agent.fence import NO_FENCE, Fence
 from vfio_agent.hostd.frames import FrameError
-from vfio_agent.hostd.line import ANSWER_S, Heard, HostdError, Line
+from vfio_agent.hostd.line import ANSWER_S, Heard, HostdError, HostdRefused, Line
 from vfio_agent.hostd.messages import (
     PROTOCOL,
     Acknowledge,
     Acknowledged,
+    CommandTaken,
     Credentials,
     Done,
     Events,
@@ -42,12 +43,16 @@ from vfio_agent.hostd.messages import (
     Rescan,
     SetPace,
     SpoolState,
+    TakeCommand,
 )
 from vfio_agent.hostd.packing import unpack_bundle, unpack_events, unpack_observed
 from vfio_agent.hostd.peer import credentials_of
+from vfio_agent.session.orders import TakerAway
 from vfio_agent.session.outbox import Observed
 from vfio_contract.bundle import Bundle
 from vfio_contract.codes import HOSTD_AWAY
+from vfio_contract.command import Command, CommandAnswer, refuse
+from vfio_contract.command_codes import COMMAND_UNKNOWN
 from vfio_contract.durable import JournalStatus, Mark, Spooled, SpoolUnavailable
 
 log = logging.getLogger("vfio-agent")
@@ -120,6 +125,9 @@ class Client:
         self._waker.send(b"x")
         if self._thread.ident is not None:
             self._thread.join(ANSWER_S)
+        if not self._thread.is_alive():
+            self._waker.close()
+            self._wakes.close()
 
     def deliver(self, offer: Callable[[Observed], None]) -> None:
         """Hand on what came since the last time: the latest observation to `offer`, all else by
@@ -162,6 +170,18 @@ class Client:
             self._ask(Rescan(), Done)
         except HostdError as error:
             log.warning("hostd was not asked for a look: %s", error)
+
+    def take(self, command: Command) -> CommandAnswer:
+        """Have hostd take it; TakerAway while it cannot answer."""
+        try:
+            said = self._ask(TakeCommand(command), CommandTaken)
+        except HostdRefused as error:  # it will not, however often it is asked
+            return refuse(command, COMMAND_UNKNOWN, str(error))
+        except HostdError as error:
+            raise TakerAway(str(error)) from None
+        if said.answer is None:
+            raise TakerAway(said.reason)
+        return said.answer
 
     def _ask(self, request: object, kind: type[Kind]) -> Kind:
         line = self._line

@@ -21,6 +21,8 @@ from vfio_agent.hostd.messages import (
     ANSWER_LIMIT_BYTES,
     ANSWERS,
     PUSHED,
+    Done,
+    Ping,
     Refused,
     read_message,
     write_message,
@@ -46,6 +48,10 @@ class Heard(Enum):
 
 class HostdError(Exception):
     """hostd did not do what was asked: it is away, or refused; the text says which."""
+
+
+class HostdRefused(HostdError):
+    """hostd is there and will not; nothing was done."""
 
 
 @dataclass(slots=True)
@@ -97,6 +103,15 @@ class Line:
                 raise HostdError(_LATE)
             if self.listen(due) is Heard.WAKE:
                 raise HostdError("closed by the agent")
+        return _expect(question.answer, kind)
+
+    def ask_patiently(self, request: object, kind: type[Kind], *, ping_s: float) -> Kind:
+        """Listen until the answer is there, however long that takes while hostd answers pings;
+        HostdError where it is gone."""
+        question = self._send(request)
+        while not question.answered.is_set():
+            if self.listen(time.monotonic() + ping_s) is Heard.NOTHING:
+                self.ask_here(Ping(), Done)
         return _expect(question.answer, kind)
 
     def listen(self, until_s: float) -> Heard:
@@ -159,7 +174,7 @@ class Line:
 
 def _expect(answer: object, kind: type[Kind]) -> Kind:
     if isinstance(answer, Refused):
-        raise HostdError(f"hostd refused: {answer.reason}")
+        raise HostdRefused(f"hostd refused: {answer.reason}")
     if answer is None:
         raise HostdError("hostd went away before it answered")
     if not isinstance(answer, kind):

@@ -16,6 +16,9 @@ from pathlib import Path
 
 from vfio_agent.lock import AlreadyLocked, FileLock
 
+SOCKET = Path("/run/vfioctl/hostd.sock")
+"""Where a hostd that is root listens unless it was told otherwise."""
+
 BACKLOG = 4
 
 _UNSAFE = stat.S_IWGRP | stat.S_IWOTH

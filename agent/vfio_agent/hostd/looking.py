@@ -16,11 +16,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from vfio_agent.checks import checks_version
+from vfio_agent.checks import checks_version, in_order
 from vfio_agent.collect.kernel import collect_boot_id
 from vfio_agent.collect.reader import Reader
 from vfio_agent.collect.root import Root, open_root
 from vfio_agent.hostd.news import Names, names_of, tell_changes, tell_lines
+from vfio_agent.hostd.passing import Passing, attribute
+from vfio_agent.hostd.vm_news import VmNews
 from vfio_agent.inspect import Inspection, now, observe
 from vfio_agent.journal import Journal, JournalFull
 from vfio_agent.session.outbox import Observed, Packer, seconds_up
@@ -79,6 +81,8 @@ class Looking:
         self._watch: Watch | None = None
         self._interval_s = DEFAULT_INTERVAL_S
         self._packer = Packer()
+        self._vms = VmNews(journal)
+        self._passing = Passing()
         # Below: of the last look.
         self._boot_id = ""
         self._names: Names = {}
@@ -127,23 +131,30 @@ class Looking:
 
     def _look(self, root: Root, watch: Watch) -> str:
         """Look, make durable what happened, and offer the rest; the boot id."""
-        at_s = seconds_up()
+        at_s, began_s = seconds_up(), time.monotonic()
         gaps = watch.gaps() if root.live else ()
         seen = observe(root, self._journal, self._snapshot, gaps=gaps)
-        self._keep(seen, watch)
+        self._keep(seen, watch, began_s=began_s)
         self._offer(
             self._packer.pack(
-                seen.snapshot, seen.report.findings, checks_version=checks_version(), at_s=at_s
+                seen.snapshot,
+                in_order(seen.report.findings),
+                checks_version=checks_version(),
+                at_s=at_s,
             )
         )
         return seen.snapshot.readings.boot_id or ""
 
-    def _keep(self, seen: Inspection, watch: Watch) -> None:
+    def _keep(self, seen: Inspection, watch: Watch, *, began_s: float) -> None:
         with suppress(JournalFull):  # the spool's status says it
             self._journal.spool.flush()
+        at = now(seen.snapshot.readings.boot_id)
+        self._vms.tell(seen.host, at=at)
         if self._snapshot is not None:
-            at = now(seen.snapshot.readings.boot_id)
-            changes = tell_changes(Host(self._snapshot), seen.host, at=at)
+            before = Host(self._snapshot)
+            changes = tell_changes(before, seen.host, at=at)
+            self._passing.explain(changes, before, seen.host, time.monotonic())
+            changes += self._passing.settle(seen.host, began_s=began_s, at=at)
             if changes:
                 self._journal.spool.extend(changes)
         # judged hosts are large, and the next look may be a minute away
@@ -167,6 +178,7 @@ class Looking:
 
     def _begin_watch(self, root: Root) -> Watch:
         self._end_watch()
+        self._passing = Passing()
         known = self._read_place()
         how = (self._boot_id, self._interval_s, known)
         self._watch = _watch_host(*how) if root.live else _watch_capture(self._path, *how)
@@ -201,6 +213,9 @@ class Looking:
                 wanted = wanted or bool(batch.wanted)
 
     def _tell(self, batch: Batch) -> None:
+        if batch.happened and self._snapshot is not None:
+            happened = attribute(batch.happened, Host(self._snapshot))
+            self._passing.note(happened, time.monotonic())
         at = now(self._boot_id)
         events = tell_lines(batch.events, batch.lost, names=self._names, at=at)
         place = encode(batch.place).decode("ascii")

@@ -18,15 +18,18 @@ from dataclasses import dataclass, field
 from typing import Any, NewType, NoReturn, TypeVar
 
 from vfio_agent.fence import Fence
+from vfio_contract.action import ActionReport
+from vfio_contract.address import Address
 from vfio_contract.artifact import ArtifactError, encode, from_plain
+from vfio_contract.command import Command, CommandAnswer
 from vfio_contract.durable import JournalStatus, Mark
 from vfio_contract.ledger import ResetAttempt
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Both halves are of one installation; they differ only while an upgrade is under way."""
 
 REQUEST_LIMIT_BYTES = 64 * 1024
-"""Largest request; the largest there is has less than 1 KiB."""
+"""Largest request; a command has at most 48 KiB, all others less than 1 KiB."""
 
 ANSWER_LIMIT_BYTES = 32 * 1024 * 1024
 """Largest answer or observation; one of a 256-function host has about 0.1 MB."""
@@ -121,8 +124,27 @@ class Acknowledge:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeCommand:
+    """What a coordinator wants done. Answer: `CommandTaken`, before it is done."""
+
+    command: Command
+
+
+@dataclass(frozen=True, slots=True)
 class GetBundle:
     """The node's credentials, for the child of a hostd that has them. Answer: `Credentials`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """Bind, unbind or reset-test, for root alone. Answer: `Acted`, when it has ended.
+
+    `id` is the asker's own and names this action for ever: the same one is done once.
+    """
+
+    id: str
+    verb: str
+    address: Address
 
 
 REQUESTS: Mapping[str, type] = {
@@ -137,6 +159,8 @@ REQUESTS: Mapping[str, type] = {
     "spool.after": GetEvents,
     "spool.acknowledge": Acknowledge,
     "bundle": GetBundle,
+    "act": Act,
+    "command": TakeCommand,
 }
 
 # --- answers -------------------------------------------------------------------------------------
@@ -210,6 +234,22 @@ class SpoolState:
 
 
 @dataclass(frozen=True, slots=True)
+class CommandTaken:
+    """What became of a command at once. `answer` is None where it cannot be judged or recorded now
+    and must be asked again; `reason` says why then."""
+
+    answer: CommandAnswer | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Acted:
+    """What became of an action."""
+
+    report: ActionReport
+
+
+@dataclass(frozen=True, slots=True)
 class BundleProblem:
     """A `BundleError` by its parts."""
 
@@ -231,12 +271,11 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One look, packed by hostd; `Observed` with its bytes as text and its findings packed too."""
+    """One look, packed by hostd; `Observed` with its bytes as text."""
 
     digest: str
     facts_zlib: Base64
-    readings_zlib: Base64
-    findings_zlib: Base64
+    parts_zlib: Base64
     boot_id: str
     product_uuid: str
     checks_version: str
@@ -253,6 +292,8 @@ ANSWERS: Mapping[str, type] = {
     "acknowledged": Acknowledged,
     "spool": SpoolState,
     "credentials": Credentials,
+    "acted": Acted,
+    "command.taken": CommandTaken,
     "observation": Observation,
 }
 

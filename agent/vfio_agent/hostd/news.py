@@ -1,9 +1,9 @@
 """What is told as durable events: what the kernel said, and what two looks show has happened.
 
-Pure. A look shows only what is, so what came and went between two of them is not told; of what is
-not known in one of them nothing is told at all. Resets are not here: the reset history tells them
-(`reset_history`). It must never make an event of a difference between two boots: addresses mean
-something else then.
+Pure. A look shows only what is: what came and went between two of them is `passing`'s to tell; of
+what is not known in one of them nothing is told at all. Resets are told by the reset history
+(`reset_history`), VMs by `vm_news`. It must never make an event of a difference between two boots:
+addresses mean something else then.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from vfio_agent.hostd.messages import (
     ANSWER_LIMIT_BYTES,
@@ -21,15 +20,10 @@ from vfio_agent.hostd.messages import (
     show,
 )
 from vfio_agent.session.outbox import Observed
-from vfio_contract.artifact import ArtifactError, compress, decode, decompress, encode
+from vfio_contract.artifact import ArtifactError
 from vfio_contract.bundle import Bundle, BundleError
 from vfio_contract.durable import Spooled, decode_event, encode_event
-from vfio_contract.findings import Finding
-
-
-@dataclass(frozen=True, slots=True)
-class _Findings:
-    findings: tuple[Finding, ...]
+from vfio_contract.parts import read_lines
 
 
 def pack_observed(observed: Observed) -> Observation:
@@ -37,8 +31,7 @@ def pack_observed(observed: Observed) -> Observation:
     return Observation(
         digest=observed.digest,
         facts_zlib=_to_base64(observed.facts_zlib),
-        readings_zlib=_to_base64(observed.readings_zlib),
-        findings_zlib=_to_base64(compress(encode(_Findings(observed.findings)))),
+        parts_zlib=_to_base64(observed.parts_zlib),
         boot_id=observed.boot_id,
         product_uuid=observed.product_uuid,
         checks_version=observed.checks_version,
@@ -48,16 +41,15 @@ def pack_observed(observed: Observed) -> Observation:
 
 def unpack_observed(message: Observation) -> Observed:
     """The observation, its packed bytes untouched; MessageError for what cannot be unpacked."""
-    findings = _from_base64(message.findings_zlib, "observation.findings_zlib")
+    parts = _from_base64(message.parts_zlib, "observation.parts_zlib")
     try:
-        rows = decode(_Findings, decompress(findings, limit=ANSWER_LIMIT_BYTES)).findings
+        read_lines(parts, limit=ANSWER_LIMIT_BYTES)
     except ArtifactError as error:
-        raise MessageError(f"observation.findings_zlib: {show(str(error), 200)}") from None
+        raise MessageError(f"observation.parts_zlib: {show(str(error), 200)}") from None
     return Observed(
         digest=message.digest,
         facts_zlib=_from_base64(message.facts_zlib, "observation.facts_zlib"),
-        readings_zlib=_from_base64(message.readings_zlib, "observation.readings_zlib"),
-        findings=rows,
+        parts_zlib=parts,
         boot_id=message.boot_id,
         product_uuid=message.product_uuid,
         checks_version=message.checks_version,

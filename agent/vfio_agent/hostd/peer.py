@@ -70,12 +70,15 @@ class Peer:
         connection: socket.socket,
         name: str,
         *,
+        uid: int | None,
         now: float,
         greeting_s: float = GREETING_S,
     ) -> None:
+        """`uid` is the kernel's word; None for a connection that hostd made for its own child."""
         connection.setblocking(False)
         self.connection = connection
         self.name = name
+        self.uid = uid
         self.greeted = False
         self.subscribed = False
         self._pushed: dict[type, bytes] = {}

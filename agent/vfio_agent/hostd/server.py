@@ -45,6 +45,9 @@ log = logging.getLogger("vfio-hostd")
 MAX_PEERS = 4
 """Connections at once: the network process, its successor, and a person who looks."""
 
+FOR_ROOT = 1
+"""Connections beside those that only root may have: whoever else asks cannot keep root out."""
+
 _STOP_S = 5.0
 
 _OWN = {"greet": Greet, "ping": Ping, "observe": Observe}
@@ -89,7 +92,7 @@ class Server:
             self._listener.setblocking(False)
             self._selector.register(self._listener, selectors.EVENT_READ)
         for connection in connections:
-            self._admit(connection, "the network process", greeting_s=CHILD_GREETING_S)
+            self._admit(connection, "the network process", uid=None, greeting_s=CHILD_GREETING_S)
         self._thread.start()
 
     def close(self) -> None:
@@ -160,16 +163,26 @@ class Server:
                 log.warning("refused pid %d: uid %d may not ask", who.pid, who.uid)
                 self._refused.add(who.uid)
             connection.close()
-        elif len(self._peers) >= MAX_PEERS:
-            log.warning("refused pid %d: %d are connected already", who.pid, MAX_PEERS)
+        elif not self._has_place(who.uid):
+            log.warning("refused pid %d: %d are connected already", who.pid, len(self._peers))
             connection.close()
         else:
-            self._admit(connection, f"pid {who.pid}, uid {who.uid}")
+            self._admit(connection, f"pid {who.pid}, uid {who.uid}", uid=who.uid)
+
+    def _has_place(self, uid: int) -> bool:
+        if uid == 0:
+            return len(self._peers) < MAX_PEERS + FOR_ROOT
+        return sum(peer.uid != 0 for peer in self._peers.values()) < MAX_PEERS
 
     def _admit(
-        self, connection: socket.socket, name: str, *, greeting_s: float = GREETING_S
+        self,
+        connection: socket.socket,
+        name: str,
+        *,
+        uid: int | None,
+        greeting_s: float = GREETING_S,
     ) -> None:
-        peer = Peer(connection, name, now=time.monotonic(), greeting_s=greeting_s)
+        peer = Peer(connection, name, uid=uid, now=time.monotonic(), greeting_s=greeting_s)
         self._peers[connection.fileno()] = peer
         self._selector.register(connection, selectors.EVENT_READ)
 
@@ -239,7 +252,7 @@ class Server:
         elif isinstance(request, Greet):
             answer(Refused("greet: was said already"))
         else:
-            self._verbs.handle(request, answer)
+            self._verbs.handle(request, answer, uid=peer.uid)
 
     def _greet(self, peer: Peer, request: object) -> object:
         if not isinstance(request, Greet):

@@ -6,19 +6,27 @@ is lower than one that it has obeyed, whatever the network process believes.
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from vfio_agent.actuate.reach import Reach, reach_host
+from vfio_agent.actuate.steps import Verb
 from vfio_agent.fence import Fence
+from vfio_agent.hostd.acting import Acting
+from vfio_agent.hostd.commands import Commands, NotYet
 from vfio_agent.hostd.looking import Looking
 from vfio_agent.hostd.messages import (
     PROTOCOL,
     Acknowledge,
     Acknowledged,
+    Act,
+    Acted,
     BundleProblem,
+    CommandTaken,
     Credentials,
     Done,
     GetBundle,
@@ -32,11 +40,14 @@ from vfio_agent.hostd.messages import (
     Rescan,
     SetPace,
     SpoolState,
+    TakeCommand,
 )
 from vfio_agent.hostd.packing import pack_bundle, pack_events, pack_observed
 from vfio_agent.hostd.server import Server
 from vfio_agent.hostd.verbs import Answer, Refusal, Verbs
+from vfio_agent.inspect import observe
 from vfio_agent.journal import Journal, JournalFull
+from vfio_agent.session.outbox import Observed
 from vfio_contract.bundle import Bundle, BundleError
 from vfio_contract.durable import MAX_SEQ
 from vfio_contract.version import VERSION
@@ -48,6 +59,8 @@ MAX_EVENTS = 1_000
 
 LEDGER_ATTEMPTS = 1_000
 """Most that one answer carries: below 1 MB."""
+
+_ACTION_ID = re.compile(r"[0-9a-f]{32}")
 
 CLUSTER_ID_CHARACTERS = 200
 MAX_COUNT = (1 << 63) - 1
@@ -73,11 +86,27 @@ class Hostd:
         listener: socket.socket | None = None,
         allowed: tuple[int, ...] = (),
         bundle: Callable[[], Bundle] | None = None,
+        reach: Reach | None = None,
     ) -> None:
-        """`bundle` loads the credentials that its own child may have; None: they are not its."""
+        """`bundle` loads the credentials that its own child may have; None: they are not its.
+
+        `reach` is how actions reach the host, None for the root of `settings`. OSError where that
+        cannot be opened.
+        """
         self._journal = journal
-        self._looking = Looking(
-            settings.root, journal, lambda seen: self._server.offer(pack_observed(seen))
+        reach = reach or reach_host(settings.root, lambda root: observe(root, journal, None).host)
+        self._looking = Looking(settings.root, journal, self._offer)
+        self._acting = Acting(
+            journal,
+            reach,
+            on_end=self._looking.look_soon,
+            on_fault=self._looking.fail,
+        )
+        self._commands = Commands(
+            journal,
+            submit=self._acting.submit,
+            allow=reach.allow,
+            look_soon=self._looking.look_soon,
         )
         self._server = Server(
             self._verbs(bundle),
@@ -94,12 +123,14 @@ class Hostd:
         """
         self._journal.spool.attach(self._tell_spool)
         self._tell_spool()
+        self._acting.start()
         self._server.start(*connections)
         try:
             self._looking.run()
         finally:
             self._journal.spool.attach(None)
             self._server.close()
+            self._acting.close()
 
     def stop(self) -> None:
         """Ask for a clean end, from any thread."""
@@ -120,6 +151,8 @@ class Hostd:
         verbs.add("ledger", GetLedger, self._get_ledger)
         verbs.add("spool.after", GetEvents, self._get_events)
         verbs.add("spool.acknowledge", Acknowledge, self._acknowledge)
+        verbs.add("act", Act, self._act, for_root=True)
+        verbs.add("command", TakeCommand, self._take_command)
         if bundle is not None:
             verbs.add("bundle", GetBundle, _give(bundle))
         return verbs
@@ -149,14 +182,39 @@ class Hostd:
         answer(Ledger(tuple(kept), len(rows) - len(kept)))
 
     def _get_events(self, request: GetEvents, answer: Answer) -> None:
-        limit = min(max(request.limit, 0), MAX_EVENTS)
-        answer(pack_events(self._journal.spool.after(max(request.seq, 0), limit)))
+        seq, limit = min(max(request.seq, 0), MAX_SEQ), min(max(request.limit, 0), MAX_EVENTS)
+        answer(pack_events(self._journal.spool.after(seq, limit)))
 
     def _acknowledge(self, request: Acknowledge, answer: Answer) -> None:
         if not 0 <= request.mark.seq <= MAX_SEQ:
             raise Refusal("spool.acknowledge.mark.seq: out of range")
         with _refusing_when_full():
             answer(Acknowledged(self._journal.spool.acknowledge(request.mark)))
+
+    def _act(self, request: Act, answer: Answer) -> None:
+        if not _ACTION_ID.fullmatch(request.id):
+            raise Refusal("act.id: expected 32 hex digits")
+        if request.verb not in tuple(Verb):
+            raise Refusal(f"act.verb: expected one of {', '.join(Verb)}")
+        if not request.address:
+            raise Refusal("act.address: missing")
+        self._acting.submit(
+            id=request.id,
+            verb=Verb(request.verb),
+            address=request.address,
+            expected=None,
+            done=lambda report: answer(Acted(report)),
+        )
+
+    def _take_command(self, request: TakeCommand, answer: Answer) -> None:
+        try:
+            answer(CommandTaken(self._commands.take(request.command), ""))
+        except (NotYet, JournalFull) as error:
+            answer(CommandTaken(None, str(error)))
+
+    def _offer(self, seen: Observed) -> None:
+        self._server.offer(pack_observed(seen))
+        self._commands.observed(seen)
 
     def _tell_spool(self) -> None:
         spool = self._journal.spool

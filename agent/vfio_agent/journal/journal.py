@@ -10,24 +10,19 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vfio_agent.fence import NO_FENCE, Fence
+from vfio_agent.journal.actions import Actions
+from vfio_agent.journal.attempts import COLUMNS, add_attempt, tell_attempt
 from vfio_agent.journal.database import Database, JournalError
 from vfio_agent.journal.diary import JournalDiary
 from vfio_agent.journal.spool import DEFAULT_BOUNDS, Spool
 from vfio_agent.journal.spool_rows import Bounds
 from vfio_agent.watch.bucket import Bucket
-from vfio_contract.durable import DurableEvent, ResetAttempted, Stamp
-from vfio_contract.ledger import FAILURES, Outcome, ResetAttempt
-
-KEPT_ATTEMPTS = 32
-"""Kept per identity and firmware tuple; older attempts live on in the totals.
-
-The newest of each outcome is always among them, so that what the history amounts to does not change
-by trimming.
-"""
+from vfio_contract.durable import DurableEvent, Stamp
+from vfio_contract.ledger import Outcome, ResetAttempt
 
 SEEN_LIMIT = 10_000
 """Keys remembered before those are forgotten that the kernel log no longer holds."""
@@ -38,22 +33,7 @@ EVENT_PER_S = 0.1
 thousands of times, and what cannot be dropped must not fill the spool. The history has all."""
 
 _PLACE = "watch_place"
-
-_COLUMNS = "key, identity, firmware, boot_id, method, outcome, evidence, place"
-"""In the order of the fields of `ResetAttempt`."""
-
-_TRIM = """
-DELETE FROM attempts WHERE seq IN (
-    SELECT seq FROM (
-        SELECT seq, seq = max(seq) OVER (PARTITION BY outcome) AS newest
-        FROM attempts WHERE identity = ? AND firmware = ?)
-    ORDER BY newest DESC, seq DESC LIMIT -1 OFFSET ?)
-"""
-
-_ADD_TOTAL = """
-INSERT INTO totals VALUES (?, ?, 1, ?) ON CONFLICT (identity, firmware)
-DO UPDATE SET attempts = attempts + 1, failures = failures + excluded.failures
-"""
+_RUNNING = "vms_running"
 
 
 @dataclass(slots=True)
@@ -110,6 +90,11 @@ class Journal:
         """What the hands wrote down."""
         return JournalDiary(self._database)
 
+    @property
+    def actions(self) -> Actions:
+        """What was asked of the hands and what became of it; only the journal's owner has them."""
+        return Actions(self._database, self.spool)
+
     def fence(self) -> Fence:
         """The highest fence obeyed."""
         text = self._database.meta("fence")
@@ -138,6 +123,17 @@ class Journal:
         """
         self.spool.extend(events, beside=(_PLACE, place))
 
+    def running(self) -> str:
+        """What `tell_running` last kept, "" before the first."""
+        return self._database.meta(_RUNNING)
+
+    def tell_running(self, events: Sequence[DurableEvent], *, running: str) -> None:
+        """Make starts and ends of VMs durable together with what runs after them.
+
+        SpoolFull or JournalFull where they cannot be; then nothing has changed.
+        """
+        self.spool.extend(events, beside=(_RUNNING, running))
+
     def fed_boot(self) -> str:
         """The newest boot of which a kernel log was recorded, "" before the first."""
         return self._database.meta("fed_boot")
@@ -164,7 +160,7 @@ class Journal:
             try:
                 with self._database.transaction() as db:
                     self._database.put_meta("fed_boot", boot_id)
-                    added = [row for row in new if _insert(db, row)]
+                    added = [row for row in new if add_attempt(db, row)]
                     _remember(db, {row.key for row in new}, {row.key for row in rows}, boot_id)
                     if at is not None:
                         self.spool.add_within([*self._limited(added, at)])
@@ -185,7 +181,7 @@ class Journal:
                 continue
             more = f" ({flow.held} alike before it)" if flow.held else ""
             flow.held = 0
-            yield _event(row, at, more)
+            yield tell_attempt(row, at, more)
 
     def seen(self, boot_id: str) -> frozenset[str]:
         """Keys recorded in this boot, whether or not their rows are still kept; "" for any boot."""
@@ -198,7 +194,7 @@ class Journal:
 
     def attempts(self) -> list[ResetAttempt]:
         """All kept attempts in the order they happened."""
-        rows = self._database.rows(f"SELECT {_COLUMNS} FROM attempts ORDER BY seq")
+        rows = self._database.rows(f"SELECT {COLUMNS} FROM attempts ORDER BY seq")
         attempts = (ResetAttempt(*row) for row in rows)
         return [replace(attempt, outcome=Outcome(attempt.outcome)) for attempt in attempts]
 
@@ -208,31 +204,6 @@ class Journal:
             "SELECT identity, sum(attempts), sum(failures) FROM totals GROUP BY identity"
         )
         return {identity: (int(tried), int(failed)) for identity, tried, failed in rows}
-
-
-def _event(row: ResetAttempt, at: Stamp, more: str) -> DurableEvent:
-    payload = ResetAttempted(
-        key=row.key,
-        firmware=row.firmware,
-        method=row.method,
-        outcome=row.outcome.value,
-        evidence=row.evidence + more,
-        place=row.place,
-    )
-    return DurableEvent(at=at, identity=row.identity, address="", payload=payload)
-
-
-def _insert(db: sqlite3.Connection, row: ResetAttempt) -> bool:
-    done = db.execute(
-        f"INSERT OR IGNORE INTO attempts ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        astuple(row),
-    )
-    if done.rowcount != 1:
-        return False  # twice in one record
-    of = (row.identity, row.firmware)
-    db.execute(_ADD_TOTAL, (*of, int(row.outcome in FAILURES)))
-    db.execute(_TRIM, (*of, KEPT_ATTEMPTS))
-    return True
 
 
 def _remember(db: sqlite3.Connection, new: set[str], visible: set[str], boot_id: str) -> None:

@@ -6,8 +6,8 @@ begins it again. It must never drop what an older version kept.
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 3
-"""2 added the spool of durable events, 3 the diary of operations."""
+SCHEMA_VERSION = 4
+"""2 added the spool of durable events, 3 the diary of operations, 4 what was asked of the hands."""
 
 APPLICATION_ID = 0x7666616A
 """`vfaj` at byte 68 of the file (sqlite.org/fileformat.html): not the coordinator's store."""
@@ -32,6 +32,12 @@ CREATE TABLE operation_entries (
 CREATE INDEX entries_of ON operation_entries (operation, seq);
 """
 
+_ACTIONS = """
+CREATE TABLE actions (
+    id TEXT PRIMARY KEY, verb TEXT NOT NULL, asked TEXT NOT NULL, sequence INTEGER,
+    loss BLOB, report BLOB);
+"""
+
 CREATE = f"""
 PRAGMA page_size = {PAGE_BYTES};
 PRAGMA application_id = {APPLICATION_ID};
@@ -52,6 +58,7 @@ CREATE TABLE seen (
 INSERT INTO meta VALUES ('schema', '{SCHEMA_VERSION}'), ('state_id', lower(hex(randomblob(16))));
 {_SPOOL}
 {_DIARY}
+{_ACTIONS}
 COMMIT;
 """
 
@@ -66,6 +73,12 @@ COMMIT;
 BEGIN IMMEDIATE;
 {_DIARY}
 UPDATE meta SET value = '3' WHERE key = 'schema';
+COMMIT;
+""",
+    3: f"""
+BEGIN IMMEDIATE;
+{_ACTIONS}
+UPDATE meta SET value = '4' WHERE key = 'schema';
 COMMIT;
 """,
 }

@@ -217,12 +217,32 @@ class Spool:
 
     def fulfil(self, reservation: Reservation, event: DurableEvent) -> int:
         """The action's record takes its room; its number. ValueError if the room was given back."""
-        with self._changing() as rows:
-            self._release(rows, reservation)
-            self._place(rows, event)
-            last = rows.usage.last
+        with self._database.guarded():
+            with self.ending(event, reservation):
+                pass
+            last = self.last
         self.tell()
         return last
+
+    @contextmanager
+    def ending(
+        self, event: DurableEvent, reservation: Reservation | None
+    ) -> Iterator[Callable[[DurableEvent], None]]:
+        """One transaction of what the body does and then of the event, which takes its room.
+
+        The body gets a function that adds events as `add_within` does. SpoolFull if there is no
+        room, and then nothing was done.
+        """
+        with self._changing() as rows:
+
+            def add(one: DurableEvent) -> None:
+                if not rows.place(one):
+                    rows.lose(lost_kinds(one), one.at)
+
+            yield add
+            if reservation is not None:
+                self._release(rows, reservation)
+            self._place(rows, event)
 
     def cancel(self, reservation: Reservation) -> None:
         """Nothing was done: give the room back. ValueError if it was given back before."""

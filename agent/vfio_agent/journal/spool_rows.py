@@ -23,9 +23,9 @@ from vfio_contract.durable import (
     kind_of,
 )
 
-RESERVED_BYTES = 128 * 1024
+RESERVED_BYTES = 192 * 1024
 """Held back for the record of one action: nine fields of 1,024 characters, each 12 bytes as JSON
-at worst."""
+at worst, and a packed report as base64."""
 
 
 @dataclass(frozen=True, slots=True)

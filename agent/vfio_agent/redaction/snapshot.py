@@ -30,6 +30,7 @@ from vfio_contract.model import (
     Readings,
     Snapshot,
     StorageUse,
+    VmProcess,
 )
 from vfio_contract.vm import PROXMOX, MappingEntry, VmConfig, VmDevice, VmDisk, VmSetting
 
@@ -117,6 +118,9 @@ def _names(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
             yield name, "vm"
     for holder in snapshot.readings.holders or ():
         yield holder.vm or "", "vm"
+    for process in snapshot.readings.vm_processes or ():
+        if not process.vm.isdecimal():
+            yield process.vm, "vm"
     for block in facts.block or ():
         if _is_volume(block):
             yield block.label, "volume"
@@ -143,6 +147,7 @@ class _Redactor:
             (NetDevice, "mac"): lambda _, v: masks.mac(v) if v else v,
             (Holder, "vm"): lambda _, v: v if v.isdecimal() else token("vm", v),
             (Holder, "control_group"): lambda _, v: v and self._control_group(v),
+            (VmProcess, "vm"): lambda _, v: v if v.isdecimal() else token("vm", v),
             (MappingEntry, "node"): lambda _, v: masks.host(v),
             (VmConfig, "name"): lambda vm, v: v if vm.kind == PROXMOX else token("vm", v),
             (VmConfig, "title"): lambda _, v: token("vm", v),

@@ -21,14 +21,20 @@ import grpc
 
 from vfio_agent.fence import Fence
 from vfio_agent.session.delivery import Delivery, Events
-from vfio_agent.session.outbox import Observed, Outbox
+from vfio_agent.session.ending import Ended, printable, read_status
+from vfio_agent.session.orders import Orders, Taker
+from vfio_agent.session.outbox import Observed, Outbox, seconds_up
+from vfio_agent.session.telling import Telling
 from vfio_agent.session.words import (
+    answer_of,
     batch_of,
     inventory_of,
     journal_of,
-    observation_of,
+    read_command,
     read_mark,
 )
+from vfio_contract.command import VERSION
+from vfio_contract.durable import JournalStatus
 from vfio_contract.errors import ErrorCode
 from vfioctl.v1.session_pb2 import (
     EventsHeld,
@@ -57,21 +63,6 @@ _PUNCTUALITY = 0.9
 MIN_INTERVAL_S = 1.0
 MAX_INTERVAL_S = 600.0
 """Between observations: a coordinator can neither load its hosts nor blind itself."""
-
-_REASON_CHARACTERS = 400
-
-_PASSING = frozenset(
-    {
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.CANCELLED,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.ABORTED,
-        # A server under a herd of connects answers INTERNAL, a cut connection may read UNKNOWN.
-        grpc.StatusCode.INTERNAL,
-        grpc.StatusCode.UNKNOWN,
-    }
-)
-"""Statuses that may be gone at the next attempt; all others stand until something is changed."""
 
 
 class Fences(Protocol):
@@ -102,16 +93,6 @@ class Terms:
     observation_interval_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """Why a session ended. `useful`: the coordinator took an observation. `slow`: it will not help
-    to ask again soon."""
-
-    reason: str
-    useful: bool = False
-    slow: bool = False
-
-
 class Conversation:
     """One session; made for one `run`. `close` may be called from any thread at any time."""
 
@@ -124,23 +105,29 @@ class Conversation:
         on_terms: Callable[[Terms], None],
         events: Events | None = None,
         on_rescan: Callable[[str], None] = lambda reason: None,
+        taker: Taker | None = None,
         welcome_timeout_s: float = WELCOME_TIMEOUT_S,
     ) -> None:
-        """Without `events` none are sent. `on_rescan` is told why the host must be looked at."""
+        """Without `events` none are sent, without a `taker` no command is taken. `on_rescan` is
+        told why the host must be looked at."""
         self._speaker = speaker
         self._outbox = outbox
         self._fences = fences
         self._on_terms = on_terms
         self._events = events
         self._on_rescan = on_rescan
+        self._takes_commands = taker is not None
         self._welcome_timeout_s = welcome_timeout_s
         self._changed = threading.Condition()
         # All below is guarded by _changed.
         self._call: grpc.Call | None = None
         self._welcome: Welcome | None = None
         self._delivery = Delivery(events)
+        self._orders = Orders(taker, speaker.node)
+        self._telling = Telling(in_parts=False)
         self._due = False
         self._wanted = False
+        self._again = False
         self._useful = False
         self._ended: Ended | None = None
         self._fault: BaseException | None = None
@@ -165,7 +152,7 @@ class Conversation:
                 self._hear(response)
             self._end(Ended("the coordinator ended the session"))
         except grpc.RpcError as error:
-            self._end(_read_status(error))
+            self._end(read_status(error))
         finally:
             self._outbox.attach(None)
             if self._events is not None:
@@ -187,13 +174,20 @@ class Conversation:
             self._hear_held(response.events_held)
             return
         if body == "rescan_wanted":
-            self._on_rescan(_printable(response.rescan_wanted.reason))
+            self._on_rescan(printable(response.rescan_wanted.reason))
             return
         with self._changed:
             if body == "inventory_wanted":
                 self._wanted = True
+            elif body == "command":
+                self._orders.hear(read_command(response.command))
+                self._due = True
+            elif body == "whole_wanted":
+                self._telling.forget()
+                self._again = True
             elif body == "acknowledged":
                 self._useful = True
+                self._telling.hold(response.acknowledged.sequence)
             self._changed.notify_all()
 
     def _hear_welcome(self, welcome: Welcome) -> None:
@@ -208,6 +202,7 @@ class Conversation:
         interval_s = min(max(asked_s, MIN_INTERVAL_S), MAX_INTERVAL_S) if asked_s else 0.0
         self._on_terms(Terms(welcome.cluster_id, welcome.epoch, interval_s))
         with self._changed:
+            self._telling = Telling(in_parts=welcome.takes_parts)
             self._welcome = welcome
             self._changed.notify_all()
 
@@ -260,26 +255,29 @@ class Conversation:
             return
         interval_s = (welcome.heartbeat_interval_ms / 1000 or DEFAULT_HEARTBEAT_S) * _PUNCTUALITY
         held = greeted.digest if greeted is not None and welcome.inventory_held else ""
+        # a host that nobody looks at must not pass for seen, not even for a moment
+        status = self._next_status()
+        if status is not None:
+            yield SessionRequest(journal=journal_of(status))
         said: Observed | None = None
-        sequence = 0
         beat_at = 0.0
         while True:
-            latest, wanted = self._outbox.latest(), self._take_wanted()
+            latest, wanted, again = self._outbox.latest(), *self._take_wanted()
             if greeted is not None and latest is not None and _rebooted(greeted, latest):
                 self._end(Ended("this host has rebooted"))
                 return
             word: SessionRequest | None
-            if latest is not None and (wanted or latest is not said):
+            if latest is not None and (wanted or again or latest is not said):
                 if wanted or latest.digest != held:
                     yield SessionRequest(inventory=inventory_of(latest))
                     held = latest.digest
-                sequence += 1
-                word = SessionRequest(observation=observation_of(latest, sequence))
+                with self._changed:
+                    word = SessionRequest(observation=self._telling.say(latest))
                 said = latest
             else:
-                word = self._next_of_journal()
+                word = self._next_of_host()
             if word is None and time.monotonic() >= beat_at:
-                word = SessionRequest(heartbeat=Heartbeat(sequence=sequence))
+                word = SessionRequest(heartbeat=Heartbeat(sequence=self._telling.sequence))
             if word is not None:  # else it was woken for nothing
                 beat_at = time.monotonic() + max(MIN_HEARTBEAT_S, interval_s)
                 yield word
@@ -298,16 +296,26 @@ class Conversation:
             self._end(Ended(waited))
         return welcome
 
-    def _next_of_journal(self) -> SessionRequest | None:
-        """What the spool or its state has for the coordinator, None for nothing."""
+    def _next_of_host(self) -> SessionRequest | None:
+        """What became of a command, or what the spool or its state has for the coordinator; None
+        for nothing."""
         with self._changed:
             self._due = False
+        answer = self._orders.next_answer()
+        if answer is not None:
+            self._notify_events()  # there may be more
+            return SessionRequest(command_answer=answer_of(answer))
+        with self._changed:
             status = self._delivery.next_status()
             batch = () if status is not None else self._delivery.next_batch()
-            self._due = status is not None or bool(batch)  # there may be more
+            self._due = self._due or status is not None or bool(batch)  # there may be more
         if status is not None:
             return SessionRequest(journal=journal_of(status))
         return SessionRequest(events=batch_of(self._delivery.spool_id, batch)) if batch else None
+
+    def _next_status(self) -> JournalStatus | None:
+        with self._changed:
+            return self._delivery.next_status()
 
     def _rest(self, until: float, said: Observed | None) -> bool:
         """Wait until there is something to say; False when the session has ended."""
@@ -316,6 +324,7 @@ class Conversation:
                 lambda: (
                     self._ended is not None
                     or self._wanted
+                    or self._again
                     or self._due
                     or self._outbox.latest() is not said
                 ),
@@ -323,10 +332,12 @@ class Conversation:
             )
             return self._ended is None
 
-    def _take_wanted(self) -> bool:
+    def _take_wanted(self) -> tuple[bool, bool]:
+        """Whether the facts are wanted, and whether all of the observation is."""
         with self._changed:
             wanted, self._wanted = self._wanted, False
-            return wanted
+            again, self._again = self._again, False
+            return wanted, again
 
     def _hello(self, latest: Observed | None) -> Hello:
         known = self._fences.fence()
@@ -343,6 +354,8 @@ class Conversation:
             highest_epoch=known.epoch,
             cluster_id=known.cluster_id,
             spool_id=self._delivery.begin(),
+            commands=VERSION if self._takes_commands else 0,
+            boottime_ms=int(seconds_up() * 1000),
         )
 
     # --- ending -----------------------------------------------------------------------------
@@ -370,20 +383,3 @@ class Conversation:
 def _rebooted(before: Observed, now: Observed) -> bool:
     """Hello speaks for one boot, so a new one needs a new Hello; a boot id not read is no boot."""
     return bool(before.boot_id and now.boot_id) and before.boot_id != now.boot_id
-
-
-def _read_status(error: grpc.RpcError) -> Ended:
-    """grpc raises its own call objects; they answer code() and details()."""
-    code = getattr(error, "code", lambda: None)()
-    details = str(getattr(error, "details", lambda: "")() or "")
-    word = details.partition(":")[0]
-    status = "UNKNOWN" if code is None else code.name
-    # Another process speaks for this node: taking the session back at once would never end.
-    slow = (code is not None and code not in _PASSING) or word == ErrorCode.SESSION_REPLACED
-    return Ended(f"{status}: {_printable(details)}", slow=slow)
-
-
-def _printable(text: str) -> str:
-    """What a peer wrote, for a log: one line, bounded, no control characters."""
-    kept = "".join(c if c.isprintable() else " " for c in text)
-    return " ".join(kept.split())[:_REASON_CHARACTERS]

@@ -12,8 +12,10 @@ from collections.abc import Callable
 
 import grpc
 
-from vfio_agent.session.conversation import Conversation, Ended, Fences, Speaker, Terms
+from vfio_agent.session.conversation import Conversation, Fences, Speaker, Terms
 from vfio_agent.session.delivery import Events
+from vfio_agent.session.ending import Ended
+from vfio_agent.session.orders import Taker
 from vfio_agent.session.outbox import Outbox
 from vfio_contract.bundle import Bundle, BundleError
 from vfioctl.v1.session_pb2_grpc import AgentSessionServiceStub
@@ -53,6 +55,7 @@ class Link:
         on_terms: Callable[[Terms], None],
         events: Events | None = None,
         on_rescan: Callable[[str], None] = lambda reason: None,
+        taker: Taker | None = None,
     ) -> None:
         """`bundle` loads what to speak TLS with, for each session anew; `endpoint` is host:port."""
         self._endpoint = endpoint
@@ -63,6 +66,7 @@ class Link:
         self._on_terms = on_terms
         self._events = events
         self._on_rescan = on_rescan
+        self._taker = taker
         self._lock = threading.Lock()
         self._conversation: Conversation | None = None
         self._closed = False
@@ -84,6 +88,7 @@ class Link:
             on_terms=self._on_terms,
             events=self._events,
             on_rescan=self._on_rescan,
+            taker=self._taker,
         )
         with self._lock:
             if self._closed:

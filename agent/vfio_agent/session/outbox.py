@@ -14,20 +14,27 @@ from dataclasses import dataclass
 from vfio_contract.artifact import compress, digest_bytes, encode
 from vfio_contract.findings import Finding
 from vfio_contract.model import Facts, Snapshot
+from vfio_contract.parts import lines_of, pack_lines, read_lines
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """One collection, ready to send. `at_s` is when it began, on the clock of `seconds_up`."""
+    """One collection, ready to send: facts, and all else as the lines of its parts, both zlib.
+
+    `at_s` is when it began, on the clock of `seconds_up`.
+    """
 
     digest: str
     facts_zlib: bytes
-    readings_zlib: bytes
-    findings: tuple[Finding, ...]
+    parts_zlib: bytes
     boot_id: str
     product_uuid: str
     checks_version: str
     at_s: float
+
+    def lines(self) -> dict[str, bytes]:
+        """The lines of the parts."""
+        return read_lines(self.parts_zlib)
 
 
 def seconds_up() -> float:
@@ -51,7 +58,7 @@ class Packer:
         checks_version: str,
         at_s: float,
     ) -> Observed:
-        """Encode once, send as often as needed."""
+        """Encode once, send as often as needed. Findings that are equally bad keep their order."""
         if snapshot.facts != self._facts:
             facts = encode(snapshot.facts)
             self._digest, self._zlib = digest_bytes(facts), compress(facts)
@@ -59,8 +66,7 @@ class Packer:
         return Observed(
             digest=self._digest,
             facts_zlib=self._zlib,
-            readings_zlib=compress(encode(snapshot.readings)),
-            findings=findings,
+            parts_zlib=pack_lines(lines_of(snapshot.readings, findings).values()),
             boot_id=snapshot.readings.boot_id or "",
             product_uuid=snapshot.facts.firmware.product_uuid or "",
             checks_version=checks_version,

@@ -7,15 +7,17 @@ words may be repeated. Nothing here opens what a collector reads, apart from the
 from __future__ import annotations
 
 from vfio_agent.watch.device_events import DeviceEvent
-from vfio_agent.watch.signals import LinesLost, Part, Wanted, want
+from vfio_agent.watch.signals import Happening, LinesLost, Part, Sign, Wanted, want
 from vfio_agent.watch.watch import Batch, Place, Watch, open_watch, replay_watch
 
 __all__ = [
     "Batch",
     "DeviceEvent",
+    "Happening",
     "LinesLost",
     "Part",
     "Place",
+    "Sign",
     "Wanted",
     "Watch",
     "open_watch",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from posixpath import dirname
@@ -52,6 +53,15 @@ class Change:
     name: str
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A file of that name was opened, or closed (`opened` False)."""
+
+    folder: str
+    name: str
+    opened: bool
+
+
 @dataclass(slots=True)
 class _Arm:
     """Where one folder is watched now: its own path, or one above it."""
@@ -70,6 +80,7 @@ class Folders:
         self._deadline = Deadline(scope=f"inotify:{self._inotify.fileno()}")
         self._arms: dict[str, _Arm] = {}
         self._gaps: dict[str, Gap] = {}
+        self._opens: Counter[Opened] = Counter()
         self.arm()
 
     def fileno(self) -> int:
@@ -101,6 +112,14 @@ class Folders:
                 found |= dict.fromkeys(self._take(path, notice))
         return list(found)
 
+    def take_opens(self) -> Counter[Opened]:
+        """How often files were opened and closed, as far as `read` came since the last time.
+
+        The kernel counts equal notices that nobody has read yet as one.
+        """
+        opens, self._opens = self._opens, Counter()
+        return opens
+
     def _take(self, path: str, notice: Notice) -> Iterator[Change]:
         if notice.mask & inotify.DIRECTORY and not notice.mask & (CHANGES | inotify.ENDED):
             return  # somebody lists a directory, most often we ourselves because of a change
@@ -110,6 +129,10 @@ class Folders:
             self._arm(path)
             yield Change(path, "")
         elif self._arms[path].path == path:
+            if notice.mask & inotify.OPEN:
+                self._opens[Opened(path, notice.name, True)] += 1
+            if notice.mask & (inotify.CLOSE_WRITE | inotify.CLOSE_NOWRITE):
+                self._opens[Opened(path, notice.name, False)] += 1
             yield Change(path, notice.name)
         elif path == _join(self._arms[path].path, notice.name) or path.startswith(
             _join(self._arms[path].path, notice.name) + "/"

@@ -75,12 +75,37 @@ class LinesLost:
         return self.last - self.first + 1
 
 
+class Sign(StrEnum):
+    """What the kernel says has happened, and what a look may not show any more."""
+
+    ADDED = "added"
+    REMOVED = "removed"
+    BOUND = "bound"
+    UNBOUND = "unbound"
+    OPENED = "opened"
+    CLOSED = "closed"
+    DROPPED = "dropped"
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """One sign: of a function by its address, of a VFIO node by its path.
+
+    DROPPED (uevents that nobody read) has no subject. `driver` is who was bound.
+    """
+
+    sign: Sign
+    subject: str = ""
+    driver: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Signal:
     """One hint. `why` is short and for people. An `event` says itself what it wants, when it has
     passed the flood gate.
 
     `confirm`: the kernel may tell before it has done, so the same is worth a second reading.
+    `happened` says what did, and how often: evidence too, if no two readings show it.
     """
 
     why: str
@@ -88,6 +113,7 @@ class Signal:
     confirm: bool = False
     event: DeviceEvent | None = None
     lost: LinesLost | None = None
+    happened: tuple[tuple[Happening, int], ...] = ()
 
 
 class Source(Protocol):

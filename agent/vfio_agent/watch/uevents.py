@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from math import inf
 
 from vfio_agent.collect.device_path import innermost_function
-from vfio_agent.watch.signals import NOTHING, Part, Signal, Wanted, want
+from vfio_agent.watch.signals import NOTHING, Happening, Part, Sign, Signal, Wanted, want
 from vfio_contract.address import Address
 from vfio_contract.model import Gap
 
@@ -47,6 +47,12 @@ _MAX_BYTES = 1 << 16
 
 _MAX_PATH = 4096
 _ACTIONS = frozenset({"add", "remove", "change", "move", "online", "offline", "bind", "unbind"})
+_SIGNS = {
+    "add": Sign.ADDED,
+    "remove": Sign.REMOVED,
+    "bind": Sign.BOUND,
+    "unbind": Sign.UNBOUND,
+}
 _MODULES = ("vfio", "kvm", "iommufd", "mdev", "pci_stub")
 _NET_TYPES = frozenset({"bridge", "bond", "vlan", "team"})
 _UID_MAP = "/proc/self/uid_map"
@@ -56,13 +62,17 @@ _UID_MAP = "/proc/self/uid_map"
 class Uevent:
     """`devpath` begins with a slash and lacks /sys; what it does not tell is "".
 
-    `devtype` is what a subsystem calls its sorts: `bridge`, `vlan`, `disk`.
+    `devtype` is what a subsystem calls its sorts: `bridge`, `vlan`, `disk`; `driver` who has it,
+    which an `unbind` does not tell any more. `synthetic`: somebody asked for it by writing to the
+    device's `uevent`, as `udevadm trigger` does for all of them; nothing has happened.
     """
 
     action: str
     devpath: str
     subsystem: str
     devtype: str
+    driver: str = ""
+    synthetic: bool = False
 
     @property
     def function(self) -> Address | None:
@@ -77,11 +87,11 @@ def parse_uevent(data: bytes) -> Uevent | None:
     if not at or action not in _ACTIONS or not devpath.startswith("/") or len(devpath) > _MAX_PATH:
         return None
     values = {key: value for key, _, value in (row.partition(b"=") for row in rest.split(b"\0"))}
-    subsystem, devtype = (
+    subsystem, devtype, driver = (
         values.get(key, b"")[:_MAX_PATH].decode("utf-8", "backslashreplace")
-        for key in (b"SUBSYSTEM", b"DEVTYPE")
+        for key in (b"SUBSYSTEM", b"DEVTYPE", b"DRIVER")
     )
-    return Uevent(action, devpath, subsystem, devtype)
+    return Uevent(action, devpath, subsystem, devtype, driver, b"SYNTH_UUID" in values)
 
 
 def signal_of(uevent: Uevent) -> Signal | None:
@@ -92,7 +102,16 @@ def signal_of(uevent: Uevent) -> Signal | None:
     name = uevent.devpath.rpartition("/")[2]
     why = f"{uevent.subsystem} {uevent.action} {name}"
     settling = uevent.subsystem == "pci" and uevent.action in ("remove", "change", "unbind")
-    return Signal(why=why, wanted=wanted, confirm=settling)
+    return Signal(why=why, wanted=wanted, confirm=settling, happened=_happened(uevent))
+
+
+def _happened(uevent: Uevent) -> tuple[tuple[Happening, int], ...]:
+    """What it says of a function itself, not of what sits on it."""
+    sign, function = _SIGNS.get(uevent.action), uevent.function
+    if uevent.synthetic or uevent.subsystem != "pci" or sign is None or function is None:
+        return ()
+    driver = uevent.driver if sign is Sign.BOUND else ""
+    return ((Happening(sign, function, driver), 1),)
 
 
 def _wanted(uevent: Uevent) -> Wanted:
@@ -154,7 +173,9 @@ class Uevents:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                found.append(Signal("uevents were dropped", want(Part.WHOLE), confirm=True))
+                dropped = ((Happening(Sign.DROPPED), 1),)
+                why = "uevents were dropped"
+                found.append(Signal(why, want(Part.WHOLE), confirm=True, happened=dropped))
                 continue
             uevent = parse_uevent(data) if _is_kernel(sender) else None
             signal = signal_of(uevent) if uevent is not None else None

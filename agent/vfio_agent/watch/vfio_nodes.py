@@ -17,8 +17,8 @@ from collections.abc import Iterable, Sequence
 from math import inf
 
 from vfio_agent.collect.holders import CDEVS, HELD_NODE, VFIO
-from vfio_agent.watch.folders import CHANGES, OPENS, Folders, gap_of
-from vfio_agent.watch.signals import Part, Signal, want
+from vfio_agent.watch.folders import CHANGES, OPENS, Folders, Opened, gap_of
+from vfio_agent.watch.signals import Happening, Part, Sign, Signal, want
 from vfio_contract.address import Address
 from vfio_contract.model import Gap
 
@@ -70,11 +70,25 @@ class VfioNodes:
     def read(self) -> Sequence[Signal]:
         """See `Source`."""
         found: list[Signal] = []
-        for change in self._folders.read():
+        changes, opens = self._folders.read(), self._folders.take_opens()
+        for change in changes:
             path = f"{change.folder}/{change.name}" if change.name else change.folder
-            if not change.name or HELD_NODE.fullmatch(path.replace(self._root, VFIO, 1)):
-                found.append(Signal(f"{path} opened or closed", want(Part.HOLDERS)))
+            node = self._node(path)
+            if change.name and not node:
+                continue
+            counts = {
+                Happening(sign, node): opens[Opened(change.folder, change.name, opened)]
+                for sign, opened in ((Sign.OPENED, True), (Sign.CLOSED, False))
+            }
+            happened = tuple((what, count) for what, count in counts.items() if count)
+            why = f"{path} opened or closed"
+            found.append(Signal(why, want(Part.HOLDERS), happened=happened))
         return found
+
+    def _node(self, path: str) -> str:
+        """The node's path on the host, "" for another file."""
+        node = path.replace(self._root, VFIO, 1)
+        return node if HELD_NODE.fullmatch(node) else ""
 
     def tick(self, now_s: float) -> Sequence[Signal]:
         """See `Source`."""

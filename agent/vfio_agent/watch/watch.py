@@ -13,6 +13,7 @@ import os
 import select
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
@@ -25,7 +26,7 @@ from vfio_agent.watch.folders import gap_of
 from vfio_agent.watch.kmsg import KernelRing, Kmsg
 from vfio_agent.watch.replayed import ReplayedLog
 from vfio_agent.watch.schedule import Schedule
-from vfio_agent.watch.signals import LinesLost, Part, Signal, Source, Wanted, want
+from vfio_agent.watch.signals import Happening, LinesLost, Part, Signal, Source, Wanted, want
 from vfio_agent.watch.uevents import Uevents
 from vfio_agent.watch.vfio_nodes import VfioNodes
 from vfio_agent.watch.vm_files import VmFiles
@@ -38,6 +39,9 @@ REST_S = 0.05
 """After each turn that found something: a storm costs at most 20 ms of work in 70 ms."""
 
 MAX_WHY = 8
+
+MAX_HAPPENINGS = 1_024
+"""Told apart between two batches; what is more is counted without its subject."""
 
 _ENDED = select.POLLHUP | select.POLLNVAL
 
@@ -59,7 +63,8 @@ class Place:
 class Batch:
     """What to read, what the kernel said since the last batch, and what it said unheard.
 
-    `why` are the first reasons for the reading, for people.
+    `why` are the first reasons for the reading, for people. `happened` are the signs since the last
+    batch and how often each came.
     """
 
     wanted: Wanted
@@ -67,6 +72,7 @@ class Batch:
     lost: tuple[LinesLost, ...]
     why: tuple[str, ...]
     place: Place
+    happened: tuple[tuple[Happening, int], ...] = ()
 
 
 class Watch:
@@ -91,6 +97,7 @@ class Watch:
         self._events: list[DeviceEvent] = []
         self._lost: list[LinesLost] = []
         self._why: dict[str, None] = {}
+        self._happened: Counter[Happening] = Counter()
         self._rest_until_s = now()
         self._bell_lock = threading.Lock()
         self._closed = False
@@ -219,6 +226,9 @@ class Watch:
             self._schedule.note(signal.wanted, now_s, confirm=signal.confirm)
             if len(self._why) < MAX_WHY:
                 self._why.setdefault(signal.why)
+            for what, count in signal.happened:
+                known = what in self._happened or len(self._happened) < MAX_HAPPENINGS
+                self._happened[what if known else Happening(what.sign)] += count
             if signal.lost is not None:
                 self._lost.append(signal.lost)
             told = self._gate.offer(signal.event, now_s) if signal.event is not None else None
@@ -237,8 +247,14 @@ class Watch:
         if not (wanted or self._events or self._lost):
             return None
         batch = Batch(
-            wanted, tuple(self._events), tuple(self._lost), tuple(self._why), self.place()
+            wanted,
+            tuple(self._events),
+            tuple(self._lost),
+            tuple(self._why),
+            self.place(),
+            tuple(self._happened.items()),
         )
+        self._happened.clear()
         self._events.clear()
         self._lost.clear()
         if wanted:

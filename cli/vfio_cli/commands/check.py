@@ -5,13 +5,14 @@ from __future__ import annotations
 import click
 
 from vfio_agent.inspect import SYNC_DIRECTORY, Inspection
+from vfio_cli.completion import complete_node
 from vfio_cli.endpoint import coordinator_options
-from vfio_cli.exits import Mistake
+from vfio_cli.exits import USAGE, Mistake, Stop
 from vfio_cli.help import Taught
 from vfio_cli.look import check_view, from_options, look, look_at_evidence
 from vfio_cli.output import WITHOUT_NAME, emit, output_option, report_document, tell_stop
 from vfio_cli.screens.check import CheckView, check_screen
-from vfio_cli.terminal import repeat
+from vfio_cli.terminal import note, repeat
 from vfio_cli.tree import is_one_file
 
 
@@ -25,7 +26,7 @@ from vfio_cli.tree import is_one_file
         "vfioctl check --from dmesg.txt lspci.txt    pasted output, an artifact, a tar",
         "ssh pve07 sudo dmesg | vfioctl check --from -",
         "vfioctl check --active              also measures fsync, for two seconds",
-        "vfioctl check --node pve07          as the coordinator last heard it",
+        "vfioctl check --node pve07          has that node look now",
         "vfioctl check -o json | jq .verdict",
     ),
     exits="0 ready, 1 ready with warnings, 2 not ready, 3 not known (evidence is missing), "
@@ -37,7 +38,8 @@ from vfio_cli.tree import is_one_file
     "--node",
     metavar="NODE",
     hidden=is_one_file(),
-    help="Ask the coordinator about this node instead.",
+    shell_complete=complete_node,
+    help="Have this node of the cluster look at itself now instead; with --watch, as it is heard.",
 )
 @click.option(
     "--active",
@@ -87,13 +89,13 @@ def check(
 
     def once() -> int:
         if node is not None:
-            view = _ask(node, endpoint, tls)
+            view = _ask(node, endpoint, tls, look=not watch)
         else:
             view = check_view(_look(paths, root, directory), root)
         emit(
             form,
             screen=lambda wide: check_screen(view, wide=wide),
-            document=lambda: report_document(view.report, given=view.given),
+            document=lambda: report_document(view.report, given=view.given, kept=view.kept),
         )
         return view.report.exit_code
 
@@ -106,10 +108,23 @@ def _look(paths: tuple[str, ...], root: str | None, sync_directory: str | None) 
     return look(root) if sync_directory is None else look(None, sync_directory=sync_directory)
 
 
-def _ask(node: str, endpoint: str | None, tls: str | None) -> CheckView:
+def _ask(node: str, endpoint: str | None, tls: str | None, *, look: bool) -> CheckView:
+    """What the node says now; where it cannot be had look, what it said last, with a note."""
     # Here, not above: gRPC takes 150 ms to import, which a local check need not pay.
     from vfio_cli.client import connect
+    from vfio_cli.remote import look_at_node
     from vfio_cli.screens.nodes import as_check
 
     with connect(endpoint, tls) as coordinator:
-        return as_check(coordinator.show_node(node))
+        why = ""
+        if look:
+            try:
+                look_at_node(coordinator, node, verb="check")
+            except Stop as stop:
+                if stop.status == USAGE:
+                    raise
+                why = f"not looked at now, this is as it was last heard: {stop.message}"
+        found = coordinator.show_node(node)
+        if why:
+            note(f"vfioctl: {why}")
+        return as_check(found, note=why)

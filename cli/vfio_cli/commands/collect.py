@@ -13,12 +13,15 @@ from vfio_agent.inspect import Inspection, judge_snapshot
 from vfio_agent.redaction import redact_snapshot
 from vfio_agent.script import load_script
 from vfio_cli import terminal
+from vfio_cli.completion import complete_node
+from vfio_cli.endpoint import coordinator_options
 from vfio_cli.exits import FAILURE, OK, Mistake, Stop
 from vfio_cli.files import check_target, write_atomically
 from vfio_cli.help import Taught
 from vfio_cli.look import look
 from vfio_cli.markdown import MARK, is_page, render_page
 from vfio_cli.screens.layout import plural
+from vfio_cli.tree import is_one_file
 from vfio_contract.artifact import digest_facts, encode_artifact
 
 _MIN_KEY_BYTES = 16
@@ -34,13 +37,15 @@ _MAX_KEY_BYTES = 1 << 16
         "sudo vfioctl collect -o host.json        also writes host.md, for people",
         "vfioctl collect --redact -o shared.json  to show it to others",
         "vfioctl collect --root host.tar.gz | jq .digest",
+        "vfioctl collect --node pve07 -o pve07.json   has that node look now",
         "vfioctl collect --script > gather.sh     for a host without vfioctl:",
         "  sudo sh gather.sh                        there, then here:",
         "  vfioctl check --root vfioctl-HOST-DATE.tar.gz",
         "vfioctl diff before.json after.json",
     ),
     exits="0 written (also when parts could not be read: the file says which), 2 the file cannot "
-    "be written, 64 wrong usage.",
+    "be written or the node did not look, 3 the node or the coordinator does not answer, 64 wrong "
+    "usage.",
 )
 @click.option(
     "-o",
@@ -50,6 +55,13 @@ _MAX_KEY_BYTES = 1 << 16
     help="File to write, and beside it the same for people as .md; default: stdout, without.",
 )
 @click.option("--root", metavar="PATH", help="A captured host: a directory or a tar of its root.")
+@click.option(
+    "--node",
+    metavar="NODE",
+    hidden=is_one_file(),
+    shell_complete=complete_node,
+    help="Have this node of the cluster look at itself now instead.",
+)
 @click.option(
     "--script",
     is_flag=True,
@@ -68,8 +80,16 @@ _MAX_KEY_BYTES = 1 << 16
     help="With the same secret FILE (16 bytes or more) two redacted files can be compared; without "
     "it each has pseudonyms of its own. Implies --redact.",
 )
+@coordinator_options
 def collect(
-    target: str | None, root: str | None, script: bool, redact: bool, key_file: str | None
+    target: str | None,
+    root: str | None,
+    node: str | None,
+    script: bool,
+    redact: bool,
+    key_file: str | None,
+    endpoint: str | None,
+    tls: str | None,
 ) -> int:
     """Write this host's evidence to one canonical file (JSON, sorted, with its digest).
 
@@ -77,12 +97,14 @@ def collect(
     """
     check_target(target)
     if script:
-        if root is not None or redact or key_file is not None:
+        if root is not None or node is not None or redact or key_file is not None:
             raise Mistake("--script prints a script: it goes with no other option but -o")
         return _write_script(target)
+    if root is not None and node is not None:
+        raise Mistake("--root and --node: give one of them; a captured host is no node")
     page = _page_of(target)
     key = _read_key(key_file) if key_file is not None else os.urandom(32) if redact else None
-    seen = look(root)
+    seen = look(root) if node is None else _look_at(node, endpoint, tls)
     if key is not None:
         seen = _redact(seen, key)
     data = encode_artifact(seen.snapshot)
@@ -96,6 +118,15 @@ def collect(
         written = f"\nwrote {target}, and for people {page}"
     terminal.note(_summary(seen) + written)
     return OK
+
+
+def _look_at(node: str, endpoint: str | None, tls: str | None) -> Inspection:
+    # Here, not above: gRPC takes 150 ms to import, which a local collect need not pay.
+    from vfio_cli.client import connect
+    from vfio_cli.remote import fetch_artifact
+
+    with connect(endpoint, tls) as coordinator:
+        return judge_snapshot(fetch_artifact(coordinator, node))
 
 
 def _write_script(target: str | None) -> int:

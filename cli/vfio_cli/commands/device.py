@@ -1,10 +1,12 @@
-"""`vfioctl device list` and `device show`: this host's PCI functions, one by one."""
+"""`vfioctl device ...`: this host's PCI functions, one by one; `actions` has what changes them."""
 
 from __future__ import annotations
 
 import click
 
 from vfio_agent.inspect import Inspection
+from vfio_cli.commands.actions import bind, reset_test, unbind
+from vfio_cli.completion import complete_address
 from vfio_cli.exits import Mistake
 from vfio_cli.help import Taught
 from vfio_cli.look import from_options, look, look_at_evidence, source_words
@@ -53,7 +55,7 @@ def _seen(root: str | None, evidence: tuple[str, ...], more: tuple[str, ...]) ->
 @from_options
 @output_option()
 def list_(root: str | None, evidence: tuple[str, ...], more: tuple[str, ...], form: str) -> int:
-    """List the PCI functions: group, driver, reset, intention and verdict."""
+    """List the PCI functions: group, driver, reset, verdict."""
     seen = _seen(root, evidence, more)
     rows = list_devices(seen.host, seen.report)
     known = seen.snapshot.facts.functions is not None
@@ -73,7 +75,7 @@ def list_(root: str | None, evidence: tuple[str, ...], more: tuple[str, ...], fo
     exits="as for check, of this function: 0 pass, 1 warning, 2 fail, 3 not known; 64 no such "
     "function.",
 )
-@click.argument("address")
+@click.argument("address", shell_complete=complete_address)
 @root_option
 @from_options
 @output_option(*WITHOUT_NAME)
@@ -104,6 +106,10 @@ def show(
         ),
     )
     return EXIT_CODES[view.row.verdict]
+
+
+for command in (bind, unbind, reset_test):
+    device.add_command(command)
 
 
 def device_view(seen: Inspection, address: Address) -> DeviceView:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import NoReturn
 
 import click
 
 from vfio_cli import terminal
-from vfio_cli.client import Coordinator, connect
+from vfio_cli.client import Behind, Coordinator, connect
 from vfio_cli.completion import complete_node
 from vfio_cli.endpoint import coordinator_options
-from vfio_cli.exits import Mistake
 from vfio_cli.follow import Break, follow
 from vfio_cli.help import Taught
-from vfio_cli.output import WITHOUT_NAME, emit, make_document, output_option
+from vfio_cli.output import (
+    DOCUMENTS,
+    WITHOUT_NAME,
+    emit,
+    make_document,
+    output_option,
+    write_next,
+)
 from vfio_cli.screens.events import event_lines, events_screen
 from vfio_contract.artifact import to_plain
 from vfio_contract.views import Event, WatchCursor, WatchKind
@@ -75,8 +80,6 @@ def events(
     tls: str | None,
 ) -> int:
     """What happened in the cluster, when, and who did it; oldest first."""
-    if follows and form == "yaml":
-        raise Mistake("--follow prints events one by one: use -o table, wide or json (a line each)")
     if follows and since is not None:
         _follow(since, node, form, endpoint, tls)
     with connect(endpoint, tls) as coordinator:
@@ -101,11 +104,18 @@ def _follow(after: int, node: str, form: str, endpoint: str | None, tls: str | N
     words = follow(
         lambda: connect(endpoint, tls), kinds=(WatchKind.EVENTS,), cursor=cursor, node=node
     )
+    lost = False
     for word in words:
         if isinstance(word, Break):
-            why = word.stop.format_message().rstrip(".")
-            terminal.note(f"vfioctl: {why}; going on after what was shown")
+            # once, not for each attempt to come back; what is no longer kept is another matter
+            if not lost or isinstance(word.stop, Behind):
+                why = word.stop.format_message().rstrip(".")
+                terminal.note(f"vfioctl: {why}; going on after what was shown")
+            lost = not isinstance(word.stop, Behind)
         elif word is not None:
+            if lost:
+                terminal.note("vfioctl: connected again")
+            lost = False
             _print(word.events, form)
     raise AssertionError("a stream does not end by itself")
 
@@ -131,7 +141,7 @@ def _after(coordinator: Coordinator, *, node: str, after: int) -> tuple[list[Eve
 
 def _print(rows: Sequence[Event], form: str) -> None:
     for event in rows:
-        if form == "json":
-            terminal.write(json.dumps(to_plain(event)) + "\n")
+        if form in DOCUMENTS:
+            write_next(form, to_plain(event))
         else:
             terminal.show(event_lines(event, wide=form == "wide"))

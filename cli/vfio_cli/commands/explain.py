@@ -1,7 +1,7 @@
 """`vfioctl explain`: whatever name vfioctl prints, without any server.
 
-A check, a code, a symptom or a message of `diagnose`, an error of the coordinator. Where one name
-is two things, both are told.
+A check, a code, a symptom or a message of `diagnose`, an error of the coordinator, an event. Where
+one name is two things, both are told.
 """
 
 from __future__ import annotations
@@ -29,11 +29,15 @@ from vfio_cli.screens.explain import (
     index_screen,
     message_screen,
     symptom_screen,
+    words_screen,
 )
 from vfio_cli.screens.layout import Line, Lines
+from vfio_contract.action_codes import ACTION_CODES
 from vfio_contract.codes import CLUSTER_CODES, Code
+from vfio_contract.command_codes import COMMAND_CODES
 from vfio_contract.errors import CATALOGUE as ERRORS
 from vfio_contract.errors import ErrorCode
+from vfio_contract.event_codes import EVENT_WORDS, OTHER_WORDS
 from vfio_contract.findings import Verdict
 
 RISK_CODES = (
@@ -78,11 +82,15 @@ def explain(name: str | None, form: str) -> int:
         checks = [notes_of(check) for check in CATALOGUE]
         index = Index(
             checks=checks,
+            actions=ACTION_CODES,
+            commands=COMMAND_CODES,
             cluster=CLUSTER_CODES,
             risks=RISK_CODES,
             symptoms=[symptom.name for symptom in SYMPTOMS],
             messages=[message.id for message in MESSAGES],
             errors=[str(code) for code in ERRORS],
+            events=list(EVENT_WORDS),
+            others=list(OTHER_WORDS),
         )
         emit(
             form,
@@ -90,11 +98,15 @@ def explain(name: str | None, form: str) -> int:
             document=lambda: make_document(
                 "explain",
                 checks=checks,
+                action_codes=ACTION_CODES,
+                command_codes=COMMAND_CODES,
                 cluster_codes=CLUSTER_CODES,
                 risk_codes=RISK_CODES,
                 symptoms=index.symptoms,
                 messages=index.messages,
                 errors=index.errors,
+                events=index.events,
+                others=index.others,
             ),
             names=_names,
         )
@@ -137,6 +149,9 @@ def _find_topics(name: str) -> list[_Topic]:
     if upper in ERRORS:
         topics.append(_error_topic(ErrorCode(upper)))
     symptom, message = find_symptom(lower), find_message(lower)
+    for kind, words in (("event", EVENT_WORDS), ("code", OTHER_WORDS)):
+        if upper in words:
+            topics.append(_words_topic(upper, kind, words[upper]))
     if symptom is not None:
         topics.append(_symptom_topic(symptom))
     if message is not None:
@@ -152,6 +167,10 @@ def _check_topic(check: Check) -> _Topic:
 def _code_topic(code: Code) -> _Topic:
     givers = _givers(code)
     shown = ["no check of this version"] if code in RISK_CODES else givers
+    if code in ACTION_CODES:
+        shown = ["vfioctl device bind, unbind and reset-test, which it refuses"]
+    if code in COMMAND_CODES:
+        shown = ["a node that was asked for something, or the coordinator that asked"]
     document = (("code", code), ("given_by", givers))
     return _Topic(code.name, lambda: code_screen(code, shown), document)
 
@@ -160,6 +179,12 @@ def _error_topic(code: ErrorCode) -> _Topic:
     text = ERRORS[code]
     document = (("error", {"name": str(code), "status": text.status, "text": text.text}),)
     return _Topic(str(code), lambda: error_screen(str(code), text), document)
+
+
+def _words_topic(name: str, kind: str, text: str) -> _Topic:
+    key = "event" if kind == "event" else "word"
+    document = ((key, {"name": name, "text": text}),)
+    return _Topic(name, lambda: words_screen(name, kind, text), document)
 
 
 def _symptom_topic(symptom: Symptom) -> _Topic:
@@ -218,6 +243,8 @@ def _names() -> list[str]:
                 *(symptom.name for symptom in SYMPTOMS),
                 *(message.id for message in MESSAGES),
                 *(str(code) for code in ERRORS),
+                *EVENT_WORDS,
+                *OTHER_WORDS,
             )
         )
     )

@@ -24,6 +24,9 @@ DEFAULT_LISTEN = "127.0.0.1:7443"
 DEFAULT_SOCKET = "/run/vfioctl/hostd.sock"
 """Where root's hostd listens for the network process (docs/adr/012)."""
 
+MODULE = ("-P", "-m")
+"""-P: what lies in the folder in which root started us is never imported."""
+
 _RUN_EXITS = (
     "0 stopped by SIGINT or SIGTERM, 2 it ended by itself (its log says why), 64 wrong usage."
 )
@@ -254,7 +257,7 @@ def agent_run(
         given = "--state" if state else "--root"
         raise Mistake(f"{given} is hostd's: leave it out, or give it to vfioctl agent hostd")
     else:
-        argv = [sys.executable, "-m", "vfio_agent.network", f"--node={name}", f"--tls={tls}"]
+        argv = [sys.executable, *MODULE, "vfio_agent.network", f"--node={name}", f"--tls={tls}"]
         argv += [f"--hostd={hostd}", *([f"--endpoint={endpoint}"] if endpoint else [])]
     _become([*argv, *account])
 
@@ -292,7 +295,7 @@ def agent_hostd(
     """
     journal = _agent_state(state, beside=None)
     path = listens or (DEFAULT_SOCKET if os.getuid() == 0 else f"{journal}/hostd.sock")
-    argv = [sys.executable, "-m", "vfio_agent.hostd", f"--socket={path}", f"--state={journal}"]
+    argv = [sys.executable, *MODULE, "vfio_agent.hostd", f"--socket={path}", f"--state={journal}"]
     argv += [f"--root={root or '/'}"]
     _become(argv + ([f"--agent-user={agent_user}"] if agent_user else []))
 
@@ -331,13 +334,13 @@ def coordinator_run(
 def _coordinator_argv(
     state: Path, listen: str, names: Sequence[str], *, nodes: Sequence[str]
 ) -> list[str]:
-    argv = [sys.executable, "-m", "vfio_coordinator", f"--state={state}", f"--listen={listen}"]
+    argv = [sys.executable, *MODULE, "vfio_coordinator", f"--state={state}", f"--listen={listen}"]
     argv += [f"--name={name}" for name in names]
     return argv + [f"--node={name}" for name in nodes]
 
 
 def _agent_argv(node: str, endpoint: str, tls: Path, state: Path, root: str) -> list[str]:
-    argv = [sys.executable, "-m", "vfio_agent", f"--node={node}", f"--tls={tls}"]
+    argv = [sys.executable, *MODULE, "vfio_agent", f"--node={node}", f"--tls={tls}"]
     argv += [f"--state={state}", f"--root={root}"]
     return argv + ([f"--endpoint={endpoint}"] if endpoint else [])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from vfio_cli.endpoint import coordinator_options
+from vfio_cli.exits import Mistake
 from vfio_cli.help import Taught
 from vfio_cli.output import FORMATS, emit, make_document, output_option, report_document, tell_stop
 from vfio_cli.screens.status import exit_code, status_screen, summary_line
@@ -46,6 +47,10 @@ def status(
     A node that is not heard is unknown, never healthy.
     """
 
+    if not cluster and (endpoint or tls):
+        raise Mistake(
+            "--endpoint and --tls name a coordinator, which --cluster asks: add --cluster"
+        )
     if not cluster:
         return repeat(lambda: _host(form, detail), watch=watch, tell=tell_stop(form))
     if watch:

@@ -54,11 +54,20 @@ _MIN_SEEN_BY = 16
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """Ages of what a coordinator keeps of a node, -1 for never; `note` says why it is not new."""
+
+    heard_age_s: float
+    evidence_age_s: float
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class CheckView:
     """What the screen shows. `seen_by` is the right end of its first line (`uid 1000`).
 
-    `devices_known` is False where the functions could not be listed at all. `of_node` is True for
-    what a coordinator keeps of a node: findings that are not PASS. `given` accounts for the
+    `devices_known` is False where the functions could not be listed at all. `kept` is there for
+    what a coordinator shows of a node: findings that are not PASS. `given` accounts for the
     evidence of `--from`. `elsewhere` is True for evidence that was captured or given: what is
     missing of it must be got on the host that it is of. `silent` says why what is kept of a node
     is not of now, "" when it is.
@@ -70,7 +79,7 @@ class CheckView:
     unread: tuple[Unread, ...]
     seen_by: str
     devices_known: bool = True
-    of_node: bool = False
+    kept: Kept | None = None
     given: tuple[GivenEvidence, ...] = ()
     elsewhere: bool = False
     silent: str = ""
@@ -93,7 +102,7 @@ def check_screen(view: CheckView, *, wide: bool = False) -> Lines:
     blank(lines)
     lines += _named(counted, Verdict.PASS, "PASS", width)
     lines += _named(counted, Verdict.NOT_APPLICABLE, "NOT APPLICABLE", width)
-    if view.of_node:
+    if view.kept is not None:
         lines += _not_listed(view)
     lines += unread_lines(view.unread, wide=wide)
     lines += _candidates(view.candidates, wide=wide)
@@ -133,9 +142,10 @@ def _counts(findings: Iterable[Finding]) -> list[tuple[int, str]]:
 
 
 def _not_listed(view: CheckView) -> Lines:
-    """What the coordinator does not keep; of a silent node nothing is known to pass."""
+    """What the coordinator does not show; of a silent node nothing is known to pass."""
     if not view.silent:
-        return wrap("PASS  ", "not listed: the coordinator keeps only what is not PASS")
+        whole = f"vfioctl collect --node {view.report.host} -o FILE; vfioctl check --from FILE"
+        return wrap("PASS  ", f"not listed here. All of it: {whole}")
     made = wrap("UNKNOWN  ", f"{view.silent}: nothing of it is known to pass now")
     return [Line(made[0].text, VERDICT_TONES["UNKNOWN"], 0, len("UNKNOWN")), *made[1:]]
 
@@ -144,7 +154,7 @@ def _intended(view: CheckView, width: int) -> Lines:
     first = "Intended: "
     if not view.devices_known:
         return wrap(first, "not known, the PCI functions could not be listed", width=width)
-    if not view.intended and view.of_node:
+    if not view.intended and view.kept is not None:
         return wrap(first, "none known to the coordinator", width=width)
     if not view.intended:
         return wrap(

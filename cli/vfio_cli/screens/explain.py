@@ -105,16 +105,25 @@ def error_screen(name: str, error: ErrorText) -> Lines:
     return lines
 
 
+def words_screen(name: str, kind: str, text: str) -> Lines:
+    """A code that only tells something: `COMMAND_SENT  event`."""
+    return [Line(f"{name}  {kind}", "title", 0, len(name)), *wrap("  meaning   ", text)]
+
+
 @dataclass(frozen=True, slots=True)
 class Index:
     """All that can be explained."""
 
     checks: Sequence[CheckNotes]
+    actions: Sequence[Code]
+    commands: Sequence[Code]
     cluster: Sequence[Code]
     risks: Sequence[Code]
     symptoms: Sequence[str]
     messages: Sequence[str]
     errors: Sequence[str]
+    events: Sequence[str]
+    others: Sequence[str]
 
 
 def index_screen(index: Index) -> Lines:
@@ -123,11 +132,15 @@ def index_screen(index: Index) -> Lines:
     rows = [[c.id, ", ".join(code.name for code in c.codes)] for c in index.checks]
     lines += table(["", ""], rows, indent=2)
     for heading, names in (
+        ("CODES OF ACTIONS, of device bind and the like", [code.name for code in index.actions]),
+        ("CODES OF COMMANDS, of what a node is asked for", [code.name for code in index.commands]),
         ("CLUSTER CODES", [code.name for code in index.cluster]),
         ("CODES OF RISK DECISIONS", [code.name for code in index.risks]),
         ("SYMPTOMS, of diagnose --symptom", index.symptoms),
         ("MESSAGES, of diagnose --error", index.messages),
         ("ERRORS OF THE COORDINATOR", index.errors),
+        ("EVENTS, of vfioctl events", index.events),
+        ("OTHER CODES, of error documents and placement", index.others),
     ):
         lines += [Line(""), title(heading)]
         lines += wrap("  ", ", ".join(names))

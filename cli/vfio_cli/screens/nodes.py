@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vfio_cli.screens.check import CheckView, finding_block, group_alike
+from vfio_cli.screens.check import CheckView, Kept, finding_block, group_alike
 from vfio_cli.screens.diff import Naming, change_blocks
 from vfio_cli.screens.layout import (
     UNLIMITED,
@@ -23,7 +23,7 @@ from vfio_cli.screens.layout import (
 )
 from vfio_cli.screens.risk import risk_words
 from vfio_cli.survey import Intended, shorten_name
-from vfio_contract.codes import NODE_LOST, NODE_UNHEARD
+from vfio_contract.codes import HOSTD_AWAY, NODE_LOST, NODE_UNHEARD
 from vfio_contract.findings import Evidence, Finding, Report, Verdict, severity, worst
 from vfio_contract.views import FindingView, NodeView, UnitView
 
@@ -36,7 +36,7 @@ NODE_TONES = {
     "lost": "bad",
 }
 
-_SILENT = (NODE_UNHEARD.name, NODE_LOST.name)
+_SILENT = (NODE_UNHEARD.name, NODE_LOST.name, HOSTD_AWAY.name)
 
 _NOTES = {
     "lost": "wait, or look at it by hand: its VMs may still run",
@@ -137,11 +137,16 @@ def verdict_word(node: NodeView) -> str:
     return str(heard_verdict(node))
 
 
-def as_check(node: NodeView) -> CheckView:
-    """A node as `vfioctl check --node` shows it."""
+def as_check(node: NodeView, *, note: str = "") -> CheckView:
+    """A node as `vfioctl check --node` shows it; `note` says why it was not looked at now.
+
+    Of a node whose evidence is not of now the verdict is UNKNOWN, whatever stood there before.
+    """
     findings = tuple(as_finding(view) for view in node.findings)
     counted = (f.verdict for f in findings if f.intended is not False)
-    verdict = worst((heard_verdict(node), *counted))
+    silent = _why_silent(node, findings)
+    verdict = Verdict.UNKNOWN if silent else worst((heard_verdict(node), *counted))
+    old = node.evidence_age_s >= 0
     report = Report(node.name, verdict, findings, ())
     intended = [
         Intended(u.addresses, shorten_name(u.model) or u.ids, ()) for u in node.units if u.intended
@@ -151,9 +156,9 @@ def as_check(node: NodeView) -> CheckView:
         intended=tuple(intended),
         candidates=(),
         unread=(),
-        seen_by=f"heard {_ago(node.heard_age_s)}",
-        of_node=True,
-        silent=_why_silent(node, findings),
+        seen_by=f"evidence {age(node.evidence_age_s)} old" if old else "heard never",
+        kept=Kept(node.heard_age_s, node.evidence_age_s, note or silent),
+        silent=silent,
     )
 
 
@@ -198,6 +203,13 @@ def show_screen(node: NodeView, *, wide: bool = False) -> Lines:
     for risk in node.risks:
         lines += wrap("  risk      ", f"{risk.code}: {risk_words(risk)}", width=width)
     lines += _units(node, width)
+    if node.commands:
+        lines += [Line(""), title("COMMANDS newest first")]
+        for command in node.commands:
+            about = f"{command.verb} {command.address}".rstrip()
+            end = f"{command.outcome or command.state}: {command.text}".rstrip(": ")
+            text = f"{about}, by {command.by} ({command.id})  {end}"
+            lines += wrap(f"  {command.at[5:16].replace('T', ' ')}  ", text, width=width)
     if node.drift:
         lines += [Line(""), title("DRIFT from the baseline")]
         lines += change_blocks(node.drift, name_by_address(node.units), wide=wide)[1:]

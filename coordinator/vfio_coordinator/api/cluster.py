@@ -6,14 +6,20 @@ commit. The caller's role is looked at before anything else, and no method here 
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import secrets
 from collections.abc import Callable
 
 from vfio_contract.address import check_name
+from vfio_contract.artifact import compress, encode
 from vfio_contract.codec import from_message, to_message
+from vfio_contract.command import LOOKS
 from vfio_contract.errors import ClusterError, ErrorCode
+from vfio_contract.parts import Parts, read_readings
 from vfio_contract.views import (
     BaselineView,
+    CommandView,
     Decision,
     NodeView,
     PlaceRequest,
@@ -26,8 +32,15 @@ from vfio_coordinator.clock import Clock, wall_time
 from vfio_coordinator.peer import Role, Unidentified, UserIdentity, identify, may
 from vfio_coordinator.runtime import Runtime
 from vfio_coordinator.state import report
+from vfio_coordinator.state.command_waits import (
+    artifact_of,
+    command_views,
+    report_of,
+)
 from vfio_coordinator.state.events import (
     BaselineAcceptRequested,
+    CommandAwaited,
+    CommandRequested,
     CordonRequested,
     PlaceRequested,
     ReleaseRequested,
@@ -43,6 +56,11 @@ log = logging.getLogger("vfio-coordinator")
 
 MAX_TEXT = 128
 """Characters of a model or an id in a request."""
+
+MAX_WAIT_S = 15.0
+"""For a command's end in one call; less than a call may take (`runtime.CALL_TIMEOUT_S`)."""
+
+_ID_BYTES = 6
 
 MAX_REASON = 500
 MAX_EVENTS = 1_000
@@ -262,6 +280,64 @@ class ClusterServicer(ClusterServiceServicer):
         )
         return wire.ListEventsResponse(events=[to_message(e) for e in events], last_seq=last)
 
+    @answering
+    async def RunCommand(
+        self, request: wire.RunCommandRequest, context: Context
+    ) -> wire.RunCommandResponse:
+        """Have a node's agent do something; answers once that is durable."""
+        actor = self._require(context, Role.OPERATOR if request.verb in LOOKS else Role.ADMIN)
+        view = await self._runtime.ask(
+            CommandView,
+            lambda ticket: CommandRequested(
+                ticket=ticket,
+                id=secrets.token_hex(_ID_BYTES),
+                node=request.node,
+                verb=request.verb,
+                address=request.address,
+                actor=actor,
+                unit=request.unit,
+            ),
+        )
+        return wire.RunCommandResponse(command=to_message(view))
+
+    @answering
+    async def GetCommand(
+        self, request: wire.GetCommandRequest, context: Context
+    ) -> wire.GetCommandResponse:
+        """One command, and how it ended."""
+        self._require(context, Role.VIEWER)
+        wait_s = min(request.wait_ms / 1_000, MAX_WAIT_S)
+        view = await self._runtime.ask(
+            CommandView,
+            lambda ticket: CommandAwaited(ticket=ticket, id=request.id, wait_s=wait_s),
+        )
+        report = report_of(self._runtime.state, view.id)
+        return wire.GetCommandResponse(command=to_message(view), report=report)
+
+    @answering
+    async def ListCommands(
+        self, request: wire.ListCommandsRequest, context: Context
+    ) -> wire.ListCommandsResponse:
+        """The newest commands."""
+        self._require(context, Role.VIEWER)
+        views = command_views(self._runtime.state, request.node)
+        return wire.ListCommandsResponse(commands=[to_message(view) for view in views])
+
+    @answering
+    async def GetArtifact(
+        self, request: wire.GetArtifactRequest, context: Context
+    ) -> wire.GetArtifactResponse:
+        """What a look saw."""
+        self._require(context, Role.OPERATOR)
+        held = artifact_of(self._runtime.state, request.id)
+        readings = await asyncio.to_thread(_readings_of, held.parts)
+        return wire.GetArtifactResponse(
+            node=held.node,
+            digest=held.digest,
+            facts_zlib=held.facts_zlib,
+            readings_zlib=readings,
+        )
+
     # grpc takes a coroutine that writes as well; only that one can stop waiting for its reader.
     async def Watch(  # type: ignore[override]
         self, request: wire.WatchRequest, context: Context
@@ -280,6 +356,10 @@ class ClusterServicer(ClusterServiceServicer):
             refusal = ClusterError(ErrorCode.INTERNAL, "Watch")
         tell_resume(context, refusal)
         await refuse(context, refusal)
+
+
+def _readings_of(parts: Parts) -> bytes:
+    return compress(encode(read_readings(parts.lines())))
 
 
 def _name(text: str, field: str) -> str:

@@ -11,11 +11,15 @@ from typing import TypeVar
 from vfio_contract import codes
 from vfio_contract.artifact import ArtifactError, decode, decompress, digest_bytes
 from vfio_contract.codec import event_from_message, from_message
+from vfio_contract.command import CommandAnswer
 from vfio_contract.durable import MAX_SEQ, JournalStatus, Spooled
 from vfio_contract.errors import ClusterError, ErrorCode
 from vfio_contract.findings import Finding
 from vfio_contract.model import SCHEMA, Facts, Readings
+from vfio_coordinator.api.observations import Heard, Limits, read_parts, share
+from vfio_coordinator.state.effects import WantWhole
 from vfio_coordinator.state.events import (
+    CommandAnswered,
     Event,
     EventsReceived,
     Heartbeat,
@@ -24,6 +28,7 @@ from vfio_coordinator.state.events import (
     NodeHello,
     ObservationReceived,
 )
+from vfio_coordinator.state.model import Observation
 from vfioctl.v1 import session_pb2 as wire
 
 Value = TypeVar("Value")
@@ -37,11 +42,16 @@ MAX_UNPACKED_BYTES = 16 * 1024 * 1024
 MAX_FINDINGS = 20_000
 """Findings in one observation; a 256-function host has about 1,300."""
 
+LIMITS = Limits(unpacked_bytes=MAX_UNPACKED_BYTES, findings=MAX_FINDINGS)
+
 MAX_EVENTS = 256
 """Durable events in one message; agents send at most 64."""
 
 MAX_EVENTS_BYTES = 1024 * 1024
 """Of such a message; agents stop at 256 KiB unless one event alone is more."""
+
+MAX_ANSWER_BYTES = 64 * 1024
+"""Of what became of a command; a report has at most 48 KiB."""
 
 MAX_WALL_MS = 253_402_300_799_000
 """The last second of the year 9999: what is later is no time that can be shown."""
@@ -82,8 +92,8 @@ def check_hello(request: wire.SessionRequest, node: str) -> wire.Hello:
     return hello
 
 
-def read_hello(hello: wire.Hello, session: int) -> NodeHello:
-    """The event of a checked Hello."""
+def read_hello(hello: wire.Hello, session: int, *, waited_ms: int = 0) -> NodeHello:
+    """The event of a checked Hello that came so long ago."""
     return NodeHello(
         node=hello.node,
         session=session,
@@ -96,18 +106,25 @@ def read_hello(hello: wire.Hello, session: int) -> NodeHello:
         highest_incarnation=hello.highest_incarnation,
         highest_epoch=hello.highest_epoch,
         spool_id=hello.spool_id,
+        commands=hello.commands,
+        boottime_ms=max(0, hello.boottime_ms) + waited_ms,
     )
 
 
-def read_message(request: wire.SessionRequest, node: str, session: int) -> Event | None:
-    """The event of a message after Hello; None for a body that this version does not know."""
+def read_message(
+    request: wire.SessionRequest, node: str, session: int, held: Observation | None = None
+) -> Event | WantWhole | None:
+    """The event of a message after Hello; None for a body that this version does not know.
+
+    `held` is what the state holds of this session, for what changes it.
+    """
     match request.WhichOneof("body"):
         case "heartbeat":
             return Heartbeat(node=node, session=session)
         case "inventory":
             return _inventory(request.inventory, node, session)
         case "observation":
-            return _observation(request.observation, node, session)
+            return _observation(request.observation, node, session, held)
         case "events":
             return _events(request.events, node, session)
         case "journal":
@@ -115,6 +132,10 @@ def read_message(request: wire.SessionRequest, node: str, session: int) -> Event
             if status.code and status.code not in JOURNAL_CODES:
                 raise ClusterError(ErrorCode.BAD_REQUEST, f"journal.code: {status.code!r}")
             return JournalReported(node=node, session=session, status=status)
+        case "command_answer":
+            return CommandAnswered(
+                node=node, session=session, answer=_answer(request.command_answer)
+            )
         case "hello":
             raise ClusterError(ErrorCode.BAD_REQUEST, "a second Hello in one session")
     return None
@@ -133,11 +154,18 @@ def _inventory(message: wire.Inventory, node: str, session: int) -> InventoryRec
     )
 
 
-def _observation(message: wire.Observation, node: str, session: int) -> ObservationReceived:
+def _observation(
+    message: wire.Observation, node: str, session: int, held: Observation | None
+) -> Heard:
     if len(message.findings) > MAX_FINDINGS:
         raise _bad(f"findings: {len(message.findings)} of them, at most {MAX_FINDINGS}")
-    for field in ("inventory_digest", "checks_version"):
+    for field in ("inventory_digest", "checks_version", "digest", "base_digest"):
         _check_text(field, getattr(message, field), ErrorCode.BAD_SNAPSHOT)
+    if message.digest:
+        try:
+            return read_parts(message, node, session, held, LIMITS)
+        except ArtifactError as error:
+            raise _bad(f"parts_zlib: {error}") from error
     readings = _decode(Readings, "readings_zlib", _unpack("readings_zlib", message.readings_zlib))
     return ObservationReceived(
         node=node,
@@ -145,9 +173,10 @@ def _observation(message: wire.Observation, node: str, session: int) -> Observat
         sequence=message.sequence,
         inventory_digest=message.inventory_digest,
         readings=readings,
-        findings=tuple(from_message(Finding, finding) for finding in message.findings),
+        findings=share(from_message(Finding, finding) for finding in message.findings),
         age_s=message.age_ms / 1000,
         checks_version=message.checks_version,
+        began_boottime_ms=message.began_boottime_ms,
     )
 
 
@@ -163,6 +192,14 @@ def _events(message: wire.EventBatch, node: str, session: int) -> EventsReceived
     for event in events:
         _check_event(event)
     return EventsReceived(node=node, session=session, spool_id=message.spool_id, events=events)
+
+
+def _answer(message: wire.CommandAnswer) -> CommandAnswer:
+    if message.ByteSize() > MAX_ANSWER_BYTES:
+        raise ClusterError(ErrorCode.BAD_REQUEST, f"command_answer: {message.ByteSize()} bytes")
+    for field in ("id", "state", "code"):
+        _check_text(f"command_answer.{field}", getattr(message, field), ErrorCode.BAD_REQUEST)
+    return from_message(CommandAnswer, message)
 
 
 def _check_event(event: Spooled) -> None:

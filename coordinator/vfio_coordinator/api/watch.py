@@ -8,6 +8,7 @@ look is asked again before each response: a stream does not outlive its user.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import astuple
 
@@ -27,6 +28,10 @@ BOOKMARK_S = 10.0
 """A response comes at least so often: who hears nothing knows that something is wrong."""
 
 CURSOR_METADATA = "vfioctl-cursor"
+
+MOST = 2_000
+MOST_OF_ONE = 500
+"""Streams of one server, and of one user of it: what one that reads holds is about 90 KB."""
 
 _SHARED = 64
 """Responses kept for other watchers at the same place; most are at the newest."""
@@ -50,6 +55,7 @@ class Watching:
         self._clock = clock
         self._shared: dict[_Place, tuple[ClusterChange, wire.WatchResponse]] = {}
         self._shared_of: tuple[Feed, WatchCursor] | None = None
+        self._open: Counter[str] = Counter()
 
     async def stream(
         self,
@@ -57,10 +63,35 @@ class Watching:
         context: Context,
         *,
         node: str,
-        require: Callable[[], object],
+        require: Callable[[], str],
         patience_s: float = PATIENCE_S,
     ) -> None:
-        """Tell what changes until the caller goes away. Raises ClusterError."""
+        """Tell what changes until the caller goes away. Raises ClusterError.
+
+        `require` gives the caller's name, or raises when they may not look (any more).
+        """
+        user = require()
+        if self._open[user] >= MOST_OF_ONE or self._open.total() >= MOST:
+            raise ClusterError(
+                ErrorCode.TOO_MANY_WATCHERS,
+                f"{self._open[user]} of {user} (at most {MOST_OF_ONE}), "
+                f"{self._open.total()} in all (at most {MOST})",
+            )
+        self._open[user] += 1
+        try:
+            await self._tell(request, context, node=node, require=require, patience_s=patience_s)
+        finally:
+            self._open[user] -= 1
+
+    async def _tell(
+        self,
+        request: wire.WatchRequest,
+        context: Context,
+        *,
+        node: str,
+        require: Callable[[], str],
+        patience_s: float,
+    ) -> None:
         cursor, kinds = read_cursor(request), read_kinds(request)
         # Or a refusal while the first response waits would be one header too many for grpc.
         await context.send_initial_metadata(())

@@ -131,14 +131,10 @@ def _on_node(entry: Entry, request: PlaceRequest, demand: Demand) -> Iterator[Ne
 
 def _bind(node: str, offer: Offer) -> Nearest:
     addresses = offer.standing.layout.unbound
-    commands = [
-        f"echo vfio-pci > /sys/bus/pci/devices/{a}/driver_override; "
-        f"echo {a} > /sys/bus/pci/devices/{a}/driver/unbind; "
-        f"echo {a} > /sys/bus/pci/drivers_probe"
-        for a in addresses
-    ]
     listed = " ".join(addresses)
-    return Nearest(node, f"fits if {listed} is bound to vfio-pci", "; ".join(commands))
+    # one of them is enough: the host binds the whole unit
+    command = f"vfioctl device bind {node} {addresses[0]}"
+    return Nearest(node, f"fits if {listed} is bound to vfio-pci", command)
 
 
 def render_request(request: PlaceRequest, demand: Demand) -> str:

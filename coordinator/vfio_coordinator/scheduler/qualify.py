@@ -36,6 +36,11 @@ NO_GROUP = "NO_GROUP"
 UNIT_HELD = "UNIT_HELD"
 UNIT_BUSY = "UNIT_BUSY"
 
+_FUNCTIONS = "device-functions"
+
+READ_CHECKS = frozenset({gate.check for gate in GATES} | {_FUNCTIONS})
+"""Checks whose findings are read here; all others may change without a unit standing otherwise."""
+
 _MAX_LINES = 8
 _MAX_LINE = 300
 """Evidence kept of one gate: enough to prove it, bounded against a log that floods."""
@@ -173,15 +178,15 @@ def _busy(
         held = [h for h in holders if h.path in {f"/dev/vfio/{n}" for n in unit.groups}]
         if held:
             return _busy_by(held[0], f"{unit.primary} is held"), True
-    found = findings.get(("device-functions", f"unit:{unit.id}"))
+    found = findings.get((_FUNCTIONS, f"unit:{unit.id}"))
     if found is not None and found.code == PF_HAS_VFS:
         return Refusing(
-            "device-functions", "free", Verdict.FAIL, PF_HAS_VFS, _summary(found), _lines(found)
+            _FUNCTIONS, "free", Verdict.FAIL, PF_HAS_VFS, _summary(found), _lines(found)
         ), False
     if unit.blocked:
         verdict = Verdict.UNKNOWN if unit.blocked_unknown else Verdict.FAIL
         code = UNIT_BUSY if unit.blocked_unknown else PF_HAS_VFS
-        return Refusing("device-functions", "free", verdict, code, unit.blocked, ()), False
+        return Refusing(_FUNCTIONS, "free", verdict, code, unit.blocked, ()), False
     if holders is None:
         reason = f"who holds {unit.primary} is not known"
         return Refusing("device-holders", "free", Verdict.UNKNOWN, MISSING, reason, ()), False

@@ -23,9 +23,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from vfio_contract.artifact import encode
+from vfio_contract.codes import HOSTD_AWAY
 from vfio_contract.errors import ErrorCode
 from vfio_coordinator.state import keys
 from vfio_coordinator.state.admin import settle
+from vfio_coordinator.state.commands import commands_of, keep_command
 from vfio_coordinator.state.effects import CloseSession, HoldEvents, WantRescan
 from vfio_coordinator.state.event_batch import EventBatch
 from vfio_coordinator.state.events import (
@@ -35,8 +37,9 @@ from vfio_coordinator.state.events import (
     NodeHello,
     Outcome,
 )
+from vfio_coordinator.state.judge import addresses_of
 from vfio_coordinator.state.model import EventsWrite, Intake
-from vfio_coordinator.state.presence import is_current
+from vfio_coordinator.state.presence import AFTER_AWAY, blindness_of, is_current
 from vfio_coordinator.state.records import AttemptsRecord, SpoolRecord
 from vfio_coordinator.state.turn import Turn
 from vfio_coordinator.store.interface import Delete, ModRevisionIs, Put
@@ -84,13 +87,20 @@ def receive_events(turn: Turn, event: EventsReceived) -> None:
 
 
 def hear_journal(turn: Turn, event: JournalReported) -> None:
-    """How the agent's journal is; health shows it while the session is open."""
-    if is_current(turn.state, event.node, event.session):
-        intake = _intake(turn, event.node)
-        if event.status.code and event.status.code != intake.status.code:
-            subject = f"node:{event.node}"
-            turn.note(subject, event.status.code, event.status.text, subject)
-        _put(turn, event.node, replace(intake, status=event.status))
+    """How the agent's journal is; health shows it while the session is open. A node that nobody
+    looks at takes no placement from now on, and is to be looked at as soon as somebody can."""
+    if not is_current(turn.state, event.node, event.session):
+        return
+    intake, code = _intake(turn, event.node), event.status.code
+    if code and code != intake.status.code:
+        subject = f"node:{event.node}"
+        turn.note(subject, code, event.status.text, subject)
+    away_s = turn.now.monotonic_s if code == HOSTD_AWAY.name else intake.away_s
+    was_away = intake.status.code == HOSTD_AWAY.name
+    _put(turn, event.node, replace(intake, status=event.status, away_s=away_s))
+    if was_away and blindness_of(turn.state, turn.state.nodes[event.node]) == AFTER_AWAY:
+        turn.emit(WantRescan(event.node, event.session, AFTER_AWAY))
+    settle(turn, event.node)
 
 
 def go_on(turn: Turn) -> None:
@@ -120,6 +130,8 @@ def finish_events(turn: Turn, write: EventsWrite, event: CommitOutcome) -> None:
         keep_record(turn, write.record, event.revision)
         for record in write.attempts:
             keep_attempts(turn, record)
+        for command in write.commands:
+            keep_command(turn, command, event.revision)
         intake = _intake(turn, name)
         attempts = intake.attempts
         for of in write.forgotten:
@@ -167,7 +179,10 @@ def _advance(turn: Turn, name: str) -> None:
         _put(turn, name, intake)
         _throttle(turn, name, throttled=True)
         return
-    batch = EventBatch(name, intake, turn.now.utc)
+    commands = commands_of(turn.state, name)
+    node = turn.state.nodes.get(name)
+    addresses = addresses_of(node) if node is not None else {}
+    batch = EventBatch(name, intake, commands, addresses, turn.now.utc)
     if replaced:
         batch.replace_spool()
     for row in intake.waiting[: int(intake.tokens)]:
@@ -187,13 +202,21 @@ def _advance(turn: Turn, name: str) -> None:
         attempts=tuple(batch.attempts.values()),
         forgotten=forgotten,
         loss="; ".join(batch.losses),
+        commands=tuple(batch.ended.values()),
     )
     key = keys.spool_key(name)
     turn.commit(
         write,
-        compares=[ModRevisionIs(key, intake.revision)],
+        compares=[
+            ModRevisionIs(key, intake.revision),
+            *(
+                ModRevisionIs(keys.command_key(name, id), commands.held[id].revision)
+                for id in batch.ended
+            ),
+        ],
         ops=[
             Put(key, encode(batch.record)),
+            *(Put(keys.command_key(name, id), encode(r)) for id, r in batch.ended.items()),
             *(
                 Put(keys.attempts_key(name, *of), encode(record))
                 for of, record in batch.attempts.items()

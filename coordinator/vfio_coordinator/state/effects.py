@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from vfio_contract.command import Command
 from vfio_contract.durable import Mark
 from vfio_contract.errors import ErrorCode
-from vfio_contract.views import BaselineView, Decision, NodeView, RiskView, VmView
+from vfio_contract.views import BaselineView, CommandView, Decision, NodeView, RiskView, VmView
 from vfio_coordinator.store.interface import Txn
 
 
@@ -102,6 +103,24 @@ class WantRescan:
 
 
 @dataclass(frozen=True, slots=True)
+class WantWhole:
+    """Ask the agent for all of its newest observation: a part of it does not fit onto what is
+    held."""
+
+    node: str
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendCommand:
+    """Have the agent do this; its intent is in the store."""
+
+    node: str
+    session: int
+    command: Command
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """A refused request; the API raises it as `ClusterError(code, detail)`."""
 
@@ -109,7 +128,7 @@ class Failure:
     detail: str
 
 
-Answer = Decision | NodeView | VmView | BaselineView | RiskView | Failure
+Answer = Decision | NodeView | VmView | BaselineView | RiskView | CommandView | Failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +136,7 @@ class Reply:
     """The one answer to a ticket.
 
     Place: Decision. Cordon, uncordon: NodeView. Release: VmView as it was. Baseline accept:
-    BaselineView. Risk accept, revoke: RiskView. Any of them: Failure.
+    BaselineView. Risk accept, revoke: RiskView. Command, wait: CommandView. Any of them: Failure.
     """
 
     ticket: int
@@ -141,6 +160,8 @@ Effect = (
     | Acknowledge
     | HoldEvents
     | WantRescan
+    | WantWhole
+    | SendCommand
     | Reply
     | StepDown
 )

@@ -6,7 +6,7 @@ what one transaction may hold, whatever a host sends.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -26,8 +26,15 @@ from vfio_contract.durable import (
     VmStopped,
 )
 from vfio_contract.ledger import FAILURES
-from vfio_coordinator.state.model import Intake
-from vfio_coordinator.state.records import AttemptRecord, AttemptsRecord, SpoolRecord
+from vfio_coordinator.state.commands import ended_record, takes_result
+from vfio_coordinator.state.model import Intake, NodeCommands
+from vfio_coordinator.state.records import (
+    AttemptRecord,
+    AttemptsRecord,
+    CommandRecord,
+    SpoolRecord,
+    short_id,
+)
 from vfio_coordinator.state.turn import Note
 
 ROWS = 40
@@ -36,6 +43,10 @@ ROWS = 40
 HISTORIES = 5
 """Reset histories in one transaction: at worst 172 KB each (32 attempts of 450 characters, each of
 12 bytes as JSON), and 245 KB of rows beside them, of 1,280 KiB."""
+
+ENDS = 1
+"""Ends of commands in one transaction: each writes a record of up to 110 KB again (a unit and a
+report, as base64)."""
 
 KEPT_ATTEMPTS = 32
 """Of one function under one firmware tuple; older ones live on in the totals."""
@@ -53,15 +64,28 @@ _LATE_S = 60.0
 
 
 class EventBatch:
-    """See the module. `record`, `notes`, `attempts` and `losses` are what to write."""
+    """See the module. `record`, `notes`, `attempts`, `ended` and `losses` are what to write.
 
-    def __init__(self, node: str, intake: Intake, utc: str) -> None:
+    `addresses` are those of the identities in the node's inventory of now.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        intake: Intake,
+        commands: NodeCommands,
+        addresses: Mapping[str, str],
+        utc: str,
+    ) -> None:
         self.notes: list[Note] = []
         self.losses: list[str] = []
         self.attempts: dict[tuple[str, str], AttemptsRecord] = {}
+        self.ended: dict[str, CommandRecord] = {}
         self.taken = 0
         self._subject = f"node:{node}"
         self._intake = intake
+        self._commands = commands.held
+        self._addresses = addresses
         self._utc = utc
         self.record = intake.record or SpoolRecord(node, intake.spool_id, 0)
 
@@ -81,6 +105,8 @@ class EventBatch:
         if len(self.notes) + 2 > ROWS:
             return False
         payload = row.event.payload
+        if isinstance(payload, ActionEnded) and len(self.ended) >= ENDS:
+            return payload.id not in self._commands
         return (
             not isinstance(payload, ResetAttempted)
             or (row.event.identity, payload.firmware) in self.attempts
@@ -105,10 +131,12 @@ class EventBatch:
             self._note_loss(_describe_gap(event.payload, first, row.seq))
         else:
             applied += 1
-            self._note(*_describe(event))
+            self._note(*self._describe(event))
         self.record = replace(record, seq=row.seq, at=event.at, applied=applied, lost=lost)
         if isinstance(event.payload, ResetAttempted):
             self._add_attempt(event, event.payload)
+        elif isinstance(event.payload, ActionEnded):
+            self._end_command(event.payload)
         self.taken += 1
 
     def forgotten(self) -> tuple[tuple[str, str], ...]:
@@ -120,6 +148,19 @@ class EventBatch:
             return ()
         old = sorted((r.order, of) for of, r in known.items() if of not in self.attempts)
         return tuple(of for _, of in old[:excess])
+
+    def _describe(self, event: DurableEvent) -> tuple[str, str, str, int]:
+        # one that names no address is known to people by where its function is now
+        address = event.address or self._addresses.get(event.identity, "")
+        code, about, text, wall_ms = _describe(replace(event, address=address))
+        payload = event.payload
+        held = self._commands.get(payload.id) if isinstance(payload, ActionEnded) else None
+        return code, about, text if held is None else f"{text} (asked by {held.record.by})", wall_ms
+
+    def _end_command(self, payload: ActionEnded) -> None:
+        held = self._commands.get(payload.id)
+        if held is not None and takes_result(held):
+            self.ended[payload.id] = ended_record(held.record, payload, self._utc)
 
     def _add_attempt(self, event: DurableEvent, payload: ResetAttempted) -> None:
         of = (event.identity, payload.firmware)
@@ -169,22 +210,32 @@ def _words(event: DurableEvent) -> tuple[str, str]:
             more = f" ({suppressed} alike before it)" if suppressed else ""
             whose = " (a process wrote this, not the kernel)" if foreign else ""
             return "KERNEL_LINE", f"{category}: {line}{more}{whose}"
-        case BindingChanged(before=before, after=after):
-            return "BINDING_CHANGED", f"{before or 'no driver'} -> {after or 'no driver'}"
-        case DeviceAppeared(ids=ids):
-            return "DEVICE_ADDED", f"came to the bus {ids}".rstrip()
-        case DeviceRemoved(ids=ids):
-            return "DEVICE_REMOVED", f"left the bus {ids}".rstrip()
+        case BindingChanged(before=before, after=after, between=between):
+            text = f"{before or 'no driver'} -> {after or 'no driver'}"
+            return "BINDING_CHANGED", text + _tell_between(between)
+        case DeviceAppeared(ids=ids, between=between):
+            return "DEVICE_ADDED", f"came to the bus {ids}".rstrip() + _tell_between(between)
+        case DeviceRemoved(ids=ids, between=between):
+            return "DEVICE_REMOVED", f"left the bus {ids}".rstrip() + _tell_between(between)
         case VmStarted(vm=vm, hypervisor=hypervisor):
             return "VM_STARTED", f"{vm} ({hypervisor})"
         case VmStopped(vm=vm, hypervisor=hypervisor):
             return "VM_STOPPED", f"{vm} ({hypervisor})"
-        case HolderChanged(process=process, held=held):
-            return "HOLDER_CHANGED", f"{process} {'opened it' if held else 'let go of it'}"
+        case HolderChanged(process=process, held=held, between=between):
+            text = f"{process or 'a process'} {'opened it' if held else 'let go of it'}"
+            return "HOLDER_CHANGED", text + _tell_between(between)
         case ActionEnded(id=number, verb=verb, outcome=outcome, detail=detail):
-            return "ACTION_ENDED", f"{verb} {number} {outcome}: {detail}"
+            return "ACTION_ENDED", f"{verb} {short_id(number)} {outcome}: {detail}"
         case _:
             return "EVENT_UNREADABLE", "an event of a kind that this version does not know"
+
+
+def _tell_between(count: int) -> str:
+    """How the kernel alone tells of it."""
+    if not count:
+        return ""
+    times = "once" if count == 1 else f"{count} times"
+    return f" ({times} between two looks at the host, which show no difference)"
 
 
 def _describe_gap(gap: EventsLost, first: int, last: int) -> str:

@@ -11,19 +11,25 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from vfio_contract.command import CommandAnswer
 from vfio_contract.durable import JournalStatus, Spooled
-from vfio_contract.findings import Finding
+from vfio_contract.findings import Finding, Verdict
 from vfio_contract.model import Facts, Readings
+from vfio_contract.parts import Parts
 from vfio_contract.views import PlaceRequest
 from vfio_coordinator.store.interface import Compare, KeyValue
 
 
 @dataclass(frozen=True, slots=True)
 class Now:
-    """The moment of an event: seconds of a monotonic clock, and UTC as ISO 8601 ending in Z."""
+    """The moment of an event: seconds of a monotonic clock, and UTC as ISO 8601 ending in Z.
+
+    `doubt` says in words why UTC is not what the wall clock says, "" where it is.
+    """
 
     monotonic_s: float
     utc: str
+    doubt: str = ""
 
 
 # --- start ---------------------------------------------------------------------------------------
@@ -47,7 +53,12 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time passed. At least once a second: deadlines are looked at here."""
+    """Time passed. At least once a second: deadlines are looked at here.
+
+    `crowded`: agents are waiting to be let in, so that a silent node may be one of them.
+    """
+
+    crowded: bool = False
 
 
 # --- agents --------------------------------------------------------------------------------------
@@ -72,6 +83,8 @@ class NodeHello:
     highest_incarnation: int
     highest_epoch: int
     spool_id: str = ""
+    commands: int = 0
+    boottime_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +102,9 @@ class InventoryReceived:
 class ObservationReceived:
     """Readings and all findings of one collection, made from the facts of `inventory_digest`.
 
-    `age_s` is how long ago the collection began.
+    `age_s` is how long ago the collection began, `began_boottime_ms` when by the host's clock (0
+    where the agent does not say). `parts` are what it can be changed by later, None from an agent
+    that sends none.
     """
 
     node: str
@@ -100,6 +115,28 @@ class ObservationReceived:
     findings: tuple[Finding, ...] = field(repr=False)
     age_s: float
     checks_version: str
+    began_boottime_ms: int = 0
+    parts: Parts | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservationChanged:
+    """What differs from the observation of number `base`, which decides about no unit.
+
+    Inventory, checks and boot are the same. `parts` is the whole observation as it is now,
+    `verdict` the host's and `findings` those that are not PASS. For the rest see
+    `ObservationReceived`.
+    """
+
+    node: str
+    session: int
+    sequence: int
+    base: int
+    parts: Parts = field(repr=False)
+    verdict: Verdict
+    findings: tuple[Finding, ...] = field(repr=False)
+    age_s: float
+    began_boottime_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +164,15 @@ class JournalReported:
     node: str
     session: int
     status: JournalStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandAnswered:
+    """What the agent says of a command that it was sent."""
+
+    node: str
+    session: int
+    answer: CommandAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +255,29 @@ class ReleaseRequested:
     actor: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandRequested:
+    """Have the node do something. `id` is random and new; `verb` is an `Order`; `unit` is the id of
+    the function's unit as the asker saw it, "" for whichever it is."""
+
+    ticket: int
+    id: str
+    node: str
+    verb: str
+    address: str
+    actor: str
+    unit: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandAwaited:
+    """Answer with the command once it has ended, or after `wait_s`. `id` may be a prefix."""
+
+    ticket: int
+    id: str
+    wait_s: float
+
+
 # --- the store -----------------------------------------------------------------------------------
 
 
@@ -242,9 +311,11 @@ Event = (
     | NodeHello
     | InventoryReceived
     | ObservationReceived
+    | ObservationChanged
     | Heartbeat
     | EventsReceived
     | JournalReported
+    | CommandAnswered
     | SessionClosed
     | CordonRequested
     | UncordonRequested
@@ -253,5 +324,7 @@ Event = (
     | RiskRevokeRequested
     | PlaceRequested
     | ReleaseRequested
+    | CommandRequested
+    | CommandAwaited
     | CommitOutcome
 )

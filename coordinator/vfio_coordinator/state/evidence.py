@@ -21,10 +21,11 @@ from vfio_coordinator.scheduler.qualify import qualify
 from vfio_coordinator.state import keys
 from vfio_coordinator.state.admin import settle
 from vfio_coordinator.state.drift import find_drift, find_undecided, host_of, unpack_facts
-from vfio_coordinator.state.effects import Acknowledge, CloseSession, WantInventory
+from vfio_coordinator.state.effects import Acknowledge, CloseSession, WantInventory, WantWhole
 from vfio_coordinator.state.events import (
     CommitOutcome,
     InventoryReceived,
+    ObservationChanged,
     ObservationReceived,
     Outcome,
 )
@@ -43,6 +44,9 @@ from vfio_coordinator.store.interface import Put
 
 _RESET_CODES = {"failing": "RESET_FAILED", "wedged": "RESET_WEDGED"}
 """The codes of the reset-history check for the states that refuse."""
+
+READ_READINGS = frozenset({"boot_id", "holders", "names", "ledger"})
+"""Fields of the readings that something here follows from; all others are only kept."""
 
 _MAX_NUMA_NODES = 1 << 16
 """Far above Linux's 1,024 (MAX_NUMNODES); what is more would not fit where it is shown."""
@@ -100,6 +104,43 @@ def observe(turn: Turn, event: ObservationReceived) -> None:
     settle(turn, event.node)
 
 
+def observe_change(turn: Turn, event: ObservationChanged) -> None:
+    """What one collection saw, where the units stand as they stood. It must be a change of the
+    observation that is held, of the same facts; else the whole is asked for."""
+    if not is_current(turn.state, event.node, event.session):
+        return
+    node = turn.state.nodes[event.node]
+    last = node.observation
+    if last is None or not _follows(event, last, node):
+        turn.emit(WantWhole(event.node, event.session))
+        return
+    turn.state = replace(turn.state, heard=turn.state.heard.set(event.node, turn.now.monotonic_s))
+    observation = replace(
+        last,
+        sequence=event.sequence,
+        collected_s=turn.now.monotonic_s - max(0.0, event.age_s),
+        verdict=event.verdict,
+        findings=event.findings,
+        began_boottime_ms=event.began_boottime_ms,
+        parts=event.parts,
+    )
+    turn.put_node(replace(node, observation=observation))
+    turn.emit(Acknowledge(event.node, event.session, event.sequence))
+    settle(turn, event.node)
+
+
+def _follows(event: ObservationChanged, last: Observation, node: Node) -> bool:
+    of = (last.session, last.sequence)
+    return (
+        of == (event.session, event.base)
+        and event.sequence > last.sequence
+        and last.merged
+        and node.unjudged is None
+        and node.inventory is not None
+        and node.inventory.digest == last.inventory_digest
+    )
+
+
 def _evaluate(turn: Turn, event: ObservationReceived) -> None:
     """How the units stand; the inventory is the one that the findings were made from."""
     node = turn.state.nodes[event.node]
@@ -124,6 +165,9 @@ def _evaluate(turn: Turn, event: ObservationReceived) -> None:
         checks_version=event.checks_version,
         verdict=summarise(node.name, event.findings).verdict,
         findings=kept,
+        began_boottime_ms=event.began_boottime_ms,
+        parts=event.parts,
+        merged=not records,
     )
     turn.put_node(replace(node, observation=observation, standings=standings))
     turn.emit(Acknowledge(event.node, event.session, event.sequence))

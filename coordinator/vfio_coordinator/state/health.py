@@ -25,7 +25,12 @@ ERR, WARN = "ERR", "WARN"
 _NAMED = 3
 
 _ALWAYS_ERR = frozenset(
-    {codes.NODE_LOST.name, codes.VM_ADDRESS_STALE.name, codes.DEVICE_VANISHED.name}
+    {
+        codes.NODE_LOST.name,
+        codes.HOSTD_AWAY.name,
+        codes.VM_ADDRESS_STALE.name,
+        codes.DEVICE_VANISHED.name,
+    }
 )
 _SILENT = frozenset({codes.GROUP_RENUMBERED.name})
 """Reasons that are no health matter."""
@@ -88,6 +93,9 @@ def _cluster_items(state: State, now: Now) -> Iterator[HealthItem]:
     if state.rewound:
         code = codes.STORE_REWOUND
         yield HealthItem(ERR, code.name, "cluster", state.rewound, code.decision)
+    if state.clock_doubt:
+        code = codes.CLOCK_JUMP
+        yield HealthItem(WARN, code.name, "cluster", state.clock_doubt, code.decision)
     for clone in state.clones.values():
         age = now.monotonic_s - clone.at_s
         if age <= state.limits.clone_shown_s:
@@ -98,7 +106,7 @@ def _cluster_items(state: State, now: Now) -> Iterator[HealthItem]:
 
     for name, intake in state.intakes.items():
         status = intake.status
-        if status.code:
+        if status.code and status.code != codes.HOSTD_AWAY.name:  # that is a state of its node
             yield HealthItem(ERR, status.code, name, status.text, f"vfioctl node show {name}")
 
 

@@ -7,6 +7,8 @@ cluster.
 
 from __future__ import annotations
 
+from vfio_contract.codes import HOSTD_AWAY
+from vfio_contract.command import ACTS
 from vfio_coordinator.scheduler.index import CLAIMED, PENDING, Buckets, Index, put
 from vfio_coordinator.scheduler.shape import Profile
 from vfio_coordinator.state.admin import entry_of
@@ -14,6 +16,7 @@ from vfio_coordinator.state.model import (
     AdminWrite,
     BaselineWrite,
     ClaimWrite,
+    CommandWrite,
     EventsWrite,
     Holding,
     LedgerWrite,
@@ -41,6 +44,7 @@ def check_invariants(state: State) -> None:
     _check_writes(state)
     _check_risks(state)
     _check_intakes(state)
+    _check_commands(state)
 
 
 def _require(number: int, holds: bool, what: str) -> None:
@@ -94,6 +98,7 @@ def _check_placeable(state: State, node: Node) -> None:
         for name, bad in (
             ("no session", node.session is None),
             ("silent", judgement.presence is not Presence.HEARD),
+            ("nobody looks at it", _is_away(state, node)),
             ("evidence is not fresh", not judgement.fresh),
             ("admin record is being written", node.admin is None or bool(node.admin_txn)),
             ("boot not validated", node.admin is None or node.admin.boot_id != node.boot_id),
@@ -102,6 +107,14 @@ def _check_placeable(state: State, node: Node) -> None:
         if bad
     ]
     _require(4, not problems, f"{node.name} is ready although: {', '.join(problems)}")
+
+
+def _is_away(state: State, node: Node) -> bool:
+    intake = state.intakes.get(node.name)
+    if intake is None:
+        return False
+    seen_s = node.observation.collected_s if node.observation is not None else 0.0
+    return intake.status.code == HOSTD_AWAY.name or seen_s <= intake.away_s
 
 
 def _check_index(state: State) -> None:
@@ -159,6 +172,11 @@ def _check_writes(state: State) -> None:
                     _require(11, record.applied >= known.applied, f"{write.node}: {record}")
                     grows = record.seq > known.seq or record.spool_id != known.spool_id
                     _require(11, grows, f"{write.node}: {record} after {known}")
+            case CommandWrite(record=command, new=new):
+                known_ones = state.commands[command.node]
+                held = known_ones.held.get(command.id)
+                busy = txn_id if new and command.id in known_ones.creating else 0
+                busy = busy or (held.txn if held is not None else 0)
             case _:
                 continue
         _require(5, busy == txn_id, f"{write.node}: write {txn_id} is not the one in flight")
@@ -203,3 +221,27 @@ def _check_intakes(state: State) -> None:
             _require(11, ordered, f"{name}: {event.first} to {event.seq} waits after {last}")
             last = event.seq
         _require(11, last + 1 == intake.expected, f"{name}: expects {intake.expected}, not {last}")
+
+
+def _check_commands(state: State) -> None:
+    for name, known in state.commands.items():
+        node = state.nodes.get(name)
+        session = node.session if node is not None else None
+        acting = [h for h in known.held.values() if h.open and h.record.verb in ACTS]
+        one = len(acting) + bool(known.acting) <= 1
+        _require(12, one or state.stopped, f"{name}: {len(acting)} act, and {known.acting!r}")
+        numbers = [held.record.sequence for held in known.held.values()]
+        _require(12, len(set(numbers)) == len(numbers), f"{name}: a number twice: {numbers}")
+        highest = max(numbers, default=0)
+        _require(12, highest <= known.sequence, f"{name}: {highest} above {known.sequence}")
+        for id, held in known.held.items():
+            where = f"{name} {id}"
+            _require(12, (held.record.node, held.record.id) == (name, id), f"{where}: misplaced")
+            lost = held.txn and held.txn not in state.pending
+            _require(5, not lost, f"{where}: write {held.txn} is nowhere")
+            if held.session:
+                same = session is not None and held.session == session.id
+                _require(12, same, f"{where}: sent in session {held.session}")
+    for ticket, waiter in state.waiters.items():
+        known_to = waiter.node in state.commands
+        _require(12, known_to, f"ticket {ticket} waits for {waiter.id} of nobody")

@@ -30,6 +30,8 @@ from vfio_coordinator.state.events import Now
 from vfio_coordinator.state.model import Cause, Drift, Judgement, Node, Presence, State
 from vfio_coordinator.state.presence import (
     AFTER_LOSS,
+    AWAY,
+    blindness_of,
     evidence_age,
     heard_age,
     is_fresh,
@@ -53,7 +55,11 @@ def judge(state: State, node: Node, now: Now) -> Judgement:
     holds = tuple(_holds(node, claims, fresh=fresh))
     silence = _silence(state, node, claims, now, presence)
     stale = presence is Presence.HEARD and not missing_evidence(node) and is_stale(state, node, now)
-    if stale:
+    blind = blindness_of(state, node) if presence is Presence.HEARD else ""
+    if blind:
+        code = codes.HOSTD_AWAY if blind == AWAY else codes.REVALIDATING
+        silence = (_reason(code.name, blind),)
+    elif stale:
         age = span(evidence_age(node, now))
         silence = (_reason(codes.REVALIDATING.name, f"its newest evidence is {age} old"),)
     cordons = node.admin.cordons if node.admin is not None else ()
@@ -152,7 +158,7 @@ def _objections(node: Node, claims: list[Claim]) -> Iterator[Reason]:
 
 
 def _stale_addresses(node: Node, claims: list[Claim]) -> Iterator[Reason]:
-    found = _addresses(node)
+    found = addresses_of(node)
     for claim in claims:
         moved = [
             f"{address}; that device is {now} now"
@@ -181,7 +187,7 @@ def _causes(node: Node, claims: list[Claim]) -> Iterator[Cause]:
             if cause.key not in seen:
                 seen.add(cause.key)
                 yield cause
-    found = _addresses(node)
+    found = addresses_of(node)
     for claim in claims if _is_complete(node) else ():
         for identity, place, address in _places(claim):
             key = f"{codes.DEVICE_VANISHED.name} {identity}"
@@ -303,7 +309,7 @@ def _at_risk(
     yield from sorted(found.items())
 
 
-def _addresses(node: Node) -> dict[str, str]:
+def addresses_of(node: Node) -> dict[str, str]:
     """Address of each identity and place in the present inventory."""
     units = node.inventory.units if node.inventory is not None else ()
     found: dict[str, str] = {}

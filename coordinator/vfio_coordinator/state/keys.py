@@ -13,6 +13,7 @@
     risks/<node>/<code>                RiskRecord: the last decision about that risk
     spools/<node>                      SpoolRecord: how far the node's durable events are applied
     attempts/<node>/<sha256>           AttemptsRecord: resets of one function under one firmware
+    commands/<node>/<id>               CommandRecord: what the node was told to do
 
 Values are canonical JSON (`vfio_contract.artifact.encode`) except chunks. An identity comes from a
 host and may hold anything: one that is not short plain text stands as its hash, so no host can make
@@ -35,10 +36,11 @@ LEDGER = "ledger/"
 RISKS = "risks/"
 SPOOLS = "spools/"
 ATTEMPTS = "attempts/"
+COMMANDS = "commands/"
 
 PREFIXES = (
     *("meta/", NODES, BASELINES, CHUNKS, CLAIMS, UNITS, VMS, EVENTS, LEDGER, RISKS),
-    *(SPOOLS, ATTEMPTS),
+    *(SPOOLS, ATTEMPTS, COMMANDS),
 )
 """Everything that `Restored.items` must hold."""
 
@@ -100,6 +102,11 @@ def attempts_key(node: str, identity: str, firmware: str) -> str:
     """The resets of one function under one firmware tuple; both come from a host."""
     of = f"{identity}\n{firmware}".encode("utf-8", "surrogatepass")
     return f"{ATTEMPTS}{node}/{sha256(of).hexdigest()}"
+
+
+def command_key(node: str, id: str) -> str:
+    """One command; the id is our own."""
+    return f"{COMMANDS}{node}/{id}"
 
 
 def _part(identity: str) -> str:

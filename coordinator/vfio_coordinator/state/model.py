@@ -6,18 +6,22 @@
     state.vms        owner and generations of each VM that ever held a claim
     state.intakes    each node's durable events: how far they are applied, and what waits
     state.throttled  nodes whose events wait for time to pass
+    state.commands   each node's commands: the open ones and the last that ended
+    state.waiters    who waits for a command's end, by ticket
     state.pending    every write whose outcome is not known yet, by transaction number
     state.index      what placement looks at: follows from all of the above
     state.log        the newest rows of the event log
     state.next_deadline_s   before that moment, time alone changes no node's judgement
     state.next_end   the UTC second after which a risk decision ends next, "" for none in force
+    state.clock_doubt   why the wall clock is not believed, in words, "" while it is
 
 Invariants (checked after each step in tests by `invariants.check_invariants`):
  1. Two claims, pending ones included, never share a unit key on a node.
  2. `node.held` is exactly the keys of the claims and pending claims on that node.
  3. A unit of which any key is held is free in no entry and no count of the index.
- 4. A node that is not heard, or whose evidence is not of this boot and fresh at the last tick, or
-    whose durable admin record is being written, takes no placement and is never shown healthy.
+ 4. A node that is not heard, or that nobody looks at (HOSTD_AWAY), or whose evidence is not of this
+    boot and fresh at the last tick, or whose durable admin record is being written, takes no
+    placement and is never shown healthy.
  5. Durable records here equal what the store was last known to hold: they change only with a
     commit's outcome, and nothing is believed before it.
  6. Automation lifts only cordons that it set (owner `auto:<CODE>`).
@@ -29,6 +33,11 @@ Invariants (checked after each step in tests by `invariants.check_invariants`):
 11. What an `EventsWrite` applies, the mark and the counts change in its one transaction, one at a
     time per node; what waits is beyond the mark, in order without a hole, of the node's open
     session and its spool, and at most a window.
+
+12. A command is sent only after its record is in the store, and only to the agent's database, boot
+    and machine that the record names; of a node at most one that acts is open; its sequence is
+    higher than that of every command before it. One that ended stays so, and only an `unknown`
+    end gives way to a result.
 
 Nothing here decides; the handlers of `apply` do.
 
@@ -46,6 +55,7 @@ from immutables import Map
 from vfio_contract.drift import Change
 from vfio_contract.durable import NO_MOMENT, JournalStatus, Mark, Spooled
 from vfio_contract.findings import Finding, Verdict
+from vfio_contract.parts import Parts
 from vfio_contract.views import Event as LogRow
 from vfio_contract.views import PlaceRequest, Reason
 from vfio_coordinator.scheduler.index import Index
@@ -58,6 +68,7 @@ from vfio_coordinator.state.records import (
     AttemptsRecord,
     BaselineRecord,
     Claim,
+    CommandRecord,
     LedgerRecord,
     RiskRecord,
     SpoolRecord,
@@ -71,15 +82,18 @@ class Limits:
     """Numbers of the reducer, in seconds unless the name says otherwise.
 
     `lost_after_s`: silence after which a node is lost (DESIGN: 10 s up to 1,000 agents, 20 s at
-    10,000). `reconnect_window_s`: after the coordinator's start nothing is lost before that.
+    10,000). `reconnect_window_s`: after the coordinator's start nothing is lost before that; while
+    agents still wait to be let in it begins again, but for `reconnect_at_most_s` in all.
     `evidence_max_age_s`: older findings vouch for nothing. `place_attempts`: how often a write of
     any kind is decided before its caller is told CONFLICT. Of durable events a node may have
     `events_window` unanswered, and is answered for `events_per_s` after `events_burst` at once: a
-    flood waits on its own host.
+    flood waits on its own host. A node may have `looks_open` looks that have not ended, beside the
+    one that acts; of the commands that have, `commands_kept` are kept.
     """
 
     lost_after_s: float = 10.0
     reconnect_window_s: float = 60.0
+    reconnect_at_most_s: float = 300.0
     evidence_max_age_s: float = 300.0
     place_attempts: int = 3
     events_kept: int = 10_000
@@ -90,6 +104,8 @@ class Limits:
     events_window: int = 128
     events_per_s: float = 250.0
     events_burst: float = 1_000.0
+    looks_open: int = 16
+    commands_kept: int = 8
 
 
 AdminRequest = events.CordonRequested | events.UncordonRequested
@@ -101,12 +117,23 @@ RiskRequest = events.RiskAcceptRequested | events.RiskRevokeRequested
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """The node's one open stream."""
+    """The node's one open stream.
+
+    `commands` is the form of commands that the agent takes, 0 for none. Hello came at `opened_s`
+    and said `boottime_ms`.
+    """
 
     id: int
     agent_version: str
     agent_state_id: str
     product_uuid: str
+    commands: int = 0
+    boottime_ms: int = 0
+    opened_s: float = 0.0
+
+    def boottime_at(self, now_s: float) -> int:
+        """The agent's CLOCK_BOOTTIME in milliseconds at a moment of our monotonic clock."""
+        return self.boottime_ms + int((now_s - self.opened_s) * 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +156,9 @@ class Inventory:
 class Observation:
     """The newest collection of an agent. `findings` are those that are not PASS.
 
-    `collected_s` is on the coordinator's monotonic clock. `verdict` is the host's.
+    `collected_s` is on the coordinator's monotonic clock. `verdict` is the host's. `parts` is all
+    that was seen, compressed, None from an agent that sends no parts. `merged` is False while its
+    reset histories are not known to be in the store: then the next one is taken as a whole.
     """
 
     session: int
@@ -140,6 +169,9 @@ class Observation:
     checks_version: str
     verdict: Verdict
     findings: tuple[Finding, ...] = field(repr=False)
+    began_boottime_ms: int = 0
+    parts: Parts | None = field(default=None, repr=False)
+    merged: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +314,8 @@ class Intake:
     events (0 for none) and `spool_id` its spool; `expected` is the number that must come next, 0
     before its first event. `waiting` are received and not applied, those of the write in flight
     (`txn`, 0 for none) included. `tokens` are what may be applied at once, as of `tokens_at_s`.
-    `attempts` are the copies of reset histories, by identity and firmware.
+    `attempts` are the copies of reset histories, by identity and firmware. `away_s` is when the
+    agent last said that it does not reach hostd: evidence from before that vouches for nothing.
     """
 
     record: SpoolRecord | None = None
@@ -295,6 +328,7 @@ class Intake:
     tokens: float = 0.0
     tokens_at_s: float = -math.inf
     status: JournalStatus = field(default_factory=JournalStatus)
+    away_s: float = -math.inf
     attempts: Map[tuple[str, str], AttemptsRecord] = field(default_factory=Map)
 
     def mark_of(self, spool_id: str) -> Mark:
@@ -304,6 +338,46 @@ class Intake:
                 if mark.spool_id == spool_id:
                     return mark
         return Mark(spool_id, 0, NO_MOMENT)
+
+
+@dataclass(frozen=True, slots=True)
+class CommandHeld:
+    """A command as the store holds it, and what happens to it now.
+
+    `txn` is the write of its end in flight, 0 for none. `session` is the open one that it was sent
+    in, 0 for none, and `taken` whether the agent said there that its intent is durable.
+    """
+
+    record: CommandRecord
+    revision: int
+    txn: int = 0
+    session: int = 0
+    taken: bool = False
+
+    @property
+    def open(self) -> bool:
+        """True until it ended."""
+        return not self.record.outcome
+
+
+@dataclass(frozen=True, slots=True)
+class NodeCommands:
+    """A node's commands by id. `sequence` is the highest ever given; `creating` are the ids of
+    those whose intent is being written, and `acting` the one of them that acts, "" for none."""
+
+    held: Map[str, CommandHeld] = field(default_factory=Map)
+    sequence: int = 0
+    creating: frozenset[str] = frozenset()
+    acting: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiter:
+    """Somebody waits for the end of a command, at most until this moment."""
+
+    node: str
+    id: str
+    until_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,7 +486,7 @@ class EventsWrite(Write):
     """Durable events of a node are applied: its record becomes `record`.
 
     `forgotten` are the oldest reset histories, which give way; `loss` says in words what is lost,
-    "" for nothing.
+    "" for nothing. `commands` are those whose end the events tell.
     """
 
     node: str
@@ -420,6 +494,24 @@ class EventsWrite(Write):
     attempts: tuple[AttemptsRecord, ...]
     forgotten: tuple[tuple[str, str], ...]
     loss: str
+    commands: tuple[CommandRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandWrite(Write):
+    """A command is asked for (`new`) or ends otherwise than by its event.
+
+    `forgotten` are the ids of the oldest that ended, which give way.
+    """
+
+    record: CommandRecord
+    new: bool
+    forgotten: tuple[str, ...] = ()
+
+    @property
+    def node(self) -> str:
+        """Whose command it is."""
+        return self.record.node
 
 
 AnyWrite = (
@@ -431,6 +523,7 @@ AnyWrite = (
     | LedgerWrite
     | RiskWrite
     | EventsWrite
+    | CommandWrite
 )
 
 
@@ -454,6 +547,7 @@ class State:
     epoch: int = 0
     fence: Compare | None = None
     started_s: float = 0.0
+    crowded_s: float = -math.inf
     revision: int = 0
     next_txn: int = 1
     next_seq: int = 1
@@ -464,6 +558,8 @@ class State:
     vms: Map[str, VmHeld] = field(default_factory=Map)
     intakes: Map[str, Intake] = field(default_factory=Map)
     throttled: frozenset[str] = frozenset()
+    commands: Map[str, NodeCommands] = field(default_factory=Map)
+    waiters: Map[int, Waiter] = field(default_factory=Map)
     pending: Map[int, AnyWrite] = field(default_factory=Map)
     index: Index = field(default_factory=Index)
     log: Map[int, LogRow] = field(default_factory=Map)
@@ -474,6 +570,7 @@ class State:
     next_deadline_s: float = 0.0
     next_end: str = ""
     rewound: str = ""
+    clock_doubt: str = ""
     stopped: bool = False
 
     @property

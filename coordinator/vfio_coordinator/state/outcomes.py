@@ -15,6 +15,8 @@ from vfio_coordinator.state import keys
 from vfio_coordinator.state.admin import finish_admin, settle
 from vfio_coordinator.state.baseline import finish_baseline
 from vfio_coordinator.state.claims import finish_claim
+from vfio_coordinator.state.command_waits import fail_waiters
+from vfio_coordinator.state.commands import finish_command
 from vfio_coordinator.state.durable_events import finish_events
 from vfio_coordinator.state.effects import ReadBack, StepDown
 from vfio_coordinator.state.events import CommitOutcome, Outcome
@@ -24,6 +26,7 @@ from vfio_coordinator.state.model import (
     AnyWrite,
     BaselineWrite,
     ClaimWrite,
+    CommandWrite,
     EventsWrite,
     LedgerWrite,
     LogWrite,
@@ -83,6 +86,8 @@ def _finish(turn: Turn, write: AnyWrite, event: CommitOutcome) -> None:
             finish_risk(turn, write, event)
         case EventsWrite():
             finish_events(turn, write, event)
+        case CommandWrite():
+            finish_command(turn, write, event)
         case LogWrite():
             pass
 
@@ -94,5 +99,6 @@ def _step_down(turn: Turn, write: AnyWrite) -> None:
         turn.state = replace(turn.state, stopped=True)
         turn.emit(StepDown(detail))
     turn.fail(write.tickets, ErrorCode.SHUTTING_DOWN, detail)
+    fail_waiters(turn, detail)
     answered = turn.state.pending.set(write.txn_id, replace(write, tickets=()))
     turn.state = replace(turn.state, pending=answered)

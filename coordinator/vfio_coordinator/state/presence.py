@@ -2,12 +2,14 @@
 
 Silence is never taken for health: a node that is not heard is UNHEARD at once and LOST after the
 deadline; after the coordinator's own start nothing is lost before a full reconnect window passed.
+An agent that is heard and says HOSTD_AWAY is as blind as a silent one: nobody looks at its host.
 """
 
 from __future__ import annotations
 
 import math
 
+from vfio_contract.codes import HOSTD_AWAY
 from vfio_coordinator.state.events import Now
 from vfio_coordinator.state.model import Node, Presence, State
 
@@ -24,10 +26,19 @@ def presence_of(state: State, node: Node, now: Now) -> Presence:
     limit = state.limits.lost_after_s
     if node.session is not None and heard is not None and now.monotonic_s - heard <= limit:
         return Presence.HEARD
-    deadline = state.started_s + state.limits.reconnect_window_s
+    deadline = reconnect_until(state)
     if heard is not None:
         deadline = max(deadline, heard + limit)
     return Presence.UNHEARD if now.monotonic_s <= deadline else Presence.LOST
+
+
+def reconnect_until(state: State) -> float:
+    """Until then a node that is not heard may still be on its way back: a full window after the
+    start, or after the last moment at which agents had to wait to be let in."""
+    limits = state.limits
+    begun = max(state.started_s, state.crowded_s)
+    most = max(limits.reconnect_window_s, limits.reconnect_at_most_s)
+    return min(begun + limits.reconnect_window_s, state.started_s + most)
 
 
 def heard_age(state: State, node: Node, now: Now) -> float:
@@ -66,14 +77,35 @@ def missing_evidence(node: Node) -> str:
     return ""
 
 
+AWAY = "hostd is away: nobody looks at the host"
+AFTER_AWAY = "hostd was away; waiting for a look at the host after that"
+
+
+def blindness_of(state: State, node: Node) -> str:
+    """Why what was seen of the host vouches for nothing, as its agent says; "" for no such reason.
+
+    AWAY while the agent does not reach hostd, then AFTER_AWAY until a look that is newer has come,
+    in whichever session.
+    """
+    intake = state.intakes.get(node.name)
+    if intake is None:
+        return ""
+    if intake.status.code == HOSTD_AWAY.name:
+        return AWAY
+    seen_s = node.observation.collected_s if node.observation is not None else -math.inf
+    return AFTER_AWAY if seen_s <= intake.away_s and intake.away_s > -math.inf else ""
+
+
 def is_stale(state: State, node: Node, now: Now) -> bool:
     """True for evidence that is too old to vouch for anything."""
     return evidence_age(node, now) > state.limits.evidence_max_age_s
 
 
 def is_fresh(state: State, node: Node, now: Now) -> bool:
-    """True for complete evidence of this session, boot and inventory that is young enough."""
-    return not missing_evidence(node) and not is_stale(state, node, now)
+    """True for complete evidence of this session, boot and inventory that is young enough, from an
+    agent that looks."""
+    blind = missing_evidence(node) or blindness_of(state, node)
+    return not blind and not is_stale(state, node, now)
 
 
 def deadline_of(state: State, node: Node, now: Now) -> float:
@@ -84,7 +116,7 @@ def deadline_of(state: State, node: Node, now: Now) -> float:
     if presence is Presence.LOST:
         return math.inf
     if presence is Presence.UNHEARD:
-        window = state.started_s + limits.reconnect_window_s
+        window = reconnect_until(state)
         return window if heard is None else max(window, heard + limits.lost_after_s)
     found = math.inf if heard is None else heard + limits.lost_after_s
     if node.observation is not None and not is_stale(state, node, now):

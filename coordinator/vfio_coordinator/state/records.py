@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from vfio_contract.action import AskedUnit
 from vfio_contract.durable import NO_MOMENT, Mark, Stamp
 from vfio_contract.views import GateProof, PlaceRequest
 
@@ -234,3 +235,40 @@ class AttemptsRecord:
     attempts: int
     failures: int
     newest: tuple[AttemptRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandRecord:
+    """`commands/<node>/<id>`: who had the node do what, and how that ended.
+
+    The fields of `command.Command` but the fence, which is that of whoever sends it. `by` is a
+    user's name. `outcome` is "" until it ended; `unknown` says that nobody knows what became of it,
+    and gives way to a result that still comes. `report` is an action's `ActionEnded.report` as
+    base64. `began_boottime_ms` is when the look began that a look's result tells of. `taken` says
+    of what acts that the host made its intent durable.
+    """
+
+    id: str
+    node: str
+    verb: str
+    address: str
+    by: str
+    at: str
+    sequence: int
+    product_uuid: str
+    boot_id: str
+    agent_state_id: str
+    deadline_boottime_ms: int
+    unit: AskedUnit | None = None
+    outcome: str = ""
+    code: str = ""
+    text: str = ""
+    ended_at: str = ""
+    report: str = field(default="", repr=False)
+    began_boottime_ms: int = 0
+    taken: bool = False
+
+
+def short_id(id: str) -> str:
+    """What people see of a command's id; it is found by that (`command_waits.find_command`)."""
+    return id[:12]

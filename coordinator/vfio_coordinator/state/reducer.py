@@ -11,10 +11,17 @@ from vfio_contract.errors import ClusterError, ErrorCode
 from vfio_coordinator.state.admin import request_admin
 from vfio_coordinator.state.baseline import accept_baseline, recheck_baseline
 from vfio_coordinator.state.claims import request_place
+from vfio_coordinator.state.clock_jump import follow_clock
+from vfio_coordinator.state.command_requests import request_command
+from vfio_coordinator.state.command_waits import answer_waiters, await_command
+from vfio_coordinator.state.commands import hear_answer
 from vfio_coordinator.state.durable_events import hear_journal, receive_events
 from vfio_coordinator.state.effects import Effect
 from vfio_coordinator.state.events import (
     BaselineAcceptRequested,
+    CommandAnswered,
+    CommandAwaited,
+    CommandRequested,
     CommitOutcome,
     CordonRequested,
     Event,
@@ -24,6 +31,7 @@ from vfio_coordinator.state.events import (
     JournalReported,
     NodeHello,
     Now,
+    ObservationChanged,
     ObservationReceived,
     PlaceRequested,
     ReleaseRequested,
@@ -34,7 +42,7 @@ from vfio_coordinator.state.events import (
     Tick,
     UncordonRequested,
 )
-from vfio_coordinator.state.evidence import observe, receive_inventory
+from vfio_coordinator.state.evidence import observe, observe_change, receive_inventory
 from vfio_coordinator.state.model import State
 from vfio_coordinator.state.outcomes import conclude
 from vfio_coordinator.state.releases import request_release
@@ -51,6 +59,8 @@ Request = (
     | RiskRevokeRequested
     | PlaceRequested
     | ReleaseRequested
+    | CommandRequested
+    | CommandAwaited
 )
 
 
@@ -67,7 +77,8 @@ def apply(state: State, event: Event, now: Now) -> tuple[State, tuple[Effect, ..
         case Restored():
             restore(turn, event)
         case Tick():
-            tick(turn)
+            follow_clock(turn)
+            tick(turn, event)
         case NodeHello():
             greet(turn, event)
         case InventoryReceived():
@@ -76,18 +87,24 @@ def apply(state: State, event: Event, now: Now) -> tuple[State, tuple[Effect, ..
         case ObservationReceived():
             observe(turn, event)
             _recheck(turn, event.node)
+        case ObservationChanged():
+            observe_change(turn, event)
+            _recheck(turn, event.node)
         case Heartbeat():
             hear(turn, event)
         case EventsReceived():
             receive_events(turn, event)
         case JournalReported():
             hear_journal(turn, event)
+        case CommandAnswered():
+            hear_answer(turn, event)
         case SessionClosed():
             close(turn, event)
         case CommitOutcome():
             conclude(turn, event)
         case _:
             _request(turn, event)
+    answer_waiters(turn)
     turn.flush_notes()
     return turn.state, tuple(turn.effects)
 
@@ -109,6 +126,10 @@ def _request(turn: Turn, event: Request) -> None:
                 request_place(turn, event)
             case ReleaseRequested():
                 request_release(turn, event)
+            case CommandRequested():
+                request_command(turn, event)
+            case CommandAwaited():
+                await_command(turn, event)
     except ClusterError as error:
         turn.fail((event.ticket,), error.code, error.detail)
 

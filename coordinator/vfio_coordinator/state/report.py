@@ -12,7 +12,7 @@ from itertools import islice
 from vfio_contract.artifact import ArtifactError
 from vfio_contract.drift import firmware_tuple
 from vfio_contract.errors import ClusterError, ErrorCode
-from vfio_contract.findings import Finding, Verdict
+from vfio_contract.findings import Finding, Verdict, severity
 from vfio_contract.views import (
     BaselineView,
     ChangeView,
@@ -24,6 +24,7 @@ from vfio_contract.views import (
 )
 from vfio_coordinator.scheduler.index import FREE
 from vfio_coordinator.scheduler.layout import survey
+from vfio_coordinator.state.command_waits import command_views
 from vfio_coordinator.state.drift import host_of, unpack_facts
 from vfio_coordinator.state.events import Now
 from vfio_coordinator.state.explain import explain
@@ -78,7 +79,7 @@ def status(state: State, now: Now, *, coordinator: str = "") -> ClusterStatus:
 
 
 def node_views(state: State, now: Now) -> tuple[NodeView, ...]:
-    """All nodes, worst first, then by name."""
+    """All nodes, worst first: by state, then by verdict, then by name."""
     counted = {name: tuple(intended_states(state, node)) for name, node in state.nodes.items()}
     return _node_rows(state, now, counted)
 
@@ -89,7 +90,9 @@ _Counted = Mapping[str, Sequence[tuple[str, str]]]
 
 def _node_rows(state: State, now: Now, counted: _Counted) -> tuple[NodeView, ...]:
     rows = [_node_view(state, n, now, counted[n.name], detail=False) for n in state.nodes.values()]
-    return tuple(sorted(rows, key=lambda v: (_STATE_RANK.index(v.state), v.name)))
+    return tuple(
+        sorted(rows, key=lambda v: (_STATE_RANK.index(v.state), -severity(v.verdict), v.name))
+    )
 
 
 def node_view(state: State, name: str, now: Now, *, detail: bool = True) -> NodeView:
@@ -126,6 +129,7 @@ def _node_view(
         drift=tuple(map(_change_view, node.drift)) if detail else (),
         findings=_finding_views(node) if detail else (),
         risks=risk_views(state, node.name) if detail else (),
+        commands=command_views(state, node.name) if detail else (),
     )
 
 

@@ -15,6 +15,7 @@ from vfio_contract.artifact import ArtifactError, decode
 from vfio_contract.views import Event as LogRow
 from vfio_coordinator.state import keys
 from vfio_coordinator.state.admin import refresh, settle
+from vfio_coordinator.state.commands import forget_command, keep_command
 from vfio_coordinator.state.durable_events import keep_attempts, keep_record
 from vfio_coordinator.state.events import Restored
 from vfio_coordinator.state.holdings import drop_claim, hold, keep_claim, unhold
@@ -24,6 +25,7 @@ from vfio_coordinator.state.records import (
     AttemptsRecord,
     BaselineRecord,
     Claim,
+    CommandRecord,
     LedgerRecord,
     RiskRecord,
     SpoolRecord,
@@ -94,6 +96,8 @@ def adopt(turn: Turn, key: str, item: KeyValue | None) -> None:
         _adopt_risk(turn, key, item)
     elif key.startswith((keys.SPOOLS, keys.ATTEMPTS)):
         _adopt_events(turn, key, item)
+    elif key.startswith(keys.COMMANDS):
+        _adopt_command(turn, key, item)
     elif key.startswith(keys.EVENTS) and item is not None:
         row = read_record(LogRow, item)
         turn.state = replace(
@@ -173,6 +177,14 @@ def _adopt_events(turn: Turn, key: str, item: KeyValue | None) -> None:
         keep_record(turn, read_record(SpoolRecord, item), item.mod_revision)
     else:
         keep_attempts(turn, read_record(AttemptsRecord, item))
+
+
+def _adopt_command(turn: Turn, key: str, item: KeyValue | None) -> None:
+    if item is None:
+        node, _, id = key.removeprefix(keys.COMMANDS).partition("/")
+        forget_command(turn, node, id)
+        return
+    keep_command(turn, read_record(CommandRecord, item), item.mod_revision)
 
 
 def _adopt_baseline(turn: Turn, item: KeyValue, items: Mapping[str, KeyValue]) -> None:

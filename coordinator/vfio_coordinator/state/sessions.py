@@ -18,11 +18,18 @@ from dataclasses import replace
 from vfio_contract import codes
 from vfio_contract.errors import ErrorCode
 from vfio_coordinator.state.admin import settle
+from vfio_coordinator.state.commands import pause_commands, resume_commands
 from vfio_coordinator.state.durable_events import begin_events, end_events, go_on
 from vfio_coordinator.state.effects import AcceptSession, CloseSession, RefuseSession
-from vfio_coordinator.state.events import Heartbeat, NodeHello, SessionClosed
+from vfio_coordinator.state.events import Heartbeat, NodeHello, SessionClosed, Tick
 from vfio_coordinator.state.model import AdminWrite, Clone, Node, Presence, Session, State
-from vfio_coordinator.state.presence import deadline_of, is_current, is_fresh, presence_of
+from vfio_coordinator.state.presence import (
+    deadline_of,
+    is_current,
+    is_fresh,
+    presence_of,
+    reconnect_until,
+)
 from vfio_coordinator.state.turn import Turn
 
 _BOOTS_KEPT = 8
@@ -43,7 +50,15 @@ def greet(turn: Turn, event: NodeHello) -> None:
     if node.boot_id and node.boot_id != event.boot_id:
         text = f"booted: {event.boot_id or 'boot id not known'}"
         turn.note(f"node:{event.node}", "NODE_BOOTED", text, f"node:{event.node}")
-    session = Session(event.session, event.agent_version, event.agent_state_id, event.product_uuid)
+    session = Session(
+        id=event.session,
+        agent_version=event.agent_version,
+        agent_state_id=event.agent_state_id,
+        product_uuid=event.product_uuid,
+        commands=event.commands,
+        boottime_ms=event.boottime_ms,
+        opened_s=turn.now.monotonic_s,
+    )
     held = node.inventory is not None and node.inventory.digest == event.inventory_digest
     turn.put_node(
         replace(
@@ -58,6 +73,7 @@ def greet(turn: Turn, event: NodeHello) -> None:
     _hear(turn, event.node)
     turn.emit(AcceptSession(event.node, event.session, held))
     begin_events(turn, event)
+    resume_commands(turn, event.node)
     settle(turn, event.node)
 
 
@@ -148,10 +164,11 @@ def close(turn: Turn, event: SessionClosed) -> None:
         return
     turn.put_node(replace(turn.state.nodes[event.node], session=None, unjudged=None))
     end_events(turn, event.node)
+    pause_commands(turn, event.node)
     settle(turn, event.node)
 
 
-def tick(turn: Turn) -> None:
+def tick(turn: Turn, event: Tick) -> None:
     """Deadlines: silence, and evidence that grew too old.
 
     All nodes are looked at only when the earliest deadline has passed; hearing from a node moves
@@ -159,6 +176,8 @@ def tick(turn: Turn) -> None:
     """
     go_on(turn)
     state, now = turn.state, turn.now
+    if event.crowded and now.monotonic_s <= reconnect_until(state):
+        turn.state = state = replace(state, crowded_s=now.monotonic_s)
     if now.monotonic_s < state.next_deadline_s:
         return
     for name, node in state.nodes.items():

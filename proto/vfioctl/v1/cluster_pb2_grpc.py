@@ -116,6 +116,26 @@ class ClusterServiceStub:
                 request_serializer=vfioctl_dot_v1_dot_cluster__pb2.WatchRequest.SerializeToString,
                 response_deserializer=vfioctl_dot_v1_dot_cluster__pb2.WatchResponse.FromString,
                 _registered_method=True)
+        self.RunCommand = channel.unary_unary(
+                '/vfioctl.v1.ClusterService/RunCommand',
+                request_serializer=vfioctl_dot_v1_dot_cluster__pb2.RunCommandRequest.SerializeToString,
+                response_deserializer=vfioctl_dot_v1_dot_cluster__pb2.RunCommandResponse.FromString,
+                _registered_method=True)
+        self.GetCommand = channel.unary_unary(
+                '/vfioctl.v1.ClusterService/GetCommand',
+                request_serializer=vfioctl_dot_v1_dot_cluster__pb2.GetCommandRequest.SerializeToString,
+                response_deserializer=vfioctl_dot_v1_dot_cluster__pb2.GetCommandResponse.FromString,
+                _registered_method=True)
+        self.ListCommands = channel.unary_unary(
+                '/vfioctl.v1.ClusterService/ListCommands',
+                request_serializer=vfioctl_dot_v1_dot_cluster__pb2.ListCommandsRequest.SerializeToString,
+                response_deserializer=vfioctl_dot_v1_dot_cluster__pb2.ListCommandsResponse.FromString,
+                _registered_method=True)
+        self.GetArtifact = channel.unary_unary(
+                '/vfioctl.v1.ClusterService/GetArtifact',
+                request_serializer=vfioctl_dot_v1_dot_cluster__pb2.GetArtifactRequest.SerializeToString,
+                response_deserializer=vfioctl_dot_v1_dot_cluster__pb2.GetArtifactResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServiceServicer:
@@ -237,6 +257,35 @@ class ClusterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RunCommand(self, request, context):
+        """Has a node's agent do something. Answers once that is durable, before it is done. Looks need
+        the operator role, all else the admin role.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCommand(self, request, context):
+        """One command; waits for its end if asked to.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCommands(self, request, context):
+        """The newest commands, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetArtifact(self, request, context):
+        """What the look of a `collect` saw, as long as it is kept. Needs the operator role.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -319,6 +368,26 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.Watch,
                     request_deserializer=vfioctl_dot_v1_dot_cluster__pb2.WatchRequest.FromString,
                     response_serializer=vfioctl_dot_v1_dot_cluster__pb2.WatchResponse.SerializeToString,
+            ),
+            'RunCommand': grpc.unary_unary_rpc_method_handler(
+                    servicer.RunCommand,
+                    request_deserializer=vfioctl_dot_v1_dot_cluster__pb2.RunCommandRequest.FromString,
+                    response_serializer=vfioctl_dot_v1_dot_cluster__pb2.RunCommandResponse.SerializeToString,
+            ),
+            'GetCommand': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCommand,
+                    request_deserializer=vfioctl_dot_v1_dot_cluster__pb2.GetCommandRequest.FromString,
+                    response_serializer=vfioctl_dot_v1_dot_cluster__pb2.GetCommandResponse.SerializeToString,
+            ),
+            'ListCommands': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCommands,
+                    request_deserializer=vfioctl_dot_v1_dot_cluster__pb2.ListCommandsRequest.FromString,
+                    response_serializer=vfioctl_dot_v1_dot_cluster__pb2.ListCommandsResponse.SerializeToString,
+            ),
+            'GetArtifact': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetArtifact,
+                    request_deserializer=vfioctl_dot_v1_dot_cluster__pb2.GetArtifactRequest.FromString,
+                    response_serializer=vfioctl_dot_v1_dot_cluster__pb2.GetArtifactResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -755,6 +824,114 @@ class ClusterService:
             '/vfioctl.v1.ClusterService/Watch',
             vfioctl_dot_v1_dot_cluster__pb2.WatchRequest.SerializeToString,
             vfioctl_dot_v1_dot_cluster__pb2.WatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunCommand(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfioctl.v1.ClusterService/RunCommand',
+            vfioctl_dot_v1_dot_cluster__pb2.RunCommandRequest.SerializeToString,
+            vfioctl_dot_v1_dot_cluster__pb2.RunCommandResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCommand(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfioctl.v1.ClusterService/GetCommand',
+            vfioctl_dot_v1_dot_cluster__pb2.GetCommandRequest.SerializeToString,
+            vfioctl_dot_v1_dot_cluster__pb2.GetCommandResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCommands(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfioctl.v1.ClusterService/ListCommands',
+            vfioctl_dot_v1_dot_cluster__pb2.ListCommandsRequest.SerializeToString,
+            vfioctl_dot_v1_dot_cluster__pb2.ListCommandsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetArtifact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfioctl.v1.ClusterService/GetArtifact',
+            vfioctl_dot_v1_dot_cluster__pb2.GetArtifactRequest.SerializeToString,
+            vfioctl_dot_v1_dot_cluster__pb2.GetArtifactResponse.FromString,
             options,
             channel_credentials,
             insecure,

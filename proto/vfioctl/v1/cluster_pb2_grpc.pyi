@@ -70,6 +70,16 @@ class ClusterServiceStub:
     COMPACTED when it should begin after events that are no longer kept; both carry the cursor to
     go on from as metadata `vfioctl-cursor`, its four numbers with dots between.
     """
+    RunCommand: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.RunCommandRequest, _cluster_pb2.RunCommandResponse]
+    """Has a node's agent do something. Answers once that is durable, before it is done. Looks need
+    the operator role, all else the admin role.
+    """
+    GetCommand: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.GetCommandRequest, _cluster_pb2.GetCommandResponse]
+    """One command; waits for its end if asked to."""
+    ListCommands: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ListCommandsRequest, _cluster_pb2.ListCommandsResponse]
+    """The newest commands, newest first."""
+    GetArtifact: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.GetArtifactRequest, _cluster_pb2.GetArtifactResponse]
+    """What the look of a `collect` saw, as long as it is kept. Needs the operator role."""
 
 @_typing.type_check_only
 class ClusterServiceAsyncStub(ClusterServiceStub):
@@ -113,6 +123,16 @@ class ClusterServiceAsyncStub(ClusterServiceStub):
     COMPACTED when it should begin after events that are no longer kept; both carry the cursor to
     go on from as metadata `vfioctl-cursor`, its four numbers with dots between.
     """
+    RunCommand: _aio.UnaryUnaryMultiCallable[_cluster_pb2.RunCommandRequest, _cluster_pb2.RunCommandResponse]  # type: ignore[assignment]
+    """Has a node's agent do something. Answers once that is durable, before it is done. Looks need
+    the operator role, all else the admin role.
+    """
+    GetCommand: _aio.UnaryUnaryMultiCallable[_cluster_pb2.GetCommandRequest, _cluster_pb2.GetCommandResponse]  # type: ignore[assignment]
+    """One command; waits for its end if asked to."""
+    ListCommands: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ListCommandsRequest, _cluster_pb2.ListCommandsResponse]  # type: ignore[assignment]
+    """The newest commands, newest first."""
+    GetArtifact: _aio.UnaryUnaryMultiCallable[_cluster_pb2.GetArtifactRequest, _cluster_pb2.GetArtifactResponse]  # type: ignore[assignment]
+    """What the look of a `collect` saw, as long as it is kept. Needs the operator role."""
 
 class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
     """What people and scripts ask of the coordinator. Reads need the viewer role, changes the operator
@@ -249,5 +269,39 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         COMPACTED when it should begin after events that are no longer kept; both carry the cursor to
         go on from as metadata `vfioctl-cursor`, its four numbers with dots between.
         """
+
+    @_abc_1.abstractmethod
+    def RunCommand(
+        self,
+        request: _cluster_pb2.RunCommandRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.RunCommandResponse, _abc.Awaitable[_cluster_pb2.RunCommandResponse]]:
+        """Has a node's agent do something. Answers once that is durable, before it is done. Looks need
+        the operator role, all else the admin role.
+        """
+
+    @_abc_1.abstractmethod
+    def GetCommand(
+        self,
+        request: _cluster_pb2.GetCommandRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.GetCommandResponse, _abc.Awaitable[_cluster_pb2.GetCommandResponse]]:
+        """One command; waits for its end if asked to."""
+
+    @_abc_1.abstractmethod
+    def ListCommands(
+        self,
+        request: _cluster_pb2.ListCommandsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.ListCommandsResponse, _abc.Awaitable[_cluster_pb2.ListCommandsResponse]]:
+        """The newest commands, newest first."""
+
+    @_abc_1.abstractmethod
+    def GetArtifact(
+        self,
+        request: _cluster_pb2.GetArtifactRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.GetArtifactResponse, _abc.Awaitable[_cluster_pb2.GetArtifactResponse]]:
+        """What the look of a `collect` saw, as long as it is kept. Needs the operator role."""
 
 def add_ClusterServiceServicer_to_server(servicer: ClusterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -214,19 +214,25 @@ class BindingChanged(_message.Message):
 
     BEFORE_FIELD_NUMBER: _builtins.int
     AFTER_FIELD_NUMBER: _builtins.int
+    BETWEEN_FIELD_NUMBER: _builtins.int
     before: _builtins.str
     """The driver before."""
     after: _builtins.str
     """The driver after."""
+    between: _builtins.int
+    """0: two looks at the host show it. Else how often the kernel said so between two looks that show
+    no difference.
+    """
     def __init__(
         self,
         *,
         before: _builtins.str = ...,
         after: _builtins.str = ...,
+        between: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "between", b"between"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -239,16 +245,22 @@ class DeviceAppeared(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     IDS_FIELD_NUMBER: _builtins.int
+    BETWEEN_FIELD_NUMBER: _builtins.int
     ids: _builtins.str
     """vendor:device, "" where not known."""
+    between: _builtins.int
+    """0: two looks at the host show it. Else how often the kernel said so between two looks that show
+    no difference.
+    """
     def __init__(
         self,
         *,
         ids: _builtins.str = ...,
+        between: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["between", b"between", "ids", b"ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -261,16 +273,22 @@ class DeviceRemoved(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     IDS_FIELD_NUMBER: _builtins.int
+    BETWEEN_FIELD_NUMBER: _builtins.int
     ids: _builtins.str
     """vendor:device, "" where not known."""
+    between: _builtins.int
+    """0: two looks at the host show it. Else how often the kernel said so between two looks that show
+    no difference.
+    """
     def __init__(
         self,
         *,
         ids: _builtins.str = ...,
+        between: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["between", b"between", "ids", b"ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -336,19 +354,25 @@ class HolderChanged(_message.Message):
 
     PROCESS_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
+    BETWEEN_FIELD_NUMBER: _builtins.int
     process: _builtins.str
     """The process, as `name (pid)`."""
     held: _builtins.bool
     """True when it opened the node, false when it let go."""
+    between: _builtins.int
+    """0: two looks at the host show it. Else how often the kernel said so between two looks that show
+    no difference.
+    """
     def __init__(
         self,
         *,
         process: _builtins.str = ...,
         held: _builtins.bool = ...,
+        between: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "process", b"process"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["between", b"between", "held", b"held", "process", b"process"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -364,6 +388,7 @@ class ActionEnded(_message.Message):
     VERB_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The command's id."""
     verb: _builtins.str
@@ -372,6 +397,8 @@ class ActionEnded(_message.Message):
     """How it ended."""
     detail: _builtins.str
     """In words."""
+    report: _builtins.bytes
+    """Canonical JSON of its report, zlib-compressed, at most 48 KiB; empty for none."""
     def __init__(
         self,
         *,
@@ -379,10 +406,11 @@ class ActionEnded(_message.Message):
         verb: _builtins.str = ...,
         outcome: _builtins.str = ...,
         detail: _builtins.str = ...,
+        report: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "id", b"id", "outcome", b"outcome", "verb", b"verb"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "id", b"id", "outcome", b"outcome", "report", b"report", "verb", b"verb"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

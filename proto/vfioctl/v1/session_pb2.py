@@ -26,7 +26,7 @@ from vfioctl.v1 import durable_pb2 as vfioctl_dot_v1_dot_durable__pb2
 from vfioctl.v1 import findings_pb2 as vfioctl_dot_v1_dot_findings__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18vfioctl/v1/session.proto\x12\nvfioctl.v1\x1a\x18vfioctl/v1/durable.proto\x1a\x19vfioctl/v1/findings.proto\"\x9c\x02\n\x0eSessionRequest\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x11.vfioctl.v1.HelloH\x00\x12*\n\tinventory\x18\x02 \x01(\x0b\x32\x15.vfioctl.v1.InventoryH\x00\x12.\n\x0bobservation\x18\x03 \x01(\x0b\x32\x17.vfioctl.v1.ObservationH\x00\x12*\n\theartbeat\x18\x04 \x01(\x0b\x32\x15.vfioctl.v1.HeartbeatH\x00\x12(\n\x06\x65vents\x18\x05 \x01(\x0b\x32\x16.vfioctl.v1.EventBatchH\x00\x12,\n\x07journal\x18\x06 \x01(\x0b\x32\x19.vfioctl.v1.JournalStatusH\x00\x42\x06\n\x04\x62ody\"\x8e\x02\n\x0fSessionResponse\x12&\n\x07welcome\x18\x01 \x01(\x0b\x32\x13.vfioctl.v1.WelcomeH\x00\x12\x30\n\x0c\x61\x63knowledged\x18\x02 \x01(\x0b\x32\x18.vfioctl.v1.AcknowledgedH\x00\x12\x37\n\x10inventory_wanted\x18\x03 \x01(\x0b\x32\x1b.vfioctl.v1.InventoryWantedH\x00\x12-\n\x0b\x65vents_held\x18\x04 \x01(\x0b\x32\x16.vfioctl.v1.EventsHeldH\x00\x12\x31\n\rrescan_wanted\x18\x05 \x01(\x0b\x32\x18.vfioctl.v1.RescanWantedH\x00\x42\x06\n\x04\x62ody\"\x8b\x02\n\x05Hello\x12\x14\n\x0cprotocol_min\x18\x01 \x01(\r\x12\x14\n\x0cprotocol_max\x18\x02 \x01(\r\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x04 \x01(\t\x12\x14\n\x0cproduct_uuid\x18\x05 \x01(\t\x12\x16\n\x0e\x61gent_state_id\x18\x06 \x01(\t\x12\x18\n\x10inventory_digest\x18\x07 \x01(\t\x12\x15\n\ragent_version\x18\x08 \x01(\t\x12\x1b\n\x13highest_incarnation\x18\t \x01(\x04\x12\x15\n\rhighest_epoch\x18\n \x01(\x04\x12\x12\n\ncluster_id\x18\x0b \x01(\t\x12\x10\n\x08spool_id\x18\x0c \x01(\t\"\xab\x01\n\x07Welcome\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x1d\n\x15heartbeat_interval_ms\x18\x05 \x01(\r\x12\x1f\n\x17observation_interval_ms\x18\x06 \x01(\r\x12\x16\n\x0einventory_held\x18\x07 \x01(\x08\"?\n\tInventory\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nfacts_zlib\x18\x02 \x01(\x0c\x12\x0e\n\x06schema\x18\x03 \x01(\t\"\x9f\x01\n\x0bObservation\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x18\n\x10inventory_digest\x18\x02 \x01(\t\x12\x15\n\rreadings_zlib\x18\x03 \x01(\x0c\x12%\n\x08\x66indings\x18\x04 \x03(\x0b\x32\x13.vfioctl.v1.Finding\x12\x0e\n\x06\x61ge_ms\x18\x05 \x01(\x04\x12\x16\n\x0e\x63hecks_version\x18\x06 \x01(\t\"\x1d\n\tHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x04\" \n\x0c\x41\x63knowledged\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"!\n\x0fInventoryWanted\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"H\n\nEventBatch\x12\x10\n\x08spool_id\x18\x01 \x01(\t\x12(\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x18.vfioctl.v1.DurableEvent\"y\n\nEventsHeld\x12\x10\n\x08spool_id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t\x12\x13\n\x0b\x62oottime_ms\x18\x04 \x01(\x03\x12\x0f\n\x07wall_ms\x18\x05 \x01(\x03\x12\x15\n\rwindow_events\x18\x06 \x01(\r\"+\n\rJournalStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\x1e\n\x0cRescanWanted\x12\x0e\n\x06reason\x18\x01 \x01(\t2]\n\x13\x41gentSessionService\x12\x46\n\x07Session\x12\x1a.vfioctl.v1.SessionRequest\x1a\x1b.vfioctl.v1.SessionResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18vfioctl/v1/session.proto\x12\nvfioctl.v1\x1a\x18vfioctl/v1/durable.proto\x1a\x19vfioctl/v1/findings.proto\"\xd1\x02\n\x0eSessionRequest\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x11.vfioctl.v1.HelloH\x00\x12*\n\tinventory\x18\x02 \x01(\x0b\x32\x15.vfioctl.v1.InventoryH\x00\x12.\n\x0bobservation\x18\x03 \x01(\x0b\x32\x17.vfioctl.v1.ObservationH\x00\x12*\n\theartbeat\x18\x04 \x01(\x0b\x32\x15.vfioctl.v1.HeartbeatH\x00\x12(\n\x06\x65vents\x18\x05 \x01(\x0b\x32\x16.vfioctl.v1.EventBatchH\x00\x12,\n\x07journal\x18\x06 \x01(\x0b\x32\x19.vfioctl.v1.JournalStatusH\x00\x12\x33\n\x0e\x63ommand_answer\x18\x07 \x01(\x0b\x32\x19.vfioctl.v1.CommandAnswerH\x00\x42\x06\n\x04\x62ody\"\xe7\x02\n\x0fSessionResponse\x12&\n\x07welcome\x18\x01 \x01(\x0b\x32\x13.vfioctl.v1.WelcomeH\x00\x12\x30\n\x0c\x61\x63knowledged\x18\x02 \x01(\x0b\x32\x18.vfioctl.v1.AcknowledgedH\x00\x12\x37\n\x10inventory_wanted\x18\x03 \x01(\x0b\x32\x1b.vfioctl.v1.InventoryWantedH\x00\x12-\n\x0b\x65vents_held\x18\x04 \x01(\x0b\x32\x16.vfioctl.v1.EventsHeldH\x00\x12\x31\n\rrescan_wanted\x18\x05 \x01(\x0b\x32\x18.vfioctl.v1.RescanWantedH\x00\x12&\n\x07\x63ommand\x18\x06 \x01(\x0b\x32\x13.vfioctl.v1.CommandH\x00\x12/\n\x0cwhole_wanted\x18\x07 \x01(\x0b\x32\x17.vfioctl.v1.WholeWantedH\x00\x42\x06\n\x04\x62ody\"\xb2\x02\n\x05Hello\x12\x14\n\x0cprotocol_min\x18\x01 \x01(\r\x12\x14\n\x0cprotocol_max\x18\x02 \x01(\r\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x04 \x01(\t\x12\x14\n\x0cproduct_uuid\x18\x05 \x01(\t\x12\x16\n\x0e\x61gent_state_id\x18\x06 \x01(\t\x12\x18\n\x10inventory_digest\x18\x07 \x01(\t\x12\x15\n\ragent_version\x18\x08 \x01(\t\x12\x1b\n\x13highest_incarnation\x18\t \x01(\x04\x12\x15\n\rhighest_epoch\x18\n \x01(\x04\x12\x12\n\ncluster_id\x18\x0b \x01(\t\x12\x10\n\x08spool_id\x18\x0c \x01(\t\x12\x10\n\x08\x63ommands\x18\r \x01(\r\x12\x13\n\x0b\x62oottime_ms\x18\x0e \x01(\x03\"\xc0\x01\n\x07Welcome\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x1d\n\x15heartbeat_interval_ms\x18\x05 \x01(\r\x12\x1f\n\x17observation_interval_ms\x18\x06 \x01(\r\x12\x16\n\x0einventory_held\x18\x07 \x01(\x08\x12\x13\n\x0btakes_parts\x18\x08 \x01(\x08\"?\n\tInventory\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nfacts_zlib\x18\x02 \x01(\x0c\x12\x0e\n\x06schema\x18\x03 \x01(\t\"\xf3\x01\n\x0bObservation\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x18\n\x10inventory_digest\x18\x02 \x01(\t\x12\x15\n\rreadings_zlib\x18\x03 \x01(\x0c\x12%\n\x08\x66indings\x18\x04 \x03(\x0b\x32\x13.vfioctl.v1.Finding\x12\x0e\n\x06\x61ge_ms\x18\x05 \x01(\x04\x12\x16\n\x0e\x63hecks_version\x18\x06 \x01(\t\x12\x19\n\x11\x62\x65gan_boottime_ms\x18\x07 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x08 \x01(\t\x12\x13\n\x0b\x62\x61se_digest\x18\t \x01(\t\x12\x12\n\nparts_zlib\x18\n \x01(\x0c\"\x1d\n\tHeartbeat\x12\x10\n\x08sequence\x18\x01 \x01(\x04\" \n\x0c\x41\x63knowledged\x12\x10\n\x08sequence\x18\x01 \x01(\x04\"!\n\x0fInventoryWanted\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"H\n\nEventBatch\x12\x10\n\x08spool_id\x18\x01 \x01(\t\x12(\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x18.vfioctl.v1.DurableEvent\"y\n\nEventsHeld\x12\x10\n\x08spool_id\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x03\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\t\x12\x13\n\x0b\x62oottime_ms\x18\x04 \x01(\x03\x12\x0f\n\x07wall_ms\x18\x05 \x01(\x03\x12\x15\n\rwindow_events\x18\x06 \x01(\r\"+\n\rJournalStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\r\n\x0bWholeWanted\"\x1e\n\x0cRescanWanted\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x9c\x02\n\x07\x43ommand\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04verb\x18\x02 \x01(\t\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\x14\n\x0cproduct_uuid\x18\x04 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x05 \x01(\t\x12\x16\n\x0e\x61gent_state_id\x18\x06 \x01(\t\x12\x10\n\x08sequence\x18\x07 \x01(\x03\x12\x1c\n\x14\x64\x65\x61\x64line_boottime_ms\x18\x08 \x01(\x03\x12\x12\n\ncluster_id\x18\t \x01(\t\x12\x13\n\x0bincarnation\x18\n \x01(\x03\x12\r\n\x05\x65poch\x18\x0b \x01(\x03\x12\x0f\n\x07\x61\x64\x64ress\x18\x0c \x01(\t\x12(\n\x04unit\x18\r \x01(\x0b\x32\x15.vfioctl.v1.AskedUnitH\x00\x88\x01\x01\x42\x07\n\x05_unit\"C\n\tAskedUnit\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\t\x12\x0e\n\x06\x61ssign\x18\x03 \x03(\t\x12\x0c\n\x04hold\x18\x04 \x03(\t\"}\n\rCommandAnswer\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12+\n\x05\x65nded\x18\x05 \x01(\x0b\x32\x17.vfioctl.v1.ActionEndedH\x00\x88\x01\x01\x42\x08\n\x06_ended2]\n\x13\x41gentSessionService\x12\x46\n\x07Session\x12\x1a.vfioctl.v1.SessionRequest\x1a\x1b.vfioctl.v1.SessionResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,31 +34,39 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vfioctl.v1.session_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SESSIONREQUEST']._serialized_start=94
-  _globals['_SESSIONREQUEST']._serialized_end=378
-  _globals['_SESSIONRESPONSE']._serialized_start=381
-  _globals['_SESSIONRESPONSE']._serialized_end=651
-  _globals['_HELLO']._serialized_start=654
-  _globals['_HELLO']._serialized_end=921
-  _globals['_WELCOME']._serialized_start=924
-  _globals['_WELCOME']._serialized_end=1095
-  _globals['_INVENTORY']._serialized_start=1097
-  _globals['_INVENTORY']._serialized_end=1160
-  _globals['_OBSERVATION']._serialized_start=1163
-  _globals['_OBSERVATION']._serialized_end=1322
-  _globals['_HEARTBEAT']._serialized_start=1324
-  _globals['_HEARTBEAT']._serialized_end=1353
-  _globals['_ACKNOWLEDGED']._serialized_start=1355
-  _globals['_ACKNOWLEDGED']._serialized_end=1387
-  _globals['_INVENTORYWANTED']._serialized_start=1389
-  _globals['_INVENTORYWANTED']._serialized_end=1422
-  _globals['_EVENTBATCH']._serialized_start=1424
-  _globals['_EVENTBATCH']._serialized_end=1496
-  _globals['_EVENTSHELD']._serialized_start=1498
-  _globals['_EVENTSHELD']._serialized_end=1619
-  _globals['_JOURNALSTATUS']._serialized_start=1621
-  _globals['_JOURNALSTATUS']._serialized_end=1664
-  _globals['_RESCANWANTED']._serialized_start=1666
-  _globals['_RESCANWANTED']._serialized_end=1696
-  _globals['_AGENTSESSIONSERVICE']._serialized_start=1698
-  _globals['_AGENTSESSIONSERVICE']._serialized_end=1791
+  _globals['_SESSIONREQUEST']._serialized_end=431
+  _globals['_SESSIONRESPONSE']._serialized_start=434
+  _globals['_SESSIONRESPONSE']._serialized_end=793
+  _globals['_HELLO']._serialized_start=796
+  _globals['_HELLO']._serialized_end=1102
+  _globals['_WELCOME']._serialized_start=1105
+  _globals['_WELCOME']._serialized_end=1297
+  _globals['_INVENTORY']._serialized_start=1299
+  _globals['_INVENTORY']._serialized_end=1362
+  _globals['_OBSERVATION']._serialized_start=1365
+  _globals['_OBSERVATION']._serialized_end=1608
+  _globals['_HEARTBEAT']._serialized_start=1610
+  _globals['_HEARTBEAT']._serialized_end=1639
+  _globals['_ACKNOWLEDGED']._serialized_start=1641
+  _globals['_ACKNOWLEDGED']._serialized_end=1673
+  _globals['_INVENTORYWANTED']._serialized_start=1675
+  _globals['_INVENTORYWANTED']._serialized_end=1708
+  _globals['_EVENTBATCH']._serialized_start=1710
+  _globals['_EVENTBATCH']._serialized_end=1782
+  _globals['_EVENTSHELD']._serialized_start=1784
+  _globals['_EVENTSHELD']._serialized_end=1905
+  _globals['_JOURNALSTATUS']._serialized_start=1907
+  _globals['_JOURNALSTATUS']._serialized_end=1950
+  _globals['_WHOLEWANTED']._serialized_start=1952
+  _globals['_WHOLEWANTED']._serialized_end=1965
+  _globals['_RESCANWANTED']._serialized_start=1967
+  _globals['_RESCANWANTED']._serialized_end=1997
+  _globals['_COMMAND']._serialized_start=2000
+  _globals['_COMMAND']._serialized_end=2284
+  _globals['_ASKEDUNIT']._serialized_start=2286
+  _globals['_ASKEDUNIT']._serialized_end=2353
+  _globals['_COMMANDANSWER']._serialized_start=2355
+  _globals['_COMMANDANSWER']._serialized_end=2480
+  _globals['_AGENTSESSIONSERVICE']._serialized_start=2482
+  _globals['_AGENTSESSIONSERVICE']._serialized_end=2575
 # @@protoc_insertion_point(module_scope)

@@ -32,6 +32,7 @@ class SessionRequest(_message.Message):
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
     JOURNAL_FIELD_NUMBER: _builtins.int
+    COMMAND_ANSWER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
         """First message of a session."""
@@ -56,6 +57,10 @@ class SessionRequest(_message.Message):
     def journal(self) -> Global___JournalStatus:
         """How the agent's journal is, said when that changes."""
 
+    @_builtins.property
+    def command_answer(self) -> Global___CommandAnswer:
+        """What became of a command at once; how it ended is a durable event."""
+
     def __init__(
         self,
         *,
@@ -65,12 +70,13 @@ class SessionRequest(_message.Message):
         heartbeat: Global___Heartbeat | None = ...,
         events: Global___EventBatch | None = ...,
         journal: Global___JournalStatus | None = ...,
+        command_answer: Global___CommandAnswer | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "events", b"events", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "journal", b"journal", "observation", b"observation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "command_answer", b"command_answer", "events", b"events", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "journal", b"journal", "observation", b"observation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "events", b"events", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "journal", b"journal", "observation", b"observation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "command_answer", b"command_answer", "events", b"events", "heartbeat", b"heartbeat", "hello", b"hello", "inventory", b"inventory", "journal", b"journal", "observation", b"observation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["hello", "inventory", "observation", "heartbeat", "events", "journal"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["hello", "inventory", "observation", "heartbeat", "events", "journal", "command_answer"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -87,6 +93,8 @@ class SessionResponse(_message.Message):
     INVENTORY_WANTED_FIELD_NUMBER: _builtins.int
     EVENTS_HELD_FIELD_NUMBER: _builtins.int
     RESCAN_WANTED_FIELD_NUMBER: _builtins.int
+    COMMAND_FIELD_NUMBER: _builtins.int
+    WHOLE_WANTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """Answer to Hello."""
@@ -109,6 +117,16 @@ class SessionResponse(_message.Message):
     def rescan_wanted(self) -> Global___RescanWanted:
         """Events were lost: the agent should look at its host again and tell what it sees."""
 
+    @_builtins.property
+    def command(self) -> Global___Command:
+        """Something to do, whose intent the cluster's store holds. Said again after a reconnect until
+        the store holds its end.
+        """
+
+    @_builtins.property
+    def whole_wanted(self) -> Global___WholeWanted:
+        """The coordinator cannot tell what an Observation changes: please send all of the newest one."""
+
     def __init__(
         self,
         *,
@@ -117,12 +135,14 @@ class SessionResponse(_message.Message):
         inventory_wanted: Global___InventoryWanted | None = ...,
         events_held: Global___EventsHeld | None = ...,
         rescan_wanted: Global___RescanWanted | None = ...,
+        command: Global___Command | None = ...,
+        whole_wanted: Global___WholeWanted | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "body", b"body", "events_held", b"events_held", "inventory_wanted", b"inventory_wanted", "rescan_wanted", b"rescan_wanted", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "body", b"body", "command", b"command", "events_held", b"events_held", "inventory_wanted", b"inventory_wanted", "rescan_wanted", b"rescan_wanted", "welcome", b"welcome", "whole_wanted", b"whole_wanted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "body", b"body", "events_held", b"events_held", "inventory_wanted", b"inventory_wanted", "rescan_wanted", b"rescan_wanted", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "body", b"body", "command", b"command", "events_held", b"events_held", "inventory_wanted", b"inventory_wanted", "rescan_wanted", b"rescan_wanted", "welcome", b"welcome", "whole_wanted", b"whole_wanted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["welcome", "acknowledged", "inventory_wanted", "events_held", "rescan_wanted"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["welcome", "acknowledged", "inventory_wanted", "events_held", "rescan_wanted", "command", "whole_wanted"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -146,6 +166,8 @@ class Hello(_message.Message):
     HIGHEST_EPOCH_FIELD_NUMBER: _builtins.int
     CLUSTER_ID_FIELD_NUMBER: _builtins.int
     SPOOL_ID_FIELD_NUMBER: _builtins.int
+    COMMANDS_FIELD_NUMBER: _builtins.int
+    BOOTTIME_MS_FIELD_NUMBER: _builtins.int
     protocol_min: _builtins.int
     """Lowest protocol the agent speaks."""
     protocol_max: _builtins.int
@@ -170,6 +192,10 @@ class Hello(_message.Message):
     """The cluster that both numbers belong to, "" before the first Welcome."""
     spool_id: _builtins.str
     """Random, made with the spool of durable events; "" from an agent that sends none."""
+    commands: _builtins.int
+    """The newest form of Command that the agent takes: 1; 0 from one that takes none."""
+    boottime_ms: _builtins.int
+    """The agent's CLOCK_BOOTTIME when it said this: deadlines of commands are in that clock."""
     def __init__(
         self,
         *,
@@ -185,10 +211,12 @@ class Hello(_message.Message):
         highest_epoch: _builtins.int = ...,
         cluster_id: _builtins.str = ...,
         spool_id: _builtins.str = ...,
+        commands: _builtins.int = ...,
+        boottime_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_state_id", b"agent_state_id", "agent_version", b"agent_version", "boot_id", b"boot_id", "cluster_id", b"cluster_id", "highest_epoch", b"highest_epoch", "highest_incarnation", b"highest_incarnation", "inventory_digest", b"inventory_digest", "node", b"node", "product_uuid", b"product_uuid", "protocol_max", b"protocol_max", "protocol_min", b"protocol_min", "spool_id", b"spool_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_state_id", b"agent_state_id", "agent_version", b"agent_version", "boot_id", b"boot_id", "boottime_ms", b"boottime_ms", "cluster_id", b"cluster_id", "commands", b"commands", "highest_epoch", b"highest_epoch", "highest_incarnation", b"highest_incarnation", "inventory_digest", b"inventory_digest", "node", b"node", "product_uuid", b"product_uuid", "protocol_max", b"protocol_max", "protocol_min", b"protocol_min", "spool_id", b"spool_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -207,6 +235,7 @@ class Welcome(_message.Message):
     HEARTBEAT_INTERVAL_MS_FIELD_NUMBER: _builtins.int
     OBSERVATION_INTERVAL_MS_FIELD_NUMBER: _builtins.int
     INVENTORY_HELD_FIELD_NUMBER: _builtins.int
+    TAKES_PARTS_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     """The protocol to speak."""
     cluster_id: _builtins.str
@@ -221,6 +250,8 @@ class Welcome(_message.Message):
     """Collect and send an observation at least this often."""
     inventory_held: _builtins.bool
     """True when the coordinator already holds the digest of Hello."""
+    takes_parts: _builtins.bool
+    """True when the coordinator takes observations in parts."""
     def __init__(
         self,
         *,
@@ -231,10 +262,11 @@ class Welcome(_message.Message):
         heartbeat_interval_ms: _builtins.int = ...,
         observation_interval_ms: _builtins.int = ...,
         inventory_held: _builtins.bool = ...,
+        takes_parts: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "epoch", b"epoch", "heartbeat_interval_ms", b"heartbeat_interval_ms", "incarnation", b"incarnation", "inventory_held", b"inventory_held", "observation_interval_ms", b"observation_interval_ms", "protocol", b"protocol"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "epoch", b"epoch", "heartbeat_interval_ms", b"heartbeat_interval_ms", "incarnation", b"incarnation", "inventory_held", b"inventory_held", "observation_interval_ms", b"observation_interval_ms", "protocol", b"protocol", "takes_parts", b"takes_parts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -282,6 +314,10 @@ class Observation(_message.Message):
     FINDINGS_FIELD_NUMBER: _builtins.int
     AGE_MS_FIELD_NUMBER: _builtins.int
     CHECKS_VERSION_FIELD_NUMBER: _builtins.int
+    BEGAN_BOOTTIME_MS_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    BASE_DIGEST_FIELD_NUMBER: _builtins.int
+    PARTS_ZLIB_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Grows by one with each observation of a session."""
     inventory_digest: _builtins.str
@@ -292,6 +328,18 @@ class Observation(_message.Message):
     """Milliseconds from the start of the collection to the sending of this message."""
     checks_version: _builtins.str
     """Digest of the catalogue of checks and their versions that made the findings."""
+    began_boottime_ms: _builtins.int
+    """CLOCK_BOOTTIME of that boot when the collection began, 0 from an agent that does not say."""
+    digest: _builtins.str
+    """Digest of the observation in parts; "" from an agent that sends none. Then `readings_zlib` and
+    `findings` are empty.
+    """
+    base_digest: _builtins.str
+    """Digest of the acknowledged observation of this session that this one changes; "" for none:
+    then all parts are here.
+    """
+    parts_zlib: _builtins.bytes
+    """Lines `NAME JSON`, zlib-compressed: a field of the readings or all findings of a check each."""
     @_builtins.property
     def findings(self) -> _containers.RepeatedCompositeFieldContainer[_findings_pb2.Finding]:
         """All findings, PASS included: a missing one is not a good one."""
@@ -305,10 +353,14 @@ class Observation(_message.Message):
         findings: _abc.Iterable[_findings_pb2.Finding] | None = ...,
         age_ms: _builtins.int = ...,
         checks_version: _builtins.str = ...,
+        began_boottime_ms: _builtins.int = ...,
+        digest: _builtins.str = ...,
+        base_digest: _builtins.str = ...,
+        parts_zlib: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "checks_version", b"checks_version", "findings", b"findings", "inventory_digest", b"inventory_digest", "readings_zlib", b"readings_zlib", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "base_digest", b"base_digest", "began_boottime_ms", b"began_boottime_ms", "checks_version", b"checks_version", "digest", b"digest", "findings", b"findings", "inventory_digest", b"inventory_digest", "parts_zlib", b"parts_zlib", "readings_zlib", b"readings_zlib", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -481,6 +533,23 @@ class JournalStatus(_message.Message):
 Global___JournalStatus: _TypeAlias = JournalStatus  # noqa: Y015
 
 @_typing.final
+class WholeWanted(_message.Message):
+    """Please send the newest observation as a whole."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WholeWanted: _TypeAlias = WholeWanted  # noqa: Y015
+
+@_typing.final
 class RescanWanted(_message.Message):
     """Please look at the host again."""
 
@@ -501,3 +570,159 @@ class RescanWanted(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RescanWanted: _TypeAlias = RescanWanted  # noqa: Y015
+
+@_typing.final
+class Command(_message.Message):
+    """Something to do on this host. It names no path, no program and no argument of one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    VERB_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    PRODUCT_UUID_FIELD_NUMBER: _builtins.int
+    BOOT_ID_FIELD_NUMBER: _builtins.int
+    AGENT_STATE_ID_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    DEADLINE_BOOTTIME_MS_FIELD_NUMBER: _builtins.int
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Random; the same id is the same command, however often it is sent."""
+    verb: _builtins.str
+    """rescan, check, collect, bind, unbind or reset-test; any other is refused."""
+    node: _builtins.str
+    """For which node it is meant."""
+    product_uuid: _builtins.str
+    """On which machine: the DMI product UUID of Hello."""
+    boot_id: _builtins.str
+    """In which boot."""
+    agent_state_id: _builtins.str
+    """For which agent's database."""
+    sequence: _builtins.int
+    """Grows with each command of the node, over restarts and restores of the store."""
+    deadline_boottime_ms: _builtins.int
+    """CLOCK_BOOTTIME of that boot after which it may not be begun."""
+    cluster_id: _builtins.str
+    """The fence under which it is sent: the cluster,"""
+    incarnation: _builtins.int
+    """its incarnation,"""
+    epoch: _builtins.int
+    """and its epoch."""
+    address: _builtins.str
+    """The function that it is about, "" for the node."""
+    @_builtins.property
+    def unit(self) -> Global___AskedUnit:
+        """The unit of that function as whoever asked saw it."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        verb: _builtins.str = ...,
+        node: _builtins.str = ...,
+        product_uuid: _builtins.str = ...,
+        boot_id: _builtins.str = ...,
+        agent_state_id: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+        deadline_boottime_ms: _builtins.int = ...,
+        cluster_id: _builtins.str = ...,
+        incarnation: _builtins.int = ...,
+        epoch: _builtins.int = ...,
+        address: _builtins.str = ...,
+        unit: Global___AskedUnit | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_unit", b"_unit", "unit", b"unit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_unit", b"_unit", "address", b"address", "agent_state_id", b"agent_state_id", "boot_id", b"boot_id", "cluster_id", b"cluster_id", "deadline_boottime_ms", b"deadline_boottime_ms", "epoch", b"epoch", "id", b"id", "incarnation", b"incarnation", "node", b"node", "product_uuid", b"product_uuid", "sequence", b"sequence", "unit", b"unit", "verb", b"verb"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__unit: _TypeAlias = _typing.Literal["unit"]  # noqa: Y015
+    _WhichOneofArgType__unit: _TypeAlias = _typing.Literal["_unit", b"_unit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__unit) -> _WhichOneofReturnType__unit | None: ...
+
+Global___Command: _TypeAlias = Command  # noqa: Y015
+
+@_typing.final
+class AskedUnit(_message.Message):
+    """A unit as it was seen; another one now is not what was asked about."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    ASSIGN_FIELD_NUMBER: _builtins.int
+    HOLD_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Its id, for people."""
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Identities of its endpoints, sorted."""
+
+    @_builtins.property
+    def assign(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Addresses of what is assigned."""
+
+    @_builtins.property
+    def hold(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Addresses of what is held."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        keys: _abc.Iterable[_builtins.str] | None = ...,
+        assign: _abc.Iterable[_builtins.str] | None = ...,
+        hold: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assign", b"assign", "hold", b"hold", "id", b"id", "keys", b"keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AskedUnit: _TypeAlias = AskedUnit  # noqa: Y015
+
+@_typing.final
+class CommandAnswer(_message.Message):
+    """What became of a command that was received."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The command's id."""
+    state: _builtins.str
+    """taken (its end follows), refused (nothing was done) or ended (and its event has been held)."""
+    code: _builtins.str
+    """Why it was refused: a stable code; "" else."""
+    text: _builtins.str
+    """In words."""
+    @_builtins.property
+    def ended(self) -> _durable_pb2.ActionEnded:
+        """How it ended, where it has."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        state: _builtins.str = ...,
+        code: _builtins.str = ...,
+        text: _builtins.str = ...,
+        ended: _durable_pb2.ActionEnded | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ended", b"_ended", "ended", b"ended"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ended", b"_ended", "code", b"code", "ended", b"ended", "id", b"id", "state", b"state", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__ended: _TypeAlias = _typing.Literal["ended"]  # noqa: Y015
+    _WhichOneofArgType__ended: _TypeAlias = _typing.Literal["_ended", b"_ended"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ended) -> _WhichOneofReturnType__ended | None: ...
+
+Global___CommandAnswer: _TypeAlias = CommandAnswer  # noqa: Y015

@@ -245,6 +245,7 @@ class NodeView(_message.Message):
     DRIFT_FIELD_NUMBER: _builtins.int
     FINDINGS_FIELD_NUMBER: _builtins.int
     RISKS_FIELD_NUMBER: _builtins.int
+    COMMANDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     state: _builtins.str
@@ -293,6 +294,10 @@ class NodeView(_message.Message):
     def risks(self) -> _containers.RepeatedCompositeFieldContainer[Global___RiskView]:
         """The last decision about each risk of the node."""
 
+    @_builtins.property
+    def commands(self) -> _containers.RepeatedCompositeFieldContainer[Global___CommandView]:
+        """The newest commands of the node, newest first."""
+
     def __init__(
         self,
         *,
@@ -314,14 +319,81 @@ class NodeView(_message.Message):
         drift: _abc.Iterable[Global___ChangeView] | None = ...,
         findings: _abc.Iterable[Global___FindingView] | None = ...,
         risks: _abc.Iterable[Global___RiskView] | None = ...,
+        commands: _abc.Iterable[Global___CommandView] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "baseline", b"baseline", "boot_id", b"boot_id", "drift", b"drift", "evidence_age_s", b"evidence_age_s", "findings", b"findings", "firmware", b"firmware", "heard_age_s", b"heard_age_s", "kernel", b"kernel", "name", b"name", "reasons", b"reasons", "risks", b"risks", "state", b"state", "units", b"units", "units_free", b"units_free", "units_total", b"units_total", "verdict", b"verdict", "vms", b"vms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "baseline", b"baseline", "boot_id", b"boot_id", "commands", b"commands", "drift", b"drift", "evidence_age_s", b"evidence_age_s", "findings", b"findings", "firmware", b"firmware", "heard_age_s", b"heard_age_s", "kernel", b"kernel", "name", b"name", "reasons", b"reasons", "risks", b"risks", "state", b"state", "units", b"units", "units_free", b"units_free", "units_total", b"units_total", "verdict", b"verdict", "vms", b"vms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NodeView: _TypeAlias = NodeView  # noqa: Y015
+
+@_typing.final
+class CommandView(_message.Message):
+    """Something that a node was told to do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    VERB_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    ENDED_AT_FIELD_NUMBER: _builtins.int
+    SEEN_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Random."""
+    node: _builtins.str
+    """The node's name."""
+    verb: _builtins.str
+    """rescan, check, collect, bind, unbind or reset-test."""
+    address: _builtins.str
+    """The function that it is about, "" for the node."""
+    state: _builtins.str
+    """waiting (for the node), sent, taken or ended."""
+    outcome: _builtins.str
+    """How it ended: done, refused, failed, undone, waiting or unknown; "" before."""
+    code: _builtins.str
+    """A stable code where one says why, "" else."""
+    text: _builtins.str
+    """In words: how it ended, or what it waits for."""
+    by: _builtins.str
+    """Who asked: a user's name."""
+    at: _builtins.str
+    """When: UTC, ISO 8601."""
+    ended_at: _builtins.str
+    """UTC, ISO 8601; "" before it ended."""
+    seen: _builtins.bool
+    """True once the cluster's state holds what a look saw."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        node: _builtins.str = ...,
+        verb: _builtins.str = ...,
+        address: _builtins.str = ...,
+        state: _builtins.str = ...,
+        outcome: _builtins.str = ...,
+        code: _builtins.str = ...,
+        text: _builtins.str = ...,
+        by: _builtins.str = ...,
+        at: _builtins.str = ...,
+        ended_at: _builtins.str = ...,
+        seen: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "at", b"at", "by", b"by", "code", b"code", "ended_at", b"ended_at", "id", b"id", "node", b"node", "outcome", b"outcome", "seen", b"seen", "state", b"state", "text", b"text", "verb", b"verb"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CommandView: _TypeAlias = CommandView  # noqa: Y015
 
 @_typing.final
 class RiskView(_message.Message):

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.unit.actuate_runner import BOOT, FileDiary, run, save
+from tests.unit.actuate_runner import FileDiary
 from vfio_agent.actuate.allowance import Allowance, load_allowance
 from vfio_agent.actuate.execution import Outcome, carry_out, take_back
 from vfio_agent.actuate.hands import Hands
@@ -67,30 +66,6 @@ def resume(*, name: str, within_s: float = 30) -> dict[str, Any]:
     _hands = Hands(deadline_s=within_s)
     operation = _operations[name]
     return _tell(carry_out(operation, _hands, _diary(name), boot_id=operation.boot_id))
-
-
-def kill_and_resume(*, name: str, address: str) -> list[dict[str, Any]]:
-    """Kill a process that carries a kept operation out, before each line of its diary in turn.
-
-    A second one finishes it each time, and it is taken back: {"status", "driver", "finished",
-    "bound", "undone", "after"} a moment: drivers and states in between.
-    """
-    operation = replace(_operations[name], boot_id=BOOT)
-    rows: list[dict[str, Any]] = []
-    while True:
-        folder = Path(f"/tmp/killed-{name}-{len(rows)}")
-        folder.mkdir()
-        save(folder, operation)
-        argv = ["tests.unit.actuate_runner", "/", str(folder), "before", str(len(rows) + 1)]
-        killed = subprocess.run([sys.executable, "-m", *argv], check=False)
-        if killed.returncode == 0:
-            take_back(operation, Hands(), FileDiary(folder / "diary"))
-            return rows
-        row: dict[str, Any] = {"status": killed.returncode, "driver": _driver(DEVICES / address)}
-        row["finished"] = str(run(Path("/"), FileDiary(folder / "diary"), folder=folder).state)
-        row["bound"] = _driver(DEVICES / address)
-        row["undone"] = str(take_back(operation, Hands(), FileDiary(folder / "diary")).state)
-        rows.append(row | {"after": _driver(DEVICES / address)})
 
 
 def undo(*, name: str) -> dict[str, Any]:

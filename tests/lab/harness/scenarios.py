@@ -28,7 +28,7 @@ def _variant(name: str, captured: str, **changes: object) -> Machine:
 WIDE_6_1 = _variant("ready-6.1", "m3-intel-6.1")
 WIDE_CHANGED = _variant("changed-6.1", "m3-intel-6.1")
 WIDE_6_12 = _variant("ready-6.12", "m3-intel-6.12")
-AMD_SMALL = _variant("ready-amd", "amd-6.1")
+AMD_SMALL = _variant("ready-amd", "amd-6.1", reaches_host=True)
 IOMMU_SWITCHED_OFF = _variant("ready-off", "iommu-off")
 # The owner asked for an IOMMU that the machine does not have.
 IOMMU_ABSENT = _variant("ready-none", "iommu-off", iommu="", cmdline="intel_iommu=on iommu=pt")
@@ -51,6 +51,10 @@ SRIOV = _variant(
     ),
     bound=("0000:01:00.0", "0000:02:00.0", "0000:04:00.0", "0000:04:00.1"),
 )
+
+# As that one; its node joins a cluster, which is told what happens to it by hand.
+LIVE = replace(SRIOV, name="live-6.12", reaches_host=True)
+HANDS = replace(SRIOV, name="hands-6.12", reaches_host=True)
 
 # Two empty slots, behind ports that come last: the buses of everything else stay.
 HOTPLUG = _variant(
@@ -122,6 +126,6 @@ SCENARIOS = (
         IOMMU_ABSENT,
         NO_INTERRUPT_REMAPPING,
     ),
-    *(RESETS, BROKEN_BUS_RESET, SRIOV, HOTPLUG),
+    *(RESETS, BROKEN_BUS_RESET, SRIOV, LIVE, HANDS, HOTPLUG),
     *(UPDATE_F10, UPDATE_F10R, UPDATE_F10A, UPDATE_F11, NODE_CLEAN, NODE_DIRTY, NODE_IR_OFF),
 )

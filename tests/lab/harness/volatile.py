@@ -65,7 +65,8 @@ VOLATILE = (
     Volatile(
         LOG,
         r"^<\d+> *(tsc|clocksource|sched_clock|hpet\d?|Calibrating delay loop|"
-        r"calibrate_delay_direct|Probably due to long platform|rtc_cmos .* setting system clock|"
+        r"calibrate_delay_direct|APIC calibration not consistent|(APIC|TSC) delta adjusted|"
+        r"Probably due to long platform|rtc_cmos .* setting system clock|"
         r"smpboot: Total of|node \d+ deferred pages|random: crng init done|perf: "
         r"interrupt took too long|hrtimer: interrupt took|workqueue: .* hogged CPU)\b.*\n",
         "",

@@ -252,7 +252,7 @@ def refusal() -> Refusal:
             Nearest(
                 "pve04",
                 "fits if 0000:81:00.0 is bound",
-                "driverctl set-override 0000:81:00.0 vfio-pci",
+                "vfioctl device bind pve04 0000:81:00.0",
             ),
             Nearest("pve02", "fits without --same-numa", ""),
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -34,12 +35,12 @@ def test_run_is_both_unless_there_is_a_hostd(tmp_path: Path) -> None:
     common = ("agent", "run", "--node", "pve07", "--tls", "T")
     both = became(*common, "--state", str(tmp_path))
     assert both == [
-        *("-m", "vfio_agent", "--node=pve07", "--tls=T"),
+        *("-P", "-m", "vfio_agent", "--node=pve07", "--tls=T"),
         *(f"--state={tmp_path}", "--root=/"),
     ]
     alone = became(*common, "--hostd", "S", "--endpoint", "co1:7443", "--user", "someone")
     assert alone == [
-        *("-m", "vfio_agent.network", "--node=pve07", "--tls=T"),
+        *("-P", "-m", "vfio_agent.network", "--node=pve07", "--tls=T"),
         *("--hostd=S", "--endpoint=co1:7443", "--user=someone"),
     ]
 
@@ -51,7 +52,7 @@ def test_hostd_listens_where_its_user_may(uid: int, monkeypatch: pytest.MonkeyPa
     words = became("agent", "hostd", "--state", "D", "--agent-user", "vfioctl")
     path = commands.DEFAULT_SOCKET if uid == 0 else "D/hostd.sock"
     assert words == [
-        *("-m", "vfio_agent.hostd", f"--socket={path}", "--state=D", "--root=/"),
+        *("-P", "-m", "vfio_agent.hostd", f"--socket={path}", "--state=D", "--root=/"),
         "--agent-user=vfioctl",
     ]
 
@@ -63,3 +64,15 @@ def test_what_belongs_to_hostd_is_not_taken_beside_it(
     status = run(["agent", "run", "--node", "n", "--tls", "T", "--hostd", "S", option, "X"])
     assert status == 64
     assert f"{option} is hostd's" in capsys.readouterr().err
+
+
+def test_every_python_of_ours_imports_nothing_from_the_folder_it_is_started_in() -> None:
+    root = Path(__file__).resolve().parents[3]
+    sources = [p for side in ("agent", "cli", "coordinator") for p in (root / side).rglob("*.py")]
+    started = [
+        (path.name, option)
+        for path in sources
+        for option in re.findall(r'sys\.executable, "([^"]+)"', path.read_text())
+    ]
+    assert {option for _, option in started} <= {"-I", "-P"}, started
+    assert len(started) >= 5

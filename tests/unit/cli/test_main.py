@@ -32,6 +32,9 @@ MAP = {
     "coordinator run",
     "status",
     "events",
+    "device bind",
+    "device unbind",
+    "device reset-test",
     "node list",
     "node show",
     "node cordon",
@@ -160,7 +163,6 @@ def test_the_purposes_in_a_group_are_whole(group: str, capsys: pytest.CaptureFix
         ["vm", "place", "train-9"],
         ["vm", "place", "train-9", "--device", "gpu", "--allow", "everything"],
         ["events", "--last", "0"],
-        ["events", "--watch", "-o", "yaml"],
         ["agent", "run"],
         ["agent", "run", "--tls", "/x", "--node", "Not A Name"],
         ["status", "--cluster", "--endpoint", "co1:7443"],
@@ -289,6 +291,25 @@ def test_completion_offers_commands_and_codes() -> None:
     found = start("-m", "vfio_cli.main", COMP_WORDS="vfioctl explain group", **words)
     assert "plain,group-isolation" in found.stdout.splitlines()
     assert "plain,GROUP_WIDENED" in found.stdout.splitlines()
+
+
+@pytest.mark.parametrize("verb", ["show", "bind", "reset-test"])
+def test_completion_offers_the_functions_of_a_host(verb: str) -> None:
+    line = f"vfioctl device {verb} --root {IOMMU_OFF} 0000:0"
+    words = {"_VFIOCTL_COMPLETE": "bash_complete", "COMP_CWORD": "5"}
+    found = start("-m", "vfio_cli.main", COMP_WORDS=line, **words)
+    assert "plain,0000:00:00.0" in found.stdout.splitlines(), found
+
+
+def test_watching_says_how_it_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["status"], ["events"], ["check"], []):
+        assert run([*words, "--help"]) == 0
+        assert "130 after Ctrl-C" in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_endpoint_is_of_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["status", "--endpoint", "pve07:7443"]) == 64
+    assert "--cluster" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

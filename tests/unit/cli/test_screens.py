@@ -14,6 +14,7 @@ import pytest
 
 from tests.unit.cli import check_samples, risk_samples, samples
 from vfio_agent.checks import CATALOGUE
+from vfio_cli import output
 from vfio_cli.commands.explain import notes_of
 from vfio_cli.screens import (
     baseline,
@@ -32,7 +33,7 @@ from vfio_cli.screens.layout import WIDTH, Lines, plain
 from vfio_cli.survey import DeviceRow
 from vfio_contract.codes import CLUSTER_CODES, GROUP_WIDENED
 from vfio_contract.findings import Verdict, summarise
-from vfio_contract.views import Reason
+from vfio_contract.views import CommandView, Reason
 
 GOLDEN = Path(__file__).resolve().parents[2] / "data" / "golden"
 
@@ -130,6 +131,26 @@ NEVER = replace(
     evidence_age_s=-1.0,
 )
 NODES = samples.cluster_status().nodes
+COMMANDS = tuple(
+    CommandView(
+        id=f"{number:012x}",
+        node="pve07",
+        verb=verb,
+        address=address,
+        state="ended" if outcome else "taken",
+        outcome=outcome,
+        code=code,
+        text=text,
+        by="ops",
+        at=f"2026-11-22T14:3{number}:02Z",
+        ended_at="",
+    )
+    for number, verb, address, outcome, code, text in (
+        (3, "reset-test", "0000:41:00.0", "", "", "under way"),
+        (2, "bind", "0000:41:00.0", "refused", "HOST_CRITICAL", "HOST_CRITICAL"),
+        (1, "check", "", "unknown", "COMMAND_LOST", "the host has booted since"),
+    )
+)
 SCREENS: dict[str, Callable[[], Lines]] = {
     "check": lambda: check.check_screen(check_samples.check_view()),
     "check-many": lambda: check.check_screen(check_samples.many_subjects_view()),
@@ -165,6 +186,9 @@ SCREENS: dict[str, Callable[[], Lines]] = {
         samples.baseline(drifted=True, why="heard 42s ago")
     ),
     "baseline-accepted": lambda: baseline.accepted_screen(samples.baseline(drifted=False)),
+    "node-show-commands": lambda: nodes.show_screen(
+        replace(samples.node("pve07"), commands=COMMANDS)
+    ),
     "node-show-risk": lambda: nodes.show_screen(risk_samples.node(*risk_samples.risks()[:2])),
     "placed-on-risk": lambda: decision.decision_screen(risk_samples.placement()),
     "risk-accepted": lambda: risk.accepted_screen(risk_samples.risk(seen="no", vms=())),
@@ -262,6 +286,30 @@ def test_nothing_of_a_silent_node_is_said_to_pass() -> None:
         assert "nothing of it is known to pass now" in " ".join(text.split())
 
 
+@pytest.mark.parametrize("code", ["NODE_UNHEARD", "HOSTD_AWAY"])
+def test_old_evidence_of_a_node_is_unknown_and_says_how_old_it_is(code: str) -> None:
+    node = samples.node("pve07", detail=True)
+    (finding, *_) = (f for f in node.findings if f.verdict is Verdict.FAIL)
+    blind = replace(
+        node,
+        state="revalidating",
+        verdict=Verdict.UNKNOWN,
+        heard_age_s=0.0,
+        evidence_age_s=130.0,
+        reasons=(Reason(code, f"auto:{code}", "nobody looks"),),
+        findings=(finding,),
+    )
+    view = nodes.as_check(blind, note="not looked at now")
+    assert view.report.exit_code == 3
+    assert check.check_screen(view)[0].text.endswith("evidence 2m10s old")
+    document = output.report_document(view.report, kept=view.kept)
+    assert document["kept"] == {
+        "heard_age_s": 0.0,
+        "evidence_age_s": 130.0,
+        "note": "not looked at now",
+    }
+
+
 def test_a_decision_about_a_risk_says_one_thing_about_now() -> None:
     for seen, words in (("yes", "on pve03 now"), ("no", "nothing yet"), ("unknown", "not heard")):
         text = plain(risk.accepted_screen(risk_samples.risk(seen=seen)))
@@ -306,6 +354,7 @@ def test_every_cluster_code_has_a_word_or_is_no_change() -> None:
         "RISK_EXPIRED",
         "RISK_REVOKED",
         "STORE_REWOUND",
+        "CLOCK_JUMP",
         "EVENTS_LOST",
         "JOURNAL_FAILED",
         "HOSTD_AWAY",

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from tests.unit.scheduler.findings import Replaced, passing
 from vfio_contract.artifact import compress, digest_bytes, encode
+from vfio_contract.durable import JournalStatus
 from vfio_contract.findings import Finding
 from vfio_contract.host import Host
 from vfio_contract.model import Snapshot
@@ -36,6 +37,7 @@ from vfio_coordinator.state.events import (
     CordonRequested,
     Event,
     InventoryReceived,
+    JournalReported,
     NodeHello,
     Now,
     ObservationReceived,
@@ -242,20 +244,19 @@ class Cluster:
             )
         )
 
-    def observe(self, agent: Agent, *, age_s: float = 0.0) -> list[Effect]:
+    def observe(self, agent: Agent, *, age_s: float = 0.0, **changes: Any) -> list[Effect]:
         agent.sequence += 1
-        return self.send(
-            ObservationReceived(
-                node=agent.name,
-                session=agent.session,
-                sequence=agent.sequence,
-                inventory_digest=agent.digest,
-                readings=agent.snapshot.readings,
-                findings=agent.judged(),
-                age_s=age_s,
-                checks_version=agent.checks,
-            )
+        event = ObservationReceived(
+            node=agent.name,
+            session=agent.session,
+            sequence=agent.sequence,
+            inventory_digest=agent.digest,
+            readings=agent.snapshot.readings,
+            findings=agent.judged(),
+            age_s=age_s,
+            checks_version=agent.checks,
         )
+        return self.send(replace(event, **changes))
 
     def join(self, *agents: Agent) -> None:
         """Hello, inventory unless held, findings."""
@@ -272,6 +273,9 @@ class Cluster:
         agent.snapshot = snapshot
         self.inventory(agent)
         self.observe(agent)
+
+    def say_journal(self, agent: Agent, status: JournalStatus) -> list[Effect]:
+        return self.send(JournalReported(node=agent.name, session=agent.session, status=status))
 
     def close(self, agent: Agent) -> list[Effect]:
         return self.send(SessionClosed(agent.name, agent.session))

@@ -19,6 +19,7 @@ from tests.unit.scheduler.findings import Replaced
 from tests.unit.state.cluster import Agent, Cluster, ask_for, risk_request
 from tests.unit.state.hosts import cards, snapshot
 from vfio_contract.artifact import decode
+from vfio_contract.durable import JournalStatus
 from vfio_contract.findings import Verdict
 from vfio_contract.model import PciFunction
 from vfio_contract.views import Decision, NodeView, Placement
@@ -122,6 +123,17 @@ class Chaos(RuleBasedStateMachine):
             self.cluster.close(agent)
         else:
             self.cluster.send(Heartbeat(agent.name, agent.session))
+
+    @precondition(lambda self: self.agents)
+    @rule(data=st.data(), code=st.sampled_from(("HOSTD_AWAY", "HOSTD_AWAY", "JOURNAL_FAILED", "")))
+    def say_journal(self, data: st.DataObject, code: str) -> None:
+        agent = data.draw(st.sampled_from(sorted(self.agents)).map(self.agents.__getitem__))
+        before = agent.session
+        self.cluster.say_journal(agent, JournalStatus(code, "it says so"))
+        node = self.cluster.state.nodes.get(agent.name)
+        if code == "HOSTD_AWAY" and node is not None and node.session is not None:
+            assert node.judgement is not None
+            assert node.session.id != before or node.judgement.stage == "heard"
 
     @rule(seconds=st.sampled_from((1, 8, 15, 70)))
     def wait(self, seconds: float) -> None:

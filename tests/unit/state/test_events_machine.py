@@ -70,6 +70,7 @@ class Exchange(RuleBasedStateMachine):
         self.critical: set[int] = set()
         self.swapped = False
         self.excused: set[int] = set()
+        self.forsaken: set[int] = set()
         self.sent: dict[tuple[str, int], Spooled] = {}
         self.backups: list[tuple[KeyValue, ...]] = []
         self.next = 1
@@ -152,7 +153,8 @@ class Exchange(RuleBasedStateMachine):
         self.journal.close()
         self.swapped = True
         # what only the file that is gone had, nobody can tell of
-        self.excused |= set(self.appended) - set(numbers_in(self.rows()))
+        self.forsaken = set(self.appended)
+        self.excused |= self.forsaken - set(numbers_in(self.rows()))
         self.path.unlink()
         if copy is not None:
             shutil.copy(copy, self.path)
@@ -300,6 +302,8 @@ class Exchange(RuleBasedStateMachine):
         self.cluster.store = MemoryStore()
         for item in self.backups[-1]:
             self.cluster.store.commit([Txn((), (Put(item.key, item.value),))])
+        # nor what only this store had, because the file that told it is gone too
+        self.excused |= self.forsaken - set(numbers_in(self.rows()))
         self.cluster.restart()
 
     @rule(seconds=st.sampled_from([0.25, 1.0, 5.0]))

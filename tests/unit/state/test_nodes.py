@@ -20,7 +20,7 @@ from vfio_contract.findings import Verdict
 from vfio_contract.views import Decision
 from vfio_coordinator.state import report
 from vfio_coordinator.state.effects import AcceptSession, Failure
-from vfio_coordinator.state.events import Heartbeat
+from vfio_coordinator.state.events import Heartbeat, Tick
 from vfio_coordinator.state.model import Limits
 
 
@@ -184,6 +184,36 @@ def test_after_a_restart_nothing_is_heard_and_nothing_is_lost_in_the_window() ->
     assert cluster.view("pve01").state == "lost"
     assert cluster.view("pve02").state == "ready"
     assert cluster.view("pve01").heard_age_s == -1
+
+
+def test_nobody_is_lost_while_agents_still_wait_to_be_let_in_but_not_for_ever() -> None:
+    limits = Limits(lost_after_s=10, reconnect_window_s=60, reconnect_at_most_s=150)
+    cluster = Cluster(limits=limits)
+    cluster.join(agent("pve01"))
+    cluster.restart()
+    cluster.wait(50)
+    cluster.send(Tick(crowded=True))
+    cluster.wait(59)
+    assert cluster.view("pve01").reasons[0].code == "NODE_UNHEARD"
+    cluster.send(Tick(crowded=True))
+    cluster.wait(40)
+    cluster.send(Tick(crowded=True))
+    assert cluster.view("pve01").state == "revalidating"
+    cluster.wait(2)
+    assert cluster.view("pve01").state == "lost"
+
+
+def test_a_crowd_that_comes_after_the_window_hides_nobody() -> None:
+    cluster = Cluster(limits=Limits(lost_after_s=10, reconnect_window_s=60))
+    one = agent("pve01")
+    cluster.join(one)
+    cluster.wait(100)
+    cluster.send(Heartbeat("pve01", one.session))
+    cluster.close(one)
+    cluster.wait(9)
+    cluster.send(Tick(crowded=True))
+    cluster.wait(2)
+    assert cluster.view("pve01").state == "lost"
 
 
 def test_a_newer_session_closes_the_older_whose_messages_are_dropped() -> None:

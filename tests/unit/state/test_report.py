@@ -187,6 +187,19 @@ def test_findings_of_a_silent_node_are_no_health_lines() -> None:
     assert [i.code for i in status_of(cluster)[2]] == ["NODE_UNHEARD"]
 
 
+def test_of_one_state_the_worst_verdict_comes_first() -> None:
+    cluster = Cluster()
+    worse = {"c-fails": Verdict.FAIL, "b-unknown": Verdict.UNKNOWN, "d-warns": Verdict.WARN}
+    for name in ("a-passes", *worse):
+        one = agent(name)
+        if name in worse:
+            one.replaced = {("driver-binding", "function:0000:01:00.0"): (worse[name], "NOT_BOUND")}
+        cluster.join(one)
+    rows = [(v.state, v.name) for v in report.node_views(cluster.state, cluster.now)]
+    names = ("c-fails", "b-unknown", "d-warns", "a-passes")
+    assert rows == [("ready", name) for name in names]
+
+
 def test_nodes_come_worst_first() -> None:
     cluster = Cluster(limits=Limits(lost_after_s=10, reconnect_window_s=0))
     lost = agent("b-lost")
