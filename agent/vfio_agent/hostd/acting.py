@@ -225,7 +225,8 @@ class Acting:
             self._answer(job, report, ended=False)
 
     def _answer(self, job: Job, report: ActionReport, *, ended: bool) -> None:
-        log.info("%s of %s: %s %s", report.verb, report.address, report.outcome, report.detail)
+        why = report.detail or ", ".join(dict.fromkeys(reason.code for reason in report.reasons))
+        log.info("%s of %s: %s %s", report.verb, report.address, report.outcome, why)
         with self._turn:
             if ended:
                 del self._jobs[job.id]
