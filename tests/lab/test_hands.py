@@ -88,7 +88,7 @@ def test_bind_reset_unbind_each_with_its_proof(hands: Hands) -> None:
     for report, operations, attempts in ((bound, 1, 0), (reset, 0, 1), (free, 1, 0)):
         kept = guest.call("acting.kept", id=report["id"])
         assert kept == {"reports": 1, "operations": operations, "attempts": attempts}
-        hands.await_events(1, "ACTION_ENDED", IGB, f"{report['verb']} {report['id']} done")
+        hands.await_events(1, "ACTION_ENDED", IGB, f"{report['verb']} {report['id'][:12]} done")
     hands.await_events(1, "RESET_ATTEMPT", f"flr success: reset-test of {IGB}")
 
 
@@ -228,7 +228,7 @@ def test_killed_before_its_first_step_nothing_is_done(hands: Hands) -> None:
     report = json.loads(ended["out"])
     assert (ended["status"], report["id"], report["outcome"]) == (2, id, "failed")
     assert "nothing was done" in report["detail"]
-    hands.await_events(1, "ACTION_ENDED", IGB, f"bind {id} failed")
+    hands.await_events(1, "ACTION_ENDED", IGB, f"bind {id[:12]} failed")
 
 
 def test_killed_at_each_of_its_steps_it_is_done_in_the_end_and_once(hands: Hands) -> None:
@@ -248,7 +248,7 @@ def test_killed_at_each_of_its_steps_it_is_done_in_the_end_and_once(hands: Hands
     (id,) = ids
     # a command that waited for a minute says where to look
     assert ended["status"] == 0 or (ended["status"] == 3 and id in ended["err"]), ended
-    hands.await_events(1, "ACTION_ENDED", IGB, f"bind {id} done")
+    hands.await_events(1, "ACTION_ENDED", IGB, f"bind {id[:12]} done")
     assert hands.driver(IGB) == "vfio-pci"
     kept = hands.guest.call("acting.kept", id=id)
     assert kept == {"reports": 1, "operations": 1, "attempts": 0}
@@ -274,7 +274,7 @@ def _command(hands: Hands, verb: str, *, killing: str, leads_to: str) -> None:
     assert (report["outcome"], hands.driver(IGB)) == ("done", leads_to)
     kept = guest.call("acting.kept", id=report["id"])
     assert kept == {"reports": 1, "operations": 1, "attempts": 0}
-    hands.await_events(1, "ACTION_ENDED", IGB, f"{verb} {report['id']} done")
+    hands.await_events(1, "ACTION_ENDED", IGB, f"{verb} {report['id'][:12]} done")
 
 
 def test_each_action_is_in_the_log_once(hands: Hands) -> None:

@@ -227,7 +227,7 @@ def test_a_live_node_is_acted_upon_and_that_is_seen(guest: Guest, tmp_path: Path
                 report = require(done, "done")
                 # from the other driver, or from none where a look came in between
                 screen.until(rf"{nic}\([^()]*\):[\w-]+->{driver}")
-                screen.until(rf"{nic}\([^()]*\):{verb}{report['id']}done")
+                screen.until(rf"{nic}\([^()]*\):{verb}{report['id'][:12]}done")
 
 
 def refused_though_unblamed(seen: Observation) -> list[str]:

@@ -70,9 +70,9 @@ def test_every_python_of_ours_imports_nothing_from_the_folder_it_is_started_in()
     root = Path(__file__).resolve().parents[3]
     sources = [p for side in ("agent", "cli", "coordinator") for p in (root / side).rglob("*.py")]
     started = [
-        (path.name, option)
+        (path.name, option or commands.MODULE[0])
         for path in sources
-        for option in re.findall(r'sys\.executable, "([^"]+)"', path.read_text())
+        for option in re.findall(r'sys\.executable, (?:\*MODULE|"([^"]+)")', path.read_text())
     ]
     assert {option for _, option in started} <= {"-I", "-P"}, started
-    assert len(started) >= 5
+    assert len(started) >= 8
