@@ -17,8 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from vfio_cli.exits import Stop
-from vfio_cli.supervisor import child_environment, supervise
+from vfio_cli.supervisor import child_environment
 
 DEADLINE_S = 30
 
@@ -196,9 +195,16 @@ def test_no_orphan_survives_a_killed_supervisor() -> None:
 def test_a_program_that_may_not_be_run_is_named(tmp_path: Path) -> None:
     program = tmp_path / "python"
     program.write_bytes(b"no program")
-    with pytest.raises(Stop, match=f"coordinator cannot be started: {program}: Permission") as end:
-        supervise([str(program)], lambda _: [], on_ready=lambda _: None)
-    assert end.value.status == 2
+    shadowed = SUPERVISE.replace("[sys.executable,", "[sys.argv[1],", 1)
+    done = subprocess.run(
+        [sys.executable, "-c", shadowed, str(program), "", "1"],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert f"coordinator cannot be started: {program}: Permission" in done.stderr
 
 
 def test_children_keep_grpc_quiet_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
