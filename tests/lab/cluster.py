@@ -41,10 +41,11 @@ POLL_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a command printed, and its exit status."""
+    """What a command printed, on stdout and in all, and its exit status."""
 
     status: int
     text: str
+    out: str
 
 
 class Cluster:
@@ -90,7 +91,7 @@ class Cluster:
             timeout=COMMAND_LIMIT_S,
             check=False,
         )
-        return Answer(done.returncode, done.stdout + done.stderr)
+        return Answer(done.returncode, done.stdout + done.stderr, done.stdout)
 
     def environment(self) -> dict[str, str]:
         """For commands that are to ask this coordinator, without colours."""

@@ -270,7 +270,7 @@ def _command(hands: Hands, verb: str, *, killing: str, leads_to: str) -> None:
         answer = asked.result()
 
     assert answer.status == 0, answer.text
-    report = json.loads(answer.text)
+    report = json.loads(answer.out)
     assert (report["outcome"], hands.driver(IGB)) == ("done", leads_to)
     kept = guest.call("acting.kept", id=report["id"])
     assert kept == {"reports": 1, "operations": 1, "attempts": 0}
