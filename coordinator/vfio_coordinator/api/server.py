@@ -13,8 +13,8 @@ from pathlib import Path
 import grpc.aio
 
 from vfio_contract.bundle import Bundle
-from vfio_coordinator.api.cluster import (
-    ClusterServicer,
+from vfio_coordinator.api.cluster import ClusterServicer
+from vfio_coordinator.api.frame import (
     identify_local_admin,
     identify_tls_user,
 )
