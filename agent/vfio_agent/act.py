@@ -91,7 +91,7 @@ def act_here(
                     f"{hostd}: {error}. If the action had begun, hostd ends it when it starts "
                     f"again, and vfioctl events tells how: action {act.id}"
                 ) from None
-        time.sleep(RETRY_S)
+        time.sleep(RETRY_S)  # a hostd that is starting again, for AGAIN_S at most
 
 
 def _ask(path: Path, act: Act) -> ActionReport:

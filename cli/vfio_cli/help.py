@@ -13,7 +13,7 @@ class Taught(click.Command):
     def __init__(
         self, *args: object, examples: Sequence[str] = (), exits: str = "", **kwargs: object
     ) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]  # click checks its own
         self.examples = tuple(examples)
         self.exits = exits
 

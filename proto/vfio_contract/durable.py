@@ -48,7 +48,7 @@ class _Clean:
     __slots__ = ()
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]  # each subclass is one
             value = getattr(self, field.name)
             if isinstance(value, str):
                 object.__setattr__(self, field.name, clean_text(value))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
-from vfio_contract.command import Command
+from tests.fakes.orders import ORDER
 from vfio_contract.errors import ClusterError, ErrorCode
 from vfio_coordinator.session_port import SessionPort, Word
 from vfio_coordinator.state.effects import AcceptSession, Acknowledge, SendCommand, WantInventory
@@ -17,22 +18,6 @@ REPLACED = ClusterError(ErrorCode.SESSION_REPLACED, "session 2 took over")
 
 def acknowledge(sequence: int) -> Acknowledge:
     return Acknowledge("pve01", 1, sequence)
-
-
-def command(id: str) -> Command:
-    return Command(
-        id=id,
-        verb="rescan",
-        node="pve01",
-        product_uuid="",
-        boot_id="boot-1",
-        agent_state_id="state-1",
-        sequence=1,
-        deadline_boottime_ms=1,
-        cluster_id="cluster-1",
-        incarnation=1,
-        epoch=1,
-    )
 
 
 async def heard(port: SessionPort) -> list[Word]:
@@ -69,7 +54,7 @@ async def test_an_agent_that_does_not_read_is_told_the_newest_only() -> None:
 async def test_commands_wait_each_for_itself_and_once() -> None:
     port = SessionPort(1, "pve01")
     for id in ("a", "b", "a"):
-        port.tell(SendCommand("pve01", 1, command(id)))
+        port.tell(SendCommand("pve01", 1, replace(ORDER, id=id)))
     port.end()
     words = await heard(port)
     assert [word.command.id for word in words if isinstance(word, SendCommand)] == ["b", "a"]

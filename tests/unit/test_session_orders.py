@@ -4,23 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from tests.fakes.orders import ORDER
 from vfio_agent.session.orders import MAX_WAITING, Orders, TakerAway
 from vfio_contract.command import AnswerState, Command, CommandAnswer
 from vfio_contract.command_codes import COMMAND_MISDIRECTED, COMMAND_UNKNOWN
-
-COMMAND = Command(
-    id="c1",
-    verb="rescan",
-    node="pve07",
-    product_uuid="u",
-    boot_id="b",
-    agent_state_id="s",
-    sequence=1,
-    deadline_boottime_ms=7,
-    cluster_id="c",
-    incarnation=1,
-    epoch=2,
-)
 
 
 class Host:
@@ -42,7 +29,7 @@ def test_what_cannot_be_handed_on_waits_and_keeps_its_order() -> None:
     orders = Orders(host, "pve07")
     assert orders.next_answer() is None
     for number in range(3):
-        orders.hear(replace(COMMAND, id=f"c{number}"))
+        orders.hear(replace(ORDER, id=f"c{number}"))
     host.away = True
     assert orders.next_answer() is None
     host.away = False
@@ -54,8 +41,8 @@ def test_what_cannot_be_handed_on_waits_and_keeps_its_order() -> None:
 def test_what_is_not_for_this_node_or_is_no_command_never_reaches_the_host() -> None:
     host = Host()
     orders = Orders(host, "pve07")
-    orders.hear(replace(COMMAND, node="pve08"))
-    orders.hear(replace(COMMAND, address="../../etc"))
+    orders.hear(replace(ORDER, node="pve08"))
+    orders.hear(replace(ORDER, address="../../etc"))
     refused = [orders.next_answer(), orders.next_answer()]
     assert [(a.state, a.code) for a in refused if a is not None] == [
         (AnswerState.REFUSED, COMMAND_MISDIRECTED.name),
@@ -68,7 +55,7 @@ def test_a_coordinator_that_says_too_much_costs_no_more_memory() -> None:
     host = Host()
     orders = Orders(host, "pve07")
     for number in range(10 * MAX_WAITING):
-        orders.hear(replace(COMMAND, id=f"c{number}"))
+        orders.hear(replace(ORDER, id=f"c{number}"))
     while orders.next_answer() is not None:
         pass
     assert host.taken == [f"c{number}" for number in range(MAX_WAITING)]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
@@ -112,7 +113,7 @@ class Root(Protocol):
         """True when a missing `path` is proof that the host did not have it."""
 
 
-class GuardedRoot:
+class GuardedRoot(ABC):
     """The forms of `Root` for one path and for many, over four operations with a deadline.
 
     `deadline_s` None is for files in memory, which cannot block; `scope` is the directory that
@@ -122,20 +123,20 @@ class GuardedRoot:
     def __init__(self, deadline_s: float | None, *, scope: str = "") -> None:
         self._deadline = None if deadline_s is None else Deadline(deadline_s, scope=scope)
 
-    def _load(self, path: str, limit: int = LIMIT_BYTES) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def _load(self, path: str, limit: int = LIMIT_BYTES) -> bytes: ...
 
-    def _names(self, path: str) -> Names:
-        raise NotImplementedError
+    @abstractmethod
+    def _names(self, path: str) -> Names: ...
 
-    def _target(self, path: str) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _target(self, path: str) -> str: ...
 
-    def _canonical(self, path: str) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _canonical(self, path: str) -> str: ...
 
-    def _changed(self, path: str) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def _changed(self, path: str) -> int: ...
 
     def _many(self, operation: Callable[[str], T], paths: Sequence[str]) -> Many[T]:
         if self._deadline is not None:

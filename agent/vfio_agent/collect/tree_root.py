@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+from abc import abstractmethod
 
 from vfio_agent.collect.deadline import DEADLINE_S
 from vfio_agent.collect.gathered import GATHERED, read_gathered
@@ -36,14 +37,14 @@ class TreeRoot(GuardedRoot):
         self._directories: dict[str, str] = {"": ""}
         self._manifest: Manifest | None = None
 
-    def _scan(self, directory: str) -> dict[str, str]:
-        raise NotImplementedError
+    @abstractmethod
+    def _scan(self, directory: str) -> dict[str, str]: ...
 
-    def _read_link(self, path: str) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _read_link(self, path: str) -> str: ...
 
-    def _open(self, path: str, limit: int) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def _open(self, path: str, limit: int) -> bytes: ...
 
     def _load_manifest(self) -> None:
         for name, read in ((MANIFEST, read_manifest), (GATHERED, read_gathered)):

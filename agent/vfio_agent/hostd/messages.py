@@ -340,7 +340,7 @@ def read_message(data: bytes, kinds: Mapping[str, type]) -> Envelope:
 
 
 def _read_body(kind: type[Value], plain: object, where: str) -> Value:
-    names = tuple(f.name for f in dataclasses.fields(kind))  # type: ignore[arg-type]
+    names = tuple(f.name for f in dataclasses.fields(kind))  # type: ignore[arg-type]  # every body is one
     _require_keys(plain, names, where)
     try:
         return from_plain(kind, plain, where)

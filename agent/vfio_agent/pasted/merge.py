@@ -33,6 +33,7 @@ def fill(ground: Snapshot, paste: Snapshot) -> Snapshot:
 
 
 def _fill(ground: Value, paste: Value) -> Value:
+    # a value of the same class comes back, which its field-by-field copy cannot say
     return _fill_any(ground, paste)  # type: ignore[no-any-return]
 
 

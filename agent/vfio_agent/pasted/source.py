@@ -197,6 +197,7 @@ class _Pipe(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
+    # RawIOBase takes any writable buffer; BufferedReader, the only caller, gives a memoryview
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
         while True:
             try:

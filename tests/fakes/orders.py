@@ -1,0 +1,20 @@
+"""A command as a coordinator sends it, for tests that need one and not what it says."""
+
+from __future__ import annotations
+
+from vfio_contract.command import Command
+
+ORDER = Command(
+    id="c1",
+    verb="rescan",
+    node="pve07",
+    product_uuid="u",
+    boot_id="b",
+    agent_state_id="s",
+    sequence=1,
+    deadline_boottime_ms=7,
+    cluster_id="c",
+    incarnation=1,
+    epoch=2,
+)
+"""Looks, for a node of this name in boot `b`; change what matters with `dataclasses.replace`."""
