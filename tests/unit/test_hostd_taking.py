@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.unit.test_session_orders import COMMAND
+from tests.fakes.orders import ORDER
 from vfio_agent.fence import NO_FENCE
 from vfio_agent.hostd.client import Client
 from vfio_agent.hostd.messages import (
@@ -59,7 +59,7 @@ def take(client: Client, number: int = 1) -> CommandAnswer:
     """Once the connection is there."""
     for _ in range(1_000_000):
         try:
-            return client.take(replace(COMMAND, id=f"c{number}"))
+            return client.take(replace(ORDER, id=f"c{number}"))
         except TakerAway as away:
             if str(away) != "hostd is away":
                 raise
@@ -76,9 +76,9 @@ def test_what_hostd_will_not_take_is_refused_and_holds_up_nothing() -> None:
     verbs.add("command", TakeCommand, judge)
     with connected(verbs) as client:
         take(client, 0)
-        orders = Orders(client, COMMAND.node)
+        orders = Orders(client, ORDER.node)
         for number in (1, 2):
-            orders.hear(replace(COMMAND, id=f"c{number}"))
+            orders.hear(replace(ORDER, id=f"c{number}"))
         first, second = orders.next_answer(), orders.next_answer()
     assert first == CommandAnswer(
         "c1", AnswerState.REFUSED, COMMAND_UNKNOWN.name, "hostd refused: never"
