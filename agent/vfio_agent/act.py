@@ -8,7 +8,6 @@ must never act beside a hostd, nor with a journal of its own.
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import socket
 import time
@@ -23,10 +22,9 @@ from vfio_agent.actuate.steps import Verb
 from vfio_agent.collect.root import Root
 from vfio_agent.hostd.acting import Acting
 from vfio_agent.hostd.frames import FrameError
-from vfio_agent.hostd.line import HostdError, HostdRefused, Line
+from vfio_agent.hostd.line import HostdError, HostdRefused, Line, connect
 from vfio_agent.hostd.listening import SOCKET
 from vfio_agent.hostd.messages import PROTOCOL, Act, Acted, Greet, Greeting, MessageError
-from vfio_agent.hostd.peer import credentials_of
 from vfio_agent.hostd.service import Settings, open_journal
 from vfio_agent.inspect import JOURNAL, inspect_root, now, observe
 from vfio_agent.journal import JournalError
@@ -102,25 +100,19 @@ def _ask(path: Path, act: Act) -> ActionReport:
 
 @contextmanager
 def _connected(path: Path) -> Iterator[Line]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(PING_S)
+    try:
+        connection = connect(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise _NobodyListens(f"{path}: nobody listens") from None
+    except PermissionError:
+        raise HostdRefused(f"{path}: only its owner and root may ask") from None
+    never, quiet = socket.socketpair()
+    with connection, never, quiet:
+        line = Line(connection, quiet, lambda _pushed: None)
         try:
-            connection.connect(os.fspath(path))
-        except (FileNotFoundError, ConnectionRefusedError):
-            raise _NobodyListens(f"{path}: nobody listens") from None
-        except PermissionError:
-            raise HostdRefused(f"{path}: only its owner and root may ask") from None
-        connection.settimeout(None)
-        owner = credentials_of(connection).uid
-        if owner not in (0, os.geteuid()):
-            raise HostdRefused(f"{path} belongs to uid {owner}, neither root nor our own")
-        never, quiet = socket.socketpair()
-        with never, quiet:
-            line = Line(connection, quiet, lambda _pushed: None)
-            try:
-                yield line
-            finally:
-                line.end()
+            yield line
+        finally:
+            line.end()
 
 
 def _act_alone(act: Act, hostd: Path, state: Path) -> ActionReport:

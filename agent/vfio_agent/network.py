@@ -21,7 +21,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before the import: what fails
 from vfio_agent.daemon import Daemon, Settings
 from vfio_agent.hostd.client import HostdEnded, HostdReplaced
 from vfio_agent.process import EXIT_FAILED, EXIT_USAGE, Parser, run_until_stopped, say, start_log
-from vfio_agent.unprivileged import AccountError, become
+from vfio_agent.unprivileged import AccountError, become, choose_account
 from vfio_contract.address import check_name
 from vfio_contract.bundle import Bundle, load_bundle, parse_endpoint
 
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         for name in _LATE_MODULES:
             importlib.import_module(name)
         wait_quietly()
-        become(options.user)
+        become(choose_account(options.user))
         settings = _settings(options)
     except AccountError as error:
         return say(PROGRAM, error, EXIT_FAILED)
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--node", required=True, help="this node's name, as in its certificate")
     parser.add_argument("--endpoint", default="", help="coordinator, host:port (else the bundle's)")
     parser.add_argument("--tls", type=Path, help="bundle: ca.pem cert.pem key.pem")
-    parser.add_argument("--user", default="", help="the account to become, when started as root")
+    parser.add_argument("--user", default="", help="as root: the account to become")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--hostd", type=Path, help="the socket on which hostd listens")
     where.add_argument("--hostd-fd", type=int, help="the connection that the parent made")

@@ -9,19 +9,24 @@ is never the same as clean.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 
 from vfio_agent.journal import Journal
 from vfio_agent.reset_lines import find_traces
 from vfio_contract.address import Address, Identity
-from vfio_contract.drift import firmware_tuple
 from vfio_contract.durable import Stamp
+from vfio_contract.fingerprint import reset_class
 from vfio_contract.host import Host
-from vfio_contract.identity import Identified
-from vfio_contract.ledger import FAILURES, ResetAttempt, summarise_attempts
-from vfio_contract.model import Facts, KernelLog, LogLine, PciFunction, ResetSummary, Snapshot
+from vfio_contract.ledger import (
+    FAILURES,
+    ResetAttempt,
+    firmware_digest,
+    firmware_words,
+    summarise_attempts,
+)
+from vfio_contract.model import KernelLog, LogLine, PciFunction, ResetSummary, Snapshot
 
 Totals = Mapping[str, tuple[int, int]]
 """Identity -> (attempts, failures), those no longer kept as rows included."""
@@ -55,12 +60,6 @@ def with_known_history(snapshot: Snapshot, journal: Journal | None) -> Snapshot:
     return _summarised(host, journal.attempts(), journal.totals(), fresh, kept=True)
 
 
-def firmware_digest(facts: Facts) -> str:
-    """A short name of the firmware tuple; that a part is not known is part of it."""
-    parts = "\n".join(f"{name}={value!r}" for name, value in firmware_tuple(facts))
-    return _digest(parts, 16)
-
-
 def find_attempts(host: Host) -> list[ResetAttempt]:
     """What the kernel log of this snapshot says, in its order, about functions that are there."""
     log = host.readings.kernel_log
@@ -68,7 +67,7 @@ def find_attempts(host: Host) -> list[ResetAttempt]:
 
 
 def _attempts(host: Host, log: KernelLog) -> Iterator[ResetAttempt]:
-    firmware = firmware_digest(host.facts)
+    firmware, words = firmware_digest(host.facts), firmware_words(host.facts)
     times: Counter[str] = Counter()
     subjects = _Subjects(host)
     for trace in find_traces(log.lines):
@@ -88,6 +87,8 @@ def _attempts(host: Host, log: KernelLog) -> Iterator[ResetAttempt]:
                 method=trace.method,
                 outcome=trace.outcome,
                 evidence=text,
+                address=function.address,
+                firmware_text=words,
             )
 
 
@@ -138,21 +139,28 @@ def _summarised(
     kept: bool,
 ) -> Snapshot:
     firmware = firmware_digest(host.facts)
-    names = _rename((*old, *fresh), host.identities.values())
+    names = Names(host, (*old, *fresh))
     history: dict[str, list[ResetAttempt]] = {}
     tried: Counter[str] = Counter()
     failed: Counter[str] = Counter()
-    for row in (*old, *fresh):
-        now = names[row.identity]
-        history.setdefault(now, []).append(replace(row, identity=now))
+    for row in names.carry((*old, *fresh)):
+        history.setdefault(row.identity, []).append(row)
     for name, (attempts, failures) in totals.items():
-        tried[names.get(name, name)] += attempts
-        failed[names.get(name, name)] += failures
-    for row in fresh:
-        tried[names[row.identity]] += 1
-        failed[names[row.identity]] += row.outcome in FAILURES
+        now = names.now(name)
+        tried[now] += failures if names.is_doubtful(name) else attempts
+        failed[now] += failures
+    for row in names.carry(fresh):
+        tried[row.identity] += 1
+        failed[row.identity] += row.outcome in FAILURES
+    resettable = _find_resettable(host, history)
     summaries = (
-        summarise_attempts(name, rows, boot_id=host.readings.boot_id, firmware=firmware)
+        summarise_attempts(
+            name,
+            rows,
+            boot_id=host.readings.boot_id,
+            firmware=firmware,
+            resettable=resettable.get(name),
+        )
         for name, rows in sorted(history.items())
     )
     return _with_ledger(
@@ -165,6 +173,17 @@ def _summarised(
     )
 
 
+def _find_resettable(host: Host, names: Collection[str]) -> dict[str, bool]:
+    """Of these identities, whether the kernel knows a way to reset the function, where it tells."""
+    found: dict[str, bool] = {}
+    for function in host.functions if names else ():
+        name = host.identities[function.address].identity
+        how = reset_class(function, host.by_address) if name in names else None
+        if how is not None:
+            found[name] = how != "none"
+    return found
+
+
 def _with_ledger(
     snapshot: Snapshot, ledger: tuple[ResetSummary, ...] | None, *, kept: bool
 ) -> Snapshot:
@@ -172,20 +191,47 @@ def _with_ledger(
     return replace(snapshot, readings=readings)
 
 
-def _rename(rows: Iterable[ResetAttempt], present: Iterable[Identified]) -> dict[str, str]:
-    """What the devices of these attempts are called now.
+class Names:
+    """What the devices of these attempts are called now, and what goes with the name.
 
-    A device that died answers no serial number, so an attempt may have been recorded under the
-    place-based identity and the device be known by its serial now, or the other way round. Two
-    different serial numbers are two devices, wherever they sit.
+    A device that died or sleeps answers no serial number, so an attempt may have been recorded
+    under the place-based identity and the device be known by its serial now, or the other way
+    round. Two different serial numbers are two devices, wherever they sit. Where the one that is
+    there now did answer, and only one of the two has a serial number, they may be two devices as
+    well: failures go with the name, because nobody knows, and what went well does not.
     """
-    by_place = {row.place: row.identity for row in present}
-    identities = frozenset(by_place.values())
-    names: dict[str, str] = {}
-    for row in rows:
-        names.setdefault(row.identity, row.identity)
-        now = by_place.get(Identity(row.place))
-        lacks_serial = row.place in (row.identity, now)
-        if row.identity not in identities and now is not None and lacks_serial:
-            names[row.identity] = now
-    return names
+
+    def __init__(self, host: Host, rows: Iterable[ResetAttempt]) -> None:
+        present = {i.place: (i.identity, address) for address, i in host.identities.items()}
+        identities = frozenset(identity for identity, _ in present.values())
+        self._now: dict[str, str] = {}
+        self._doubtful: set[str] = set()
+        for row in rows:
+            now, address = present.get(Identity(row.place), ("", None))
+            if address is None or row.identity in identities:
+                continue
+            if row.place in (row.identity, now):
+                self._now[row.identity] = now
+                if now != row.place or _answers(host, host.by_address[address]):
+                    self._doubtful.add(row.identity)
+
+    def now(self, identity: str) -> str:
+        """What the device that had this identity is called now."""
+        return self._now.get(identity, identity)
+
+    def is_doubtful(self, identity: str) -> bool:
+        """Whether the one of that name now may be another device."""
+        return identity in self._doubtful
+
+    def carry(self, rows: Iterable[ResetAttempt]) -> Iterator[ResetAttempt]:
+        """The attempts under these names, without what cannot be told of the one there now."""
+        for row in rows:
+            if row.outcome in FAILURES or not self.is_doubtful(row.identity):
+                yield replace(row, identity=self.now(row.identity))
+
+
+def _answers(host: Host, function: PciFunction) -> bool:
+    """Whether its serial number, of a VF its owner's, was looked for: it was awake and alive, and
+    all of its config space was read."""
+    config = host.by_address.get(function.physfn or function.address, function).config
+    return config is not None and not config.dead and config.extended is not None

@@ -1,7 +1,6 @@
-"""The coordinator's client: the only module of the command line that knows gRPC and the wire.
+"""The coordinator's client: the only module of the command line that knows the wire.
 
-Values in, values out. Every failure becomes one line that says what to do, and an exit code: the
-coordinator cannot be reached 3, it refused 2, it did not understand or knows no such name 64.
+Values in, values out; how a call ends that fails is `channel`'s.
 """
 
 from __future__ import annotations
@@ -9,23 +8,26 @@ from __future__ import annotations
 import os
 import queue
 import threading
-import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from typing import Any
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before the import: it logs connection failures
 
 import grpc
 
-from vfio_cli.endpoint import Endpoint, resolve
-from vfio_cli.exits import FAILURE, UNKNOWN, USAGE, Stop
-from vfio_cli.screens.layout import clean
+from vfio_cli.channel import DEADLINE_S, open_channel, stop_of
+from vfio_cli.endpoint import resolve
+from vfio_cli.exits import UNKNOWN, Stop
 from vfio_cli.terminal import progress
-from vfio_contract.bundle import BundleError, load_bundle
+from vfio_contract.baseline_views import BaselineProblem, BaselineRefusal, BaselineRow
 from vfio_contract.codec import from_message, to_message
-from vfio_contract.errors import ErrorCode
+from vfio_contract.errors import CURSOR_METADATA, ErrorCode
+from vfio_contract.forecast_views import ForecastView
+from vfio_contract.incident_views import IncidentView
+from vfio_contract.ledger_views import DeviceHistory
+from vfio_contract.mute_views import MuteView
+from vfio_contract.policy import PolicySetting
 from vfio_contract.views import (
     BaselineView,
     ClusterChange,
@@ -44,37 +46,11 @@ from vfio_contract.views import (
 from vfioctl.v1 import cluster_pb2 as wire
 from vfioctl.v1.cluster_pb2_grpc import ClusterServiceStub
 
-DEADLINE_S = 10.0
-"""For one call; a placement that waits for its commit is well within it."""
-
-MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-"""10,000 nodes in one status are about 5 MB."""
-
-OPTIONS = (
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.enable_retries", 0),
-)
-
-_EXIT_CODES = {
-    grpc.StatusCode.INVALID_ARGUMENT: USAGE,
-    grpc.StatusCode.UNAVAILABLE: UNKNOWN,
-    grpc.StatusCode.DEADLINE_EXCEEDED: UNKNOWN,
-    grpc.StatusCode.UNKNOWN: UNKNOWN,
-    grpc.StatusCode.INTERNAL: UNKNOWN,
-    grpc.StatusCode.CANCELLED: UNKNOWN,
-}
-
-CURSOR_METADATA = "vfioctl-cursor"
-
 _WAITING = 4
 """Changes of a stream that wait for whoever reads it, of up to 1,000 rows each."""
 
 _LOOK_S = 0.2
 """How soon a reader that waits for room sees that its stream was closed."""
-
-_NO_SUCH_NAME = "UNKNOWN_"
-"""How the codes of refused names begin; other things that are not found exist but for a part."""
 
 
 class Coordinator:
@@ -131,15 +107,67 @@ class Coordinator:
         placed = from_message(Placement, answer.placed) if answer.HasField("placed") else None
         return _decision(answer.decision), view, placed
 
-    def accept_baseline(self, node: str) -> BaselineView:
-        """Accept a node's present facts as known-good."""
-        request = wire.AcceptBaselineRequest(node=node)
-        return from_message(BaselineView, self._call(self._stub.AcceptBaseline, request).baseline)
+    def accept_baseline(
+        self, node: str, *, force: bool = False, reason: str = "", digest: str = ""
+    ) -> BaselineView | BaselineRefusal:
+        """Accept a node's present facts as known-good; a broken host only by force."""
+        request = wire.AcceptBaselineRequest(node=node, force=force, reason=reason, digest=digest)
+        answer = self._call(self._stub.AcceptBaseline, request)
+        if answer.HasField("baseline"):
+            return from_message(BaselineView, answer.baseline)
+        problems = tuple(from_message(BaselineProblem, p) for p in answer.problems)
+        return BaselineRefusal(answer.node, problems)
+
+    def list_baselines(self, node: str) -> tuple[str, tuple[BaselineRow, ...]]:
+        """The node's full name and every acceptance that is kept, newest first."""
+        answer = self._call(self._stub.ListBaselines, wire.ListBaselinesRequest(node=node))
+        return answer.node, tuple(from_message(BaselineRow, row) for row in answer.rows)
+
+    def baseline_facts(self, node: str) -> tuple[str, str, bytes]:
+        """The node's full name, and digest and facts (zlib) of its baseline in force."""
+        request = wire.GetBaselineFactsRequest(node=node)
+        answer = self._call(self._stub.GetBaselineFacts, request)
+        return answer.node, answer.digest, answer.facts_zlib
+
+    def node_facts(self, node: str) -> tuple[str, str, bytes, str]:
+        """The same of its facts as last received, and why they vouch for nothing ("": they do)."""
+        answer = self._call(self._stub.GetNodeFacts, wire.GetNodeFactsRequest(node=node))
+        return answer.node, answer.digest, answer.facts_zlib, answer.why
+
+    def show_policy(self) -> tuple[PolicySetting, ...]:
+        """Every setting."""
+        answer = self._call(self._stub.GetPolicy, wire.GetPolicyRequest())
+        return tuple(from_message(PolicySetting, s) for s in answer.settings)
+
+    def set_policy(self, changes: Sequence[tuple[str, str]]) -> tuple[PolicySetting, ...]:
+        """Change settings, all of them or none; every setting as it is then."""
+        rows = [wire.PolicyChange(name=name, value=value) for name, value in changes]
+        answer = self._call(self._stub.SetPolicy, wire.SetPolicyRequest(changes=rows))
+        return tuple(from_message(PolicySetting, s) for s in answer.settings)
 
     def show_baseline(self, node: str) -> BaselineView:
         """The baseline and what differs from it."""
         request = wire.GetBaselineRequest(node=node)
         return from_message(BaselineView, self._call(self._stub.GetBaseline, request).baseline)
+
+    def list_incidents(
+        self, *, closed: bool, limit: int
+    ) -> tuple[tuple[IncidentView, ...], int, str]:
+        """Open ones worst first, or all newest first; how many there are; the present time."""
+        request = wire.ListIncidentsRequest(all=closed, limit=limit)
+        answer = self._call(self._stub.ListIncidents, request)
+        rows = tuple(from_message(IncidentView, row) for row in answer.incidents)
+        return rows, answer.total, answer.at
+
+    def show_incident(self, id: str) -> tuple[IncidentView, str]:
+        """One incident with its nodes, and the present time."""
+        answer = self._call(self._stub.GetIncident, wire.GetIncidentRequest(id=id))
+        return from_message(IncidentView, answer.incident), answer.at
+
+    def ack_incident(self, id: str, *, reason: str) -> IncidentView:
+        """Say that somebody has seen it."""
+        request = wire.AckIncidentRequest(id=id, reason=reason)
+        return from_message(IncidentView, self._call(self._stub.AckIncident, request).incident)
 
     def accept_risk(self, node: str, *, code: str, reason: str, until: str) -> RiskView:
         """Record who carries a risk of a node; `until` is a day or a duration, as typed."""
@@ -155,6 +183,26 @@ class Coordinator:
         """The last decision about each risk, of one node or with "" of all."""
         answer = self._call(self._stub.ListRisks, wire.ListRisksRequest(node=node))
         return tuple(from_message(RiskView, risk) for risk in answer.risks)
+
+    def add_mute(self, code: str, *, node: str, reason: str, until: str) -> MuteView:
+        """Keep a health code out of the roll-up; node "" for all, until "" for the usual time."""
+        request = wire.AddMuteRequest(code=code, node=node, reason=reason, until=until)
+        return from_message(MuteView, self._call(self._stub.AddMute, request).mute)
+
+    def remove_mute(self, code: str, *, node: str) -> MuteView:
+        """End a mute; the one of all nodes with node ""."""
+        request = wire.RemoveMuteRequest(code=code, node=node)
+        return from_message(MuteView, self._call(self._stub.RemoveMute, request).mute)
+
+    def list_mutes(self) -> tuple[MuteView, ...]:
+        """The mutes in force, by code and node."""
+        answer = self._call(self._stub.ListMutes, wire.ListMutesRequest())
+        return tuple(from_message(MuteView, mute) for mute in answer.mutes)
+
+    def forecast(self, *, bios: str, kernel: str, nodes: Sequence[str]) -> ForecastView:
+        """What would happen to nodes (all without any named) with these versions."""
+        request = wire.GetForecastRequest(bios=bios, kernel=kernel, nodes=nodes)
+        return from_message(ForecastView, self._call(self._stub.GetForecast, request).forecast)
 
     def list_events(
         self, *, after_seq: int, limit: int, node: str
@@ -189,6 +237,12 @@ class Coordinator:
         answer = self._call(self._stub.GetCommand, request, doing=doing)
         return from_message(CommandView, answer.command), answer.report
 
+    def device_history(self, node: str, device: str) -> DeviceHistory:
+        """The resets of one function, by its address or identity."""
+        request = wire.GetDeviceHistoryRequest(node=node, device=device)
+        answer = self._call(self._stub.GetDeviceHistory, request)
+        return from_message(DeviceHistory, answer.history)
+
     def artifact(self, id: str) -> tuple[str, bytes, bytes]:
         """Digest of the facts, facts and readings (zlib) that the look of this command saw."""
         answer = self._call(self._stub.GetArtifact, wire.GetArtifactRequest(id=id))
@@ -199,7 +253,7 @@ class Coordinator:
             with progress(doing or f"asking the coordinator at {self._where}"):
                 return method(request, timeout=DEADLINE_S)
         except grpc.RpcError as error:
-            raise _stop(error, self._where) from None
+            raise stop_of(error, self._where) from None
 
 
 class Behind(Stop):
@@ -255,74 +309,12 @@ class Changes:
 def connect(endpoint: str | None, tls: str | None) -> Iterator[Coordinator]:
     """A connection to the coordinator; Mistake or Stop say why there is none."""
     where = resolve(endpoint, tls, environ=os.environ, uid=os.getuid())
-    with _channel(where) as channel:
+    with open_channel(where) as channel:
         yield Coordinator(channel, str(where))
 
 
-def _channel(where: Endpoint) -> grpc.Channel:
-    if where.socket is not None:
-        _require_socket(where)
-        return grpc.insecure_channel(f"unix:{where.socket}", options=OPTIONS)
-    if where.bundle is None:
-        raise AssertionError("an address always comes with a bundle")
-    try:
-        bundle = load_bundle(where.bundle, now=datetime.now(UTC))
-    except BundleError as error:
-        raise Stop(f"credentials in {where.bundle}: {error}", status=USAGE) from None
-    credentials = grpc.ssl_channel_credentials(
-        root_certificates=bundle.ca, private_key=bundle.key, certificate_chain=bundle.certificate
-    )
-    return grpc.secure_channel(where.address, credentials, options=OPTIONS)
-
-
-def _require_socket(where: Endpoint) -> None:
-    """Say at once what is wrong with the socket; gRPC would only say that it failed to connect."""
-    path = typing.cast(Any, where.socket)
-    try:
-        os.stat(path)
-    except FileNotFoundError:
-        raise Stop(
-            f"no coordinator here: {path} does not exist. Start one: vfioctl up; or name one: "
-            "--endpoint unix:/path/api.sock or HOST:PORT, or VFIOCTL_STATE=DIR for one that was "
-            "started with --state DIR",
-            status=UNKNOWN,
-        ) from None
-    except OSError as error:
-        raise Stop(
-            f"{path}: {error.strerror}. Ask as the coordinator's owner (sudo), or over TLS: "
-            "--endpoint HOST:PORT --tls DIR",
-            status=UNKNOWN,
-        ) from None
-    if not os.access(path, os.R_OK | os.W_OK):
-        raise Stop(
-            f"{path}: Permission denied. Ask as the coordinator's owner (sudo), or over TLS: "
-            "--endpoint HOST:PORT --tls DIR",
-            status=UNKNOWN,
-        )
-
-
-def _stop(error: Any, where: str) -> Stop:
-    code, details = error.code(), clean(str(error.details() or ""))
-    status = _EXIT_CODES.get(code, FAILURE)
-    if _has_code(details):
-        word = details.partition(":")[0]
-        if code is grpc.StatusCode.NOT_FOUND and word.startswith(_NO_SUCH_NAME):
-            status = USAGE
-        return Stop(details, status=status, code=word)
-    if code is grpc.StatusCode.UNIMPLEMENTED:
-        details = "it does not know this request: upgrade the coordinator to this version"
-    elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        details = (
-            f"no answer within {DEADLINE_S:.0f}s: it is overloaded or frozen; a change may still "
-            "have been made, look before you try again"
-        )
-    elif code is grpc.StatusCode.UNAVAILABLE:
-        details = f"cannot be reached ({_last_words(details)}): is it running? vfioctl up"
-    return Stop(f"coordinator {where}: {details or code.name}", status=status)
-
-
 def _stop_of_stream(error: Any, where: str) -> Stop:
-    stop = _stop(error, where)
+    stop = stop_of(error, where)
     if stop.code != ErrorCode.COMPACTED:
         return stop
     metadata = dict(error.trailing_metadata() or ())
@@ -330,18 +322,6 @@ def _stop_of_stream(error: Any, where: str) -> Stop:
         return Behind(stop, WatchCursor(*map(int, str(metadata[CURSOR_METADATA]).split("."))))
     except (KeyError, TypeError, ValueError):
         return stop
-
-
-def _has_code(details: str) -> bool:
-    """True for our own refusals, `CODE: detail. public text`."""
-    head, mark, _ = details.partition(": ")
-    return bool(mark) and head.replace("_", "").isalpha() and head.isupper()
-
-
-def _last_words(details: str) -> str:
-    """gRPC nests its causes; the last one is what people can act on."""
-    text = details.rsplit("; last error: ", 1)[-1].rsplit("connections to all backends failing", 1)
-    return text[-1].strip(" ;")[:160] or "no connection"
 
 
 def _decision(message: Any) -> Decision:

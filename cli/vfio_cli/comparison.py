@@ -14,9 +14,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from vfio_contract import codes
-from vfio_contract.drift import Change, compare, match_functions
+from vfio_contract.drift import Change, diff
+from vfio_contract.fingerprint import FunctionPrint, fingerprint
 from vfio_contract.host import Host
+from vfio_contract.matching import match
 from vfio_contract.model import PciFunction
+from vfio_contract.stale import StaleReference, find_stale
 
 _MASKED = (
     "{} redacted, so names and serial numbers are pseudonyms: devices are matched by ids and "
@@ -36,10 +39,13 @@ Blur = Callable[[PciFunction], PciFunction]
 class Comparison:
     """What changed; `notes` say how devices were matched where that is not by full identity.
 
+    `stale` are lines of the later host's VM configurations and mappings to edit.
+
     `unmatched` counts devices of which it is not known whether they are on the other side.
     """
 
     changes: tuple[Change, ...]
+    stale: tuple[StaleReference, ...] = ()
     notes: tuple[str, ...] = ()
     unmatched: int = 0
 
@@ -58,7 +64,11 @@ def compare_evidence(before: Host, after: Host) -> Comparison:
     for _, blur in blurs:
         before, after = (_blurred(h, [blur]) for h in (before, after))
     if not blurs or (_tells_apart(before) and _tells_apart(after)):
-        return Comparison(compare(before, after), tuple(notes))
+        one, other = fingerprint(before), fingerprint(after)
+        found = match(one, other)
+        unmatched = _endpoints(found.open_before, found.open_after)
+        changes, stale = diff(one, other), find_stale(before, after)
+        return Comparison(changes, stale, tuple(notes), len(unmatched))
     return _compare_by_address(before, after)
 
 
@@ -145,15 +155,19 @@ def _tells_apart(host: Host) -> bool:
 
 
 def _compare_by_address(before: Host, after: Host) -> Comparison:
-    before, after = (_blurred(h, [_place_at_address]) for h in (before, after))
-    _, gone, new = match_functions(before, after)
-    unmatched = {f.address for f in (*gone, *new)}
+    one, other = (fingerprint(_blurred(h, [_place_at_address])) for h in (before, after))
+    found = match(one, other)
+    unmatched = _endpoints(found.gone, found.new, found.open_before, found.open_after)
     changes = [
         change
-        for change in compare(before, after)
+        for change in diff(one, other)
         if change.code not in _PRESENCE and not _speaks_of(change, unmatched)
     ]
-    return Comparison(tuple(changes), (_BY_ADDRESS,), len(unmatched))
+    return Comparison(tuple(changes), notes=(_BY_ADDRESS,), unmatched=len(unmatched))
+
+
+def _endpoints(*sides: Iterable[FunctionPrint]) -> set[str]:
+    return {f.address for side in sides for f in side if not f.bridge}
 
 
 def _speaks_of(change: Change, addresses: Iterable[str]) -> bool:

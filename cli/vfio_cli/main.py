@@ -47,11 +47,15 @@ TREE: dict[str, dict[str, tuple[str, str]]] = {
     "Cluster": {
         "status": ("status:status", "This host, or with --cluster all of them, on one screen."),
         "events": ("events:events", "What happened, when, and who did it."),
+        "incident": ("incident:incident", "One cause on several nodes, and what to do about it."),
+        "mute": ("mute:mute", "Health codes that nobody wants to hear of for a while."),
         "node": ("node:node", "The hosts of the cluster."),
     },
     "VMs": {"vm": ("vm:vm", "Places for VMs that need devices.")},
     "Knowledge": {
         "baseline": ("baseline:baseline", "What a node was accepted as."),
+        "forecast": ("forecast:forecast", "What would happen with a BIOS or a kernel?"),
+        "policy": ("policy:policy", "What the cluster may do by itself."),
         "risk": ("risk:risk", "Risks of a node that somebody carries, why and until when."),
     },
 }

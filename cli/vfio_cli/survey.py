@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vfio_contract.address import Address
-from vfio_contract.drift import reset_class
 from vfio_contract.findings import NODE, Finding, Report, Verdict, severity
+from vfio_contract.fingerprint import reset_class
 from vfio_contract.host import Host
 from vfio_contract.model import NO_GROUP, Gap, PciFunction
 from vfio_contract.units import Unit, kind_of

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from vfio_contract.drift import match_functions
 from vfio_contract.findings import Finding, Report, Verdict
+from vfio_contract.fingerprint import fingerprint
 from vfio_contract.host import Host
+from vfio_contract.matching import match
 
 _RANKS = {Verdict.PASS: 0, Verdict.NOT_APPLICABLE: 0, Verdict.WARN: 1, Verdict.FAIL: 2}
 
@@ -75,12 +76,11 @@ def _make_change(was: Finding, now: Finding) -> VerdictChange:
 
 def _map_subjects(before: Host, after: Host) -> Mapping[str, str]:
     """The later name of each function and group of the earlier host."""
-    pairs, _, _ = match_functions(before, after)
     found: dict[str, str] = {}
     groups: dict[str, set[str]] = {}
-    for old, new in pairs:
-        found[f"function:{old.address}"] = f"function:{new.address}"
-        for was, now in _group_pair(old.group, new.group):
+    for pair in match(fingerprint(before), fingerprint(after)).pairs:
+        found[f"function:{pair.before.address}"] = f"function:{pair.after.address}"
+        for was, now in _group_pair(pair.before.group, pair.after.group):
             groups.setdefault(was, set()).add(now)
     # what is in several groups now is no one group's successor
     return found | {

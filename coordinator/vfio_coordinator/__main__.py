@@ -42,10 +42,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--node", action="append", default=[], help="make a certificate bundle for this node"
     )
+    parser.add_argument("--notify", type=Path, help="whom to tell of incidents: a notify.toml")
     options = parser.parse_args(arguments)
     try:
         settings = Settings(
-            options.state, options.listen, names=tuple(options.name), nodes=tuple(options.node)
+            options.state,
+            options.listen,
+            names=tuple(options.name),
+            nodes=tuple(options.node),
+            notify=options.notify,
         )
     except ValueError as error:
         parser.error(str(error))

@@ -39,6 +39,7 @@ from vfio_contract.bundle import (
 from vfio_contract.views import Event
 from vfio_coordinator.api.server import make_local_server, make_tls_server, require_private
 from vfio_coordinator.clock import Clock, SteadyClock, SystemClock, wall_time
+from vfio_coordinator.notify_config import NotifyConfigError, read_targets
 from vfio_coordinator.peer import Role
 from vfio_coordinator.pki import Authority
 from vfio_coordinator.runtime import Runtime
@@ -76,13 +77,14 @@ class Settings:
 
     `listen` is host:port, port 0 picks one; an IPv6 address stands in brackets. `names` are further
     DNS names or addresses under which agents reach it. `nodes` get a certificate bundle under
-    `state`/nodes.
+    `state`/nodes. `notify` says whom to tell of incidents, None for nobody.
     """
 
     state: Path
     listen: str
     names: tuple[str, ...] = ()
     nodes: tuple[str, ...] = ()
+    notify: Path | None = None
 
     def __post_init__(self) -> None:
         host, _, port = self.listen.rpartition(":")
@@ -133,11 +135,12 @@ async def serve(settings: Settings, clock: Clock) -> Serving:
     with ExitStack() as resources:
         try:
             return await _serve(settings, clock, resources)
-        except (StoreError, RestoreError, BundleError, OSError) as error:
+        except (StoreError, RestoreError, BundleError, NotifyConfigError, OSError) as error:
             raise StartError(str(error)) from error
 
 
 async def _serve(settings: Settings, clock: Clock, resources: ExitStack) -> Serving:
+    targets = () if settings.notify is None else read_targets(settings.notify)
     lock = StateLock.acquire(settings.state)
     resources.callback(lock.release)
     require_private(settings.state, uid=os.geteuid())
@@ -146,7 +149,7 @@ async def _serve(settings: Settings, clock: Clock, resources: ExitStack) -> Serv
     store = SqliteStore.open(lock)
     resources.callback(store.close)
     clock = SteadyClock(clock, newest_moment(store))
-    runtime = Runtime(store, start(LIMITS), clock, socket.gethostname())
+    runtime = Runtime(store, start(LIMITS), clock, socket.gethostname(), targets)
     runtime.receive(raise_epoch(store, clock.now().utc))
     authority = Authority.open_or_create(settings.state / "ca", now=wall_time(clock))
     server_bundle = load_bundle(authority.ensure_server(_server_names(settings)))

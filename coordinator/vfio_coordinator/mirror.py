@@ -18,7 +18,7 @@ from vfio_contract.views import ClusterStatus, Event, NodeView, WatchKind
 from vfio_coordinator.feed import SUMMARY_KEY, Feed, RowKey
 from vfio_coordinator.state import report
 from vfio_coordinator.state.events import Now
-from vfio_coordinator.state.health import find_health, level_of
+from vfio_coordinator.state.health import find_health, level_of, next_of
 from vfio_coordinator.state.judge import claims_on
 from vfio_coordinator.state.model import ClaimHeld, Node, State
 from vfio_coordinator.state.units_report import count_units, intended_states
@@ -70,8 +70,10 @@ class Mirror:
                 (known.nodes, state.nodes),
                 (known.log, state.log),
                 (known.clones, state.clones),
+                (known.mutes, state.mutes),
                 (known.rewound, state.rewound),
                 (known.clock_doubt, state.clock_doubt),
+                (known.notify_trouble, state.notify_trouble),
                 (known.intakes, state.intakes),
             )
         )
@@ -92,7 +94,7 @@ class Mirror:
             units=count_units(self._totals.elements()),
             vms=(),
             recent=newest_events(state, RECENT),
-            next=items[0].next if items else "",
+            next=next_of(items),
         )
         known = self.feed.row(SUMMARY_KEY)
         if not isinstance(known, ClusterStatus) or replace(known, at=now.utc) != summary:

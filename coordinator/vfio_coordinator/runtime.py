@@ -16,13 +16,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from vfio_contract.errors import ClusterError, ErrorCode
 from vfio_coordinator.admission import Gate
 from vfio_coordinator.clock import Clock
+from vfio_coordinator.notify import Notifier
+from vfio_coordinator.notify_config import AnyTarget
 from vfio_coordinator.publisher import Publisher
 from vfio_coordinator.session_port import SessionPort, Word
 from vfio_coordinator.state.effects import (
@@ -33,6 +35,7 @@ from vfio_coordinator.state.effects import (
     Effect,
     Failure,
     HoldEvents,
+    Notify,
     ReadBack,
     RefuseSession,
     Reply,
@@ -65,16 +68,27 @@ Answer = TypeVar("Answer")
 class Runtime:
     """Owns the state, the writer and the open streams. Lives on one event loop.
 
-    `failed` gets the reason once the process can only end; nothing is carried after that.
+    `targets` are told of incidents. `failed` gets the reason once the process can only end; nothing
+    is carried after that.
     """
 
-    def __init__(self, store: Store, state: State, clock: Clock, coordinator: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        state: State,
+        clock: Clock,
+        coordinator: str,
+        targets: Sequence[AnyTarget] = (),
+    ) -> None:
         self.state = state
         self.coordinator = coordinator
         self.publisher = Publisher(lambda: self.state, clock, coordinator)
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._writer = Writer(store, self._store_failed)
+        self._notifier = Notifier(
+            targets, self.feed, lambda: (self.state.cluster_id, self.state.incarnation)
+        )
         self._sessions: dict[int, SessionPort] = {}
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count(1)
@@ -87,6 +101,7 @@ class Runtime:
     def start(self) -> None:
         """Begin to write and to look at deadlines."""
         self._writer.start()
+        self._notifier.start()
         self._ticker = asyncio.create_task(self._tick())
 
     def end_sessions(self) -> None:
@@ -102,6 +117,7 @@ class Runtime:
             self._ticker.cancel()
             with suppress(asyncio.CancelledError):
                 await self._ticker
+        await self._notifier.stop()
         # Their outcomes reach this loop before the thread's end does: both are queued in order.
         finished = await asyncio.to_thread(self._writer.close, CLOSE_TIMEOUT_S)
         self._end("the coordinator has ended")
@@ -191,6 +207,8 @@ class Runtime:
                 port = self._sessions.get(effect.session)
                 if port is not None:
                     port.end(ClusterError(effect.code, effect.detail))
+            case Notify():
+                self._notifier.tell(effect)
             case StepDown(detail=detail):
                 # After the effects that follow: they tell who waits what did not happen.
                 self._loop.call_soon(self._die, detail)

@@ -26,7 +26,6 @@ from vfio_contract.artifact import (
 )
 from vfio_contract.durable import ActionEnded, DurableEvent, Stamp
 from vfio_contract.findings import Evidence, Finding
-from vfio_contract.units import Unit
 
 SCHEMA = "vfioctl.action/v1"
 
@@ -84,11 +83,6 @@ class AskedUnit:
     def addresses(self) -> tuple[Address, ...]:
         """All functions of the unit, assigned first."""
         return (*self.assign, *self.hold)
-
-
-def as_asked(unit: Unit) -> AskedUnit:
-    """What of a unit is compared."""
-    return AskedUnit(unit.id, unit.keys, unit.assign, unit.hold)
 
 
 @dataclass(frozen=True, slots=True)

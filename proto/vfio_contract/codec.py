@@ -17,7 +17,19 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from vfio_contract import action, command, durable, findings, views
+from vfio_contract import (
+    action,
+    baseline_views,
+    command,
+    durable,
+    findings,
+    forecast_views,
+    incident_views,
+    ledger_views,
+    mute_views,
+    policy,
+    views,
+)
 from vfio_contract.durable import DurableEvent, Spooled, Stamp, kind_of
 from vfio_contract.findings import Verdict
 from vfioctl.v1 import durable_pb2, findings_pb2, session_pb2, views_pb2
@@ -32,6 +44,12 @@ _MESSAGES: dict[type, type[Message]] = {
     for source, module in (
         (findings, findings_pb2),
         (views, views_pb2),
+        (baseline_views, views_pb2),
+        (policy, views_pb2),
+        (incident_views, views_pb2),
+        (ledger_views, views_pb2),
+        (mute_views, views_pb2),
+        (forecast_views, views_pb2),
         (durable, durable_pb2),
         (command, session_pb2),
         (action, session_pb2),

@@ -92,7 +92,8 @@ DEVICE_VANISHED = Code(
     Verdict.FAIL,
     "An identity of the baseline is not in the inventory.",
     "The device is gone from the bus: unplugged, disabled in firmware, or dead.",
-    "Look at the slot and the kernel log; if it is meant to be gone: vfioctl baseline accept NODE",
+    "Look at the slot and the kernel log; if it is meant to be gone: vfioctl baseline accept NODE "
+    "--force --reason TEXT",
 )
 DEVICE_APPEARED = Code(
     "DEVICE_APPEARED",
@@ -115,6 +116,58 @@ RESET_LOST = Code(
     "It may work once and then stay wedged until the host reboots.",
     "Compare kernel and firmware with the baseline before you give it to a VM again.",
 )
+NEXT_BOOT_CHANGED = Code(
+    "NEXT_BOOT_CHANGED",
+    Verdict.WARN,
+    "The boot loader's configuration of two artifacts, in the parameters that bear on passthrough, "
+    "where it is not what the running kernel was told.",
+    "This boot is as it was; the next one will isolate devices otherwise.",
+    "Read the difference; undo it, or reboot when it suits and look again: vfioctl check",
+)
+BINDING_GAINED = Code(
+    "BINDING_GAINED",
+    Verdict.PASS,
+    "The function was not vfio-bound at the baseline and is now.",
+    "It can be given to a VM; the host does not use it any more.",
+    "If it is as you want it: vfioctl baseline accept NODE",
+)
+RESET_GAINED = Code(
+    "RESET_GAINED",
+    Verdict.PASS,
+    "The function offers a better reset than at the baseline.",
+    "It takes fewer functions along, or works where none did.",
+    "If it is as you want it: vfioctl baseline accept NODE",
+)
+VF_COUNT_CHANGED = Code(
+    "VF_COUNT_CHANGED",
+    Verdict.WARN,
+    "sriov_numvfs or sriov_totalvfs of a physical function.",
+    "VMs that were given virtual functions may not find them, or find others under their number.",
+    "Look what sets sriov_numvfs at boot; restore it, or: vfioctl baseline accept NODE",
+)
+BAR_CHANGED = Code(
+    "BAR_CHANGED",
+    Verdict.WARN,
+    "The size of a BAR, whether the kernel found an address for it, or the size that a resizable "
+    "BAR was set to.",
+    "The guest sees another device: without an address it cannot be mapped at all.",
+    "Compare the firmware's settings (Above 4G decoding, Resizable BAR) with the baseline; if they "
+    "are as you want them: vfioctl baseline accept NODE",
+)
+LINK_DEGRADED = Code(
+    "LINK_DEGRADED",
+    Verdict.WARN,
+    "max_link_speed and max_link_width of the function and of the port above it.",
+    "The slot gives the device less than at the baseline: bifurcation, another slot, a riser.",
+    "Look at the slot and the firmware's setting for it; or: vfioctl baseline accept NODE",
+)
+LINK_IMPROVED = Code(
+    "LINK_IMPROVED",
+    Verdict.PASS,
+    "max_link_speed and max_link_width of the function and of the port above it.",
+    "The slot gives the device more than at the baseline.",
+    "If it is as you want it: vfioctl baseline accept NODE",
+)
 ACS_CLEARED = Code(
     "ACS_CLEARED",
     Verdict.FAIL,
@@ -123,12 +176,57 @@ ACS_CLEARED = Code(
     "The group still looks clean, but peer traffic is no longer sent up to the IOMMU.",
     "Find what rewrote ACSCtl (setpci, a fabric tool) and undo it.",
 )
+BASELINE_FOREIGN = Code(
+    "BASELINE_FOREIGN",
+    Verdict.WARN,
+    "The product UUID, board or product of the accepted facts is not that of the node now.",
+    "The baseline is of another machine: a board was replaced, or a name was given to another "
+    "host. Nothing of it is compared, and the node takes no VM.",
+    "Look what the node is now (vfioctl check --node NODE), then: vfioctl baseline accept NODE",
+)
+BASELINE_UNREADABLE = Code(
+    "BASELINE_UNREADABLE",
+    Verdict.WARN,
+    "The store holds facts of the baseline that this version cannot read; the line says where.",
+    "Drift cannot be judged: that nothing is shown proves nothing. The node takes no VM.",
+    "If a newer vfioctl wrote it, start that one; else: vfioctl baseline accept NODE",
+)
+ACS_RESTORED = Code(
+    "ACS_RESTORED",
+    Verdict.PASS,
+    "ACS control bits (SV, RR, CR, UF) of a hop are on that were off at the baseline.",
+    "Peer traffic is sent up to the IOMMU again.",
+    "If it is as you want it: vfioctl baseline accept NODE",
+)
+ISOLATION_ARTIFICIAL = Code(
+    "ISOLATION_ARTIFICIAL",
+    Verdict.WARN,
+    "pcie_acs_override is on the command line, and a hop that the function's group relies on has "
+    "no ACS capability of its own; at the baseline the group was the hardware's.",
+    "The kernel only believes that the group is isolated: neighbours may reach its DMA.",
+    "Remove pcie_acs_override and reboot, or record who accepts the risk (vfioctl risk accept) and "
+    "then: vfioctl baseline accept NODE",
+)
+ISOLATION_NATIVE = Code(
+    "ISOLATION_NATIVE",
+    Verdict.PASS,
+    "The function's group relied on pcie_acs_override at the baseline and does not now.",
+    "The group is what the hardware says; it may be wider than it was.",
+    "If it is as you want it: vfioctl baseline accept NODE",
+)
 VM_ADDRESS_STALE = Code(
     "VM_ADDRESS_STALE",
     Verdict.FAIL,
-    "A claim names a PCI address at which its device no longer is.",
+    "A claim or a VM's configuration names a PCI address at which its device no longer is.",
     "Starting the VM now may give it another device.",
-    "Release and place the VM again, or edit its configuration to the new address.",
+    "Edit its configuration to the new address, or release and place the VM again.",
+)
+MAPPING_STALE = Code(
+    "MAPPING_STALE",
+    Verdict.FAIL,
+    "A mapping's group number, ids or address against the host's.",
+    "Proxmox compares them at start and refuses, though nothing may be wrong with the device.",
+    "Edit the line that the evidence names.",
 )
 NODE_LOST = Code(
     "NODE_LOST",
@@ -166,6 +264,13 @@ REVALIDATING = Code(
     "A new boot id, and no complete fresh inventory of this boot yet.",
     "A reboot may have changed anything; no new placements until it is read again.",
     "Wait; the node returns by itself when nothing it relies on changed.",
+)
+EVIDENCE_LOST = Code(
+    "EVIDENCE_LOST",
+    Verdict.WARN,
+    "What the host shows of intended devices, or of its list of functions, cannot be read now.",
+    "It could be read at the baseline. What is not read proves nothing: no new placements.",
+    "vfioctl check --node NODE says what cannot be read; repair that, or accept it as it is now.",
 )
 RISK_EXPIRED = Code(
     "RISK_EXPIRED",
@@ -229,6 +334,23 @@ SPOOL_FULL = Code(
     "The coordinator has not taken them for long; until it does, the agent refuses to act.",
     "Look why the node's events are not acknowledged: vfioctl node show NODE.",
 )
+PEER_OUTLIER = Code(
+    "PEER_OUTLIER",
+    Verdict.WARN,
+    "Groups, reset classes and ACS by place of at least four nodes with the same board, BIOS, "
+    "kernel and cards: at least three in four agree, and this one does not.",
+    "A firmware setting, or hardware, is not as on its peers: its devices are isolated or reset "
+    "in another way.",
+    "vfioctl node show NODE says what differs; compare its firmware settings with a peer's.",
+)
+
+NOTIFY_FAILED = Code(
+    "NOTIFY_FAILED",
+    Verdict.WARN,
+    "The outcome of the last notification, for each target of the coordinator's notify.toml.",
+    "Somebody who relies on being told of incidents was not. They stand here all the same.",
+    "Read the coordinator's log, mend the target. What reached nobody is told again by itself.",
+)
 
 CLUSTER_CODES: tuple[Code, ...] = (
     FIRMWARE_CHANGED,
@@ -241,13 +363,27 @@ CLUSTER_CODES: tuple[Code, ...] = (
     DEVICE_APPEARED,
     BINDING_LOST,
     RESET_LOST,
+    NEXT_BOOT_CHANGED,
+    BINDING_GAINED,
+    RESET_GAINED,
+    VF_COUNT_CHANGED,
+    BAR_CHANGED,
+    LINK_DEGRADED,
+    LINK_IMPROVED,
     ACS_CLEARED,
+    ACS_RESTORED,
+    ISOLATION_ARTIFICIAL,
+    ISOLATION_NATIVE,
+    BASELINE_FOREIGN,
+    BASELINE_UNREADABLE,
     VM_ADDRESS_STALE,
+    MAPPING_STALE,
     NODE_LOST,
     NODE_UNHEARD,
     NODE_CLONED,
     NODE_CORDONED,
     REVALIDATING,
+    EVIDENCE_LOST,
     RISK_EXPIRED,
     RISK_REVOKED,
     STORE_REWOUND,
@@ -256,5 +392,7 @@ CLUSTER_CODES: tuple[Code, ...] = (
     JOURNAL_FAILED,
     HOSTD_AWAY,
     SPOOL_FULL,
+    NOTIFY_FAILED,
+    PEER_OUTLIER,
 )
 """Codes that no single-host check gives: drift and node states."""

@@ -1,48 +1,74 @@
 """What changed between a baseline and now, in the terms that matter for passthrough.
 
-Compares two hosts by function identity, never by address or group number. Only facts that both
-sides know are compared: a field that one of them could not read, or that its schema did not have,
-is neither equal nor changed, so that upgrading vfioctl alone yields no drift. What follows from a
-change (block, cordon, wait for a person) is not decided here; a change only says whether it takes
-isolation or function away (`harms`).
+Compares the fingerprints of two hosts by function identity, never by address or group number. Only
+facts that both sides know are compared: a field that one of them could not read, or that its schema
+did not have, is neither equal nor changed, so that upgrading vfioctl alone yields no drift. What a
+class of change leads to is one table, `CONSEQUENCES`; whom it concerns is not known here.
 """
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
 
 from vfio_contract import codes
-from vfio_contract.address import Address, Identity, address_key
+from vfio_contract.address import Address
 from vfio_contract.codes import Code
-from vfio_contract.findings import Verdict
+from vfio_contract.fingerprint import (
+    HOST,
+    RESETS,
+    VFIO,
+    BarPrint,
+    Fingerprint,
+    FunctionPrint,
+    Link,
+    fingerprint,
+)
+from vfio_contract.firmware import shorten
 from vfio_contract.host import Host
-from vfio_contract.intention import is_vfio_bound
-from vfio_contract.model import Facts, PciFunction
-from vfio_contract.units import hot_resets, resets_alone
+from vfio_contract.matching import Matching, Pair, match
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 
-_ISOLATING = 0x01 | 0x04 | 0x08 | 0x10
-"""ACSCtl SV, RR, CR, UF: the bits that a group relies on (facts: Isolation beyond groups)."""
+class Consequence(StrEnum):
+    """What a change of an intended or claimed unit leads to.
 
-_PARAMETERS = frozenset(
+    RETURNS: the node takes placements again by itself. HOLDS: it waits for a person. CORDONS: harm,
+    isolation or function was taken away.
+    """
+
+    RETURNS = "returns"
+    HOLDS = "holds"
+    CORDONS = "cordons"
+
+
+CONSEQUENCES: Mapping[str, Consequence] = MappingProxyType(
     {
-        "intel_iommu",
-        "amd_iommu",
-        "iommu",
-        "intremap",
-        "pcie_acs_override",
-        "pci",
-        "vfio",
-        "vfio_pci",
-        "vfio_iommu_type1",
-        "iommufd",
-        "arm_smmu",
-        "arm_smmu_v3",
-        "efi",
+        codes.FIRMWARE_CHANGED.name: Consequence.RETURNS,
+        codes.NEXT_BOOT_CHANGED.name: Consequence.RETURNS,
+        codes.GROUP_RENUMBERED.name: Consequence.RETURNS,
+        codes.DEVICE_MOVED.name: Consequence.RETURNS,
+        codes.DEVICE_APPEARED.name: Consequence.RETURNS,
+        codes.BINDING_GAINED.name: Consequence.RETURNS,
+        codes.RESET_GAINED.name: Consequence.RETURNS,
+        codes.LINK_IMPROVED.name: Consequence.RETURNS,
+        codes.ACS_RESTORED.name: Consequence.RETURNS,
+        codes.ISOLATION_NATIVE.name: Consequence.RETURNS,
+        codes.GROUP_SPLIT.name: Consequence.HOLDS,
+        codes.GROUP_NARROWED.name: Consequence.HOLDS,
+        codes.VF_COUNT_CHANGED.name: Consequence.HOLDS,
+        codes.BAR_CHANGED.name: Consequence.HOLDS,
+        codes.LINK_DEGRADED.name: Consequence.HOLDS,
+        codes.ISOLATION_ARTIFICIAL.name: Consequence.HOLDS,
+        codes.GROUP_WIDENED.name: Consequence.CORDONS,
+        codes.DEVICE_VANISHED.name: Consequence.CORDONS,
+        codes.BINDING_LOST.name: Consequence.CORDONS,
+        codes.RESET_LOST.name: Consequence.CORDONS,
+        codes.ACS_CLEARED.name: Consequence.CORDONS,
     }
 )
-"""Names before the first `=` or `.` of kernel parameters that bear on passthrough."""
+"""Every class of drift, and what it leads to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +77,8 @@ class Change:
 
     `detail` sharpens the code: `merged` or `foreign member` for GROUP_WIDENED. `before` and `after`
     are the values as people read them. `harms` is True when isolation or function was taken away:
-    exactly for codes whose verdict is FAIL.
+    exactly for codes that cordon, whose verdict is FAIL. `confidence` is "" where both sides are
+    one device for certain, else how it was recognised, in words.
     """
 
     code: str
@@ -62,18 +89,21 @@ class Change:
     before: str
     after: str
     harms: bool
+    confidence: str = ""
 
 
 def describe(change: Change) -> str:
     """One change in one line for people; what two functions share reads the same for both."""
     where = change.address_after or change.address_before
-    before, after = _short(change.before), _short(change.after)
+    before, after = shorten(change.before), shorten(change.after)
     match change.code:
         case codes.GROUP_WIDENED.name:
             members = " + ".join(after.partition(": ")[2].split())
             return f"widened ({change.detail}): {members}"
         case codes.FIRMWARE_CHANGED.name:
             return f"{change.detail} {before} -> {after}"
+        case codes.NEXT_BOOT_CHANGED.name:
+            return f"next boot: {before or 'no parameters'} -> {after or 'no parameters'}"
         case codes.DEVICE_MOVED.name:
             return f"{before} -> {after}"
         case codes.DEVICE_VANISHED.name:
@@ -83,201 +113,263 @@ def describe(change: Change) -> str:
     return f"{where}: {before} -> {after}"
 
 
-def _short(value: str) -> str:
-    """A digest by its first 12 digits, as git shows them; anything else as it is."""
-    return value[:12] if _DIGEST.fullmatch(value) else value
-
-
-def firmware_tuple(facts: Facts) -> tuple[tuple[str, str | None], ...]:
-    """The named parts of the firmware tuple, in DESIGN's order; None where a part is not known."""
-    firmware = facts.firmware
-    attributes = firmware.attributes
-    joined = None if attributes is None else ", ".join(f"{k}={v}" for k, v in attributes)
-    return (
-        ("BIOS", _joined(firmware.bios_version, firmware.bios_date)),
-        ("BMC", firmware.bmc_revision),
-        ("microcode", firmware.microcode),
-        ("kernel", facts.kernel.release),
-        ("kernel build", facts.kernel.build),
-        ("cmdline", None if facts.cmdline is None else iommu_parameters(facts.cmdline)),
-        ("ACPI DMAR", firmware.dmar_sha256),
-        ("ACPI IVRS", firmware.ivrs_sha256),
-        ("firmware attributes", joined),
-    )
-
-
-def iommu_parameters(cmdline: str) -> str:
-    """The kernel parameters that bear on passthrough, in their order."""
-    return " ".join(word for word in cmdline.split() if _parameter_head(word) in _PARAMETERS)
-
-
-def _parameter_head(word: str) -> str:
-    return word.partition("=")[0].partition(".")[0].replace("-", "_")
-
-
 def compare(before: Host, after: Host) -> tuple[Change, ...]:
+    """All changes of the facts of two hosts, as `diff` of their fingerprints."""
+    return diff(fingerprint(before), fingerprint(after))
+
+
+def diff(before: Fingerprint, after: Fingerprint) -> tuple[Change, ...]:
     """All changes: node first, then by address of the function now."""
-    changes = list(_firmware_changes(before.facts, after.facts))
-    if before.facts.functions is None or after.facts.functions is None:
+    changes = list(_node_changes(before, after))
+    if before.functions is None or after.functions is None:
         return tuple(changes)
-    pairs, gone, new = match_functions(before, after)
-    same = {_id(after, now): _id(before, old) for old, now in pairs}
-    for old, now in pairs:
-        identity = _id(after, now)
-        if not now.is_bridge:
-            changes.extend(_place_changes(identity, old, now))
-            changes.extend(_group_changes(before, after, old, now, same))
-            changes.extend(_use_changes(before, after, old, now))
-        changes.extend(_acs_changes(identity, old, now))
-    changes.extend(_change(codes.DEVICE_VANISHED, _id(before, f), f, None, f.ids, "") for f in gone)
-    changes.extend(_change(codes.DEVICE_APPEARED, _id(after, f), None, f, "", f.ids) for f in new)
+    found = match(before, after)
+    groups = _Groups(found)
+    # without an IOMMU the kernel makes no group and sets no ACS bit: nobody took one away
+    translated = all(_has_groups(side) for side in (before.functions, after.functions))
+    for pair in found.pairs:
+        if not pair.is_bridge:
+            changes.extend(_place_changes(pair))
+            changes.extend(groups.compare(pair))
+            changes.extend(_use_changes(pair))
+        if translated:
+            changes.extend(_acs_changes(pair))
+    changes.extend(
+        _change(codes.DEVICE_VANISHED, f, None, f.ids, "") for f in found.gone if not f.bridge
+    )
+    changes.extend(
+        _change(codes.DEVICE_APPEARED, None, f, "", f.ids) for f in found.new if not f.bridge
+    )
     return tuple(changes)
 
 
-Pairs = Sequence[tuple[PciFunction, PciFunction]]
+def _has_groups(functions: Iterable[FunctionPrint]) -> bool:
+    """False where the group of every function is known and none has one."""
+    return any(f.group is None or f.group >= 0 for f in functions)
 
 
-def match_functions(
-    before: Host, after: Host
-) -> tuple[Pairs, Sequence[PciFunction], Sequence[PciFunction]]:
-    """(same function in both, endpoints only before, endpoints only after).
-
-    By identity first; then by place and ids for those of which one side could read no serial.
-    """
-    pairs: list[tuple[PciFunction, PciFunction]] = []
-    left = {before.identities[f.address].identity: f for f in before.functions}
-    rest: list[PciFunction] = []
-    for function in after.functions:
-        old = left.pop(after.identities[function.address].identity, None)
-        if old is None:
-            rest.append(function)
-        else:
-            pairs.append((old, function))
-    places = {before.identities[f.address].place: f for f in left.values()}
-    new: list[PciFunction] = []
-    for function in rest:
-        found = after.identities[function.address]
-        old = places.get(found.place)
-        if old is None or {found.method, before.identities[old.address].method} == {"dsn"}:
-            new.append(function)
-        else:
-            del places[found.place]
-            pairs.append((old, function))
-    pairs.sort(key=lambda pair: address_key(pair[1].address))
-    return (
-        pairs,
-        [f for f in places.values() if not f.is_bridge],
-        [f for f in new if not f.is_bridge],
-    )
-
-
-def _place_changes(identity: Identity, old: PciFunction, now: PciFunction) -> Iterable[Change]:
-    if old.address != now.address:
-        yield _change(codes.DEVICE_MOVED, identity, old, now, old.address, now.address)
-
-
-def _group_changes(
-    before: Host,
-    after: Host,
-    old: PciFunction,
-    now: PciFunction,
-    same: Mapping[Identity, Identity],
-) -> Iterable[Change]:
-    if old.group is None or now.group is None or old.group < 0 or now.group < 0:
-        return
-    had = _group_identities(before, old.group)
-    has = {same.get(i, i): a for i, a in _group_identities(after, now.group).items()}
-    gained, lost = has.keys() - had.keys(), had.keys() - has.keys()
-    identity = _id(after, now)
-    was = f"group {old.group}: {_list(had.values())}"
-    is_now = f"group {now.group}: {_list(has.values())}"
-    if gained:
-        known = {i for number in before.members for i in _group_identities(before, number)}
-        detail = "merged" if gained <= known else "foreign member"
-        yield _change(codes.GROUP_WIDENED, identity, old, now, was, is_now, detail)
-    elif lost:
-        code = codes.GROUP_SPLIT if lost & set(same.values()) else codes.GROUP_NARROWED
-        yield _change(code, identity, old, now, was, is_now)
-    elif old.group != now.group:
-        yield _change(codes.GROUP_RENUMBERED, identity, old, now, was, is_now)
-
-
-def _group_identities(host: Host, number: int) -> dict[Identity, Address]:
-    return {
-        host.identities[f.address].identity: f.address
-        for f in host.members.get(number, ())
-        if not f.is_bridge
-    }
-
-
-def _use_changes(before: Host, after: Host, old: PciFunction, now: PciFunction) -> Iterable[Change]:
-    identity = _id(after, now)
-    if (is_vfio_bound(old), is_vfio_bound(now)) == (True, False):
-        driver = now.driver or "no driver"
-        yield _change(codes.BINDING_LOST, identity, old, now, old.driver or "vfio", driver)
-    had, has = reset_class(old, before.by_address), reset_class(now, after.by_address)
-    rank = ("none", "weak", "slot", "function")
-    if had is not None and has is not None and rank.index(has) < rank.index(had):
-        yield _change(codes.RESET_LOST, identity, old, now, had, has)
-
-
-def reset_class(function: PciFunction, by_address: Mapping[Address, PciFunction]) -> str | None:
-    """`function`, `slot` (VFIO hot reset), `weak` (power management only), `none`; None unknown."""
-    if resets_alone(function):
-        return "function"
-    hot = hot_resets(function, by_address)
-    if hot is None or function.reset_methods is None:
-        return "slot" if hot else None
-    if hot:
-        return "slot"
-    return "weak" if "pm" in function.reset_methods else "none"
-
-
-def _acs_changes(identity: Identity, old: PciFunction, now: PciFunction) -> Iterable[Change]:
-    had = None if old.config is None else old.config.acs
-    has = None if now.config is None else now.config.acs
-    if had is None or has is None:
-        return
-    if had.control & ~has.control & _ISOLATING:
-        was, is_now = f"ACSCtl 0x{had.control:02x}", f"ACSCtl 0x{has.control:02x}"
-        yield _change(codes.ACS_CLEARED, identity, old, now, was, is_now)
-
-
-def _firmware_changes(before: Facts, after: Facts) -> Iterable[Change]:
-    for (name, old), (_, now) in zip(firmware_tuple(before), firmware_tuple(after), strict=True):
+def _node_changes(before: Fingerprint, after: Fingerprint) -> Iterator[Change]:
+    parts = dict(after.firmware)
+    for name, old in before.firmware:
+        now = parts.get(name)
         if old is not None and now is not None and old != now:
-            yield _change(codes.FIRMWARE_CHANGED, "", None, None, old, now, name)
+            yield _change(codes.FIRMWARE_CHANGED, None, None, old, now, name)
+    was, is_now = before.next_boot, after.next_boot
+    if was is None or is_now is None or was == is_now:
+        return
+    # where each side runs what its loader says, the command line itself has told it already
+    if (was, is_now) != (before.running, after.running):
+        yield _change(codes.NEXT_BOOT_CHANGED, None, None, was, is_now, "cmdline pending")
+
+
+def _place_changes(pair: Pair) -> Iterator[Change]:
+    old, now = pair.before.address, pair.after.address
+    if old != now:
+        yield _change_of(codes.DEVICE_MOVED, pair, old, now)
+
+
+# --- groups --------------------------------------------------------------------------------------
+
+
+class _Groups:
+    """The endpoints of each group on both sides, the same ones under one key.
+
+    Left out is what is a bridge on either side, and what nobody can tell from another.
+    """
+
+    def __init__(self, found: Matching) -> None:
+        self._before: dict[int, dict[object, Address]] = {}
+        self._after: dict[int, dict[object, Address]] = {}
+        self._group_before: dict[object, int | None] = {}
+        self._group_after: dict[object, int | None] = {}
+        for number, pair in enumerate(found.pairs):
+            if not pair.is_bridge:
+                self._put(number, pair.before, self._before, self._group_before)
+                self._put(number, pair.after, self._after, self._group_after)
+        for function in found.gone:
+            if not function.bridge:
+                self._put(("gone", function.address), function, self._before, self._group_before)
+        for function in found.new:
+            if not function.bridge:
+                self._put(("new", function.address), function, self._after, self._group_after)
+
+    @staticmethod
+    def _put(
+        key: object,
+        function: FunctionPrint,
+        members: dict[int, dict[object, Address]],
+        groups: dict[object, int | None],
+    ) -> None:
+        groups[key] = function.group
+        if function.group is not None and function.group >= 0:
+            members.setdefault(function.group, {})[key] = function.address
+
+    def compare(self, pair: Pair) -> Iterator[Change]:
+        """What became of the group of this function; nothing where either side has none."""
+        old, now = pair.before.group, pair.after.group
+        if old is None or now is None or old < 0 or now < 0:
+            return
+        had, has = self._before[old], self._after[now]
+        # whose group is not known on the other side neither came nor left
+        gained = {k for k in has.keys() - had.keys() if self._group_before.get(k, -1) is not None}
+        lost = {k for k in had.keys() - has.keys() if self._group_after.get(k, -1) is not None}
+        was, is_now = f"group {old}: {_list(had.values())}", f"group {now}: {_list(has.values())}"
+        if gained:
+            merged = all(self._group_before.get(k, -1) != -1 for k in gained)
+            detail = "merged" if merged else "foreign member"
+            yield _change_of(codes.GROUP_WIDENED, pair, was, is_now, detail)
+        elif lost:
+            split = any(k in self._group_after for k in lost)
+            code = codes.GROUP_SPLIT if split else codes.GROUP_NARROWED
+            yield _change_of(code, pair, was, is_now)
+        elif old != now:
+            yield _change_of(codes.GROUP_RENUMBERED, pair, was, is_now)
+
+
+# --- use -----------------------------------------------------------------------------------------
+
+
+def _use_changes(pair: Pair) -> Iterator[Change]:
+    yield from _binding_changes(pair)
+    yield from _reset_changes(pair)
+    yield from _vf_changes(pair)
+    yield from _bar_changes(pair)
+    yield from _link_changes(pair)
+    was, is_now = pair.before.artificial, pair.after.artificial
+    if was is not None and is_now is not None and was != is_now:
+        code = codes.ISOLATION_ARTIFICIAL if is_now else codes.ISOLATION_NATIVE
+        words = {True: "by pcie_acs_override", False: "by the hardware"}
+        yield _change_of(code, pair, words[was], words[is_now])
+
+
+def _binding_changes(pair: Pair) -> Iterator[Change]:
+    """What a hypervisor binds for its VM comes and goes with that, and is no drift."""
+    found = {(VFIO, HOST): codes.BINDING_LOST, (HOST, VFIO): codes.BINDING_GAINED}
+    was, is_now = pair.before.binding, pair.after.binding
+    if was is not None and is_now is not None and (was, is_now) in found:
+        drivers = [
+            side.driver or ("vfio" if side.binding == VFIO else "no driver")
+            for side in (pair.before, pair.after)
+        ]
+        yield _change_of(found[was, is_now], pair, *drivers)
+
+
+def _reset_changes(pair: Pair) -> Iterator[Change]:
+    was, is_now = pair.before.reset, pair.after.reset
+    if was is None or is_now is None or was == is_now:
+        return
+    lost = RESETS.index(is_now) < RESETS.index(was)
+    yield _change_of(codes.RESET_LOST if lost else codes.RESET_GAINED, pair, was, is_now)
+
+
+def _vf_changes(pair: Pair) -> Iterator[Change]:
+    old, now = pair.before, pair.after
+    differs = [
+        (was, is_now, word)
+        for was, is_now, word in (
+            (old.vfs, now.vfs, "enabled"),
+            (old.total_vfs, now.total_vfs, "possible"),
+        )
+        if was is not None and is_now is not None and was != is_now
+    ]
+    if differs:
+        before = ", ".join(f"{was} VFs {word}" for was, _, word in differs)
+        after = ", ".join(f"{is_now} VFs {word}" for _, is_now, word in differs)
+        yield _change_of(codes.VF_COUNT_CHANGED, pair, before, after)
+
+
+def _bar_changes(pair: Pair) -> Iterator[Change]:
+    """BARs by number: their sizes, whether they have an address, and what resizable ones are set
+    to."""
+    old, now = pair.before, pair.after
+    before: list[str] = []
+    after: list[str] = []
+    if old.bars is not None and now.bars is not None:
+        was, is_now = ({b.index: _show_bar(b) for b in bars} for bars in (old.bars, now.bars))
+        for index in sorted(was.keys() | is_now.keys()):
+            if was.get(index) != is_now.get(index):
+                before.append(f"BAR {index}: {was.get(index, 'none')}")
+                after.append(f"BAR {index}: {is_now.get(index, 'none')}")
+    had, has = dict(old.resizable or ()), dict(now.resizable or ())
+    for index in sorted(had.keys() & has.keys()):
+        if had[index] != has[index]:
+            before.append(f"BAR {index} set to {_size(had[index])}")
+            after.append(f"BAR {index} set to {_size(has[index])}")
+    if before:
+        yield _change_of(codes.BAR_CHANGED, pair, "; ".join(before), "; ".join(after))
+
+
+def _show_bar(bar: BarPrint) -> str:
+    return f"{_size(bar.size_bytes)}{'' if bar.assigned else ', no address'}"
+
+
+def _link_changes(pair: Pair) -> Iterator[Change]:
+    """What the slot gives: the weaker of both ends, the function's own where that is all known."""
+    was, is_now = pair.before.link, pair.after.link
+    if was is None or is_now is None:
+        return
+    port_was, port_now = pair.before.port_link, pair.after.port_link
+    if port_was is not None and port_now is not None:
+        was, is_now = _weaker(was, port_was), _weaker(is_now, port_now)
+    if was == is_now:
+        return
+    worse = is_now.speed < was.speed or is_now.width < was.width
+    code = codes.LINK_DEGRADED if worse else codes.LINK_IMPROVED
+    yield _change_of(code, pair, _show_link(was), _show_link(is_now))
+
+
+def _weaker(one: Link, other: Link) -> Link:
+    return Link(min(one.speed, other.speed), min(one.width, other.width))
+
+
+def _show_link(link: Link) -> str:
+    return f"{link.speed:g} GT/s x{link.width}"
+
+
+def _acs_changes(pair: Pair) -> Iterator[Change]:
+    was, is_now = pair.before.acs, pair.after.acs
+    if was is None or is_now is None:
+        return
+    texts = f"ACSCtl 0x{was:02x}", f"ACSCtl 0x{is_now:02x}"
+    if was & ~is_now:
+        yield _change_of(codes.ACS_CLEARED, pair, *texts)
+    if is_now & ~was:
+        yield _change_of(codes.ACS_RESTORED, pair, *texts)
+
+
+def _change_of(code: Code, pair: Pair, before: str, after: str, detail: str = "") -> Change:
+    return _change(code, pair.before, pair.after, before, after, detail, pair.confidence)
 
 
 def _change(
     code: Code,
-    identity: str,
-    old: PciFunction | None,
-    now: PciFunction | None,
+    old: FunctionPrint | None,
+    now: FunctionPrint | None,
     before: str,
     after: str,
     detail: str = "",
+    confidence: str = "",
 ) -> Change:
+    function = now or old
     return Change(
         code=code.name,
-        identity=identity,
+        identity=function.identity if function is not None else "",
         address_before=old.address if old is not None else "",
         address_after=now.address if now is not None else "",
         detail=detail,
         before=before,
         after=after,
-        harms=code.verdict is Verdict.FAIL,
+        harms=CONSEQUENCES[code.name] is Consequence.CORDONS,
+        confidence=confidence,
     )
-
-
-def _id(host: Host, function: PciFunction) -> Identity:
-    return host.identities[function.address].identity
-
-
-def _joined(*parts: str | None) -> str | None:
-    known = [p for p in parts if p]
-    return None if None in parts else " ".join(known)
 
 
 def _list(addresses: Iterable[str]) -> str:
     return " ".join(sorted(addresses)) or "empty"
+
+
+_UNITS = ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB"))
+
+
+def _size(size: int) -> str:
+    return next((f"{size >> s} {u}" for s, u in _UNITS if size >> s), f"{size} B")

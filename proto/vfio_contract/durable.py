@@ -58,7 +58,8 @@ class _Clean:
 class ResetAttempted(_Clean):
     """One reset of the subject; fields as in `ledger.ResetAttempt`.
 
-    `duration_ms` is None where nobody measured it.
+    `duration_ms` is None where nobody measured it. `boot_id` is the attempt's own, which may be an
+    earlier one than that in which it is told; "" from an agent that did not say.
     """
 
     key: str
@@ -68,6 +69,8 @@ class ResetAttempted(_Clean):
     evidence: str
     place: str
     duration_ms: int | None = None
+    boot_id: str = ""
+    firmware_text: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,12 @@ placement that finds nothing is an answer with reasons, never an error. The cata
 from dataclasses import dataclass
 from enum import StrEnum
 
+CURSOR_METADATA = "vfioctl-cursor"
+"""Beside COMPACTED: the oldest place of a watch that is still kept."""
+
+RETRY_METADATA = "vfioctl-retry-after-ms"
+"""Beside BUSY: when an agent that was sent away is expected, in milliseconds from now."""
+
 
 class ErrorCode(StrEnum):
     """Stable names, sent as the first word of a status message."""
@@ -26,6 +32,8 @@ class ErrorCode(StrEnum):
     NO_ARTIFACT = "NO_ARTIFACT"
     NO_BASELINE = "NO_BASELINE"
     UNKNOWN_RISK = "UNKNOWN_RISK"
+    UNKNOWN_MUTE = "UNKNOWN_MUTE"
+    UNKNOWN_INCIDENT = "UNKNOWN_INCIDENT"
     NO_INVENTORY = "NO_INVENTORY"
     NODE_MISMATCH = "NODE_MISMATCH"
     NODE_CLONED = "NODE_CLONED"
@@ -96,6 +104,12 @@ CATALOGUE: dict[ErrorCode, ErrorText] = {
     ),
     ErrorCode.UNKNOWN_RISK: ErrorText(
         "NOT_FOUND", "No such risk decision is in force; see: vfioctl risk list"
+    ),
+    ErrorCode.UNKNOWN_INCIDENT: ErrorText(
+        "NOT_FOUND", "No such incident is kept; see: vfioctl incident list --all"
+    ),
+    ErrorCode.UNKNOWN_MUTE: ErrorText(
+        "NOT_FOUND", "No such mute is in force; see: vfioctl mute list"
     ),
     ErrorCode.NO_INVENTORY: ErrorText(
         "FAILED_PRECONDITION", "The node has sent no inventory of this boot; wait for its agent."

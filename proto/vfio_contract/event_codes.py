@@ -20,12 +20,21 @@ EVENT_WORDS = {
     "gone. The row names both.",
     "WAIVER_ENDED": "A user had lifted a cordon whose cause stayed. That cause is gone now; if it "
     "comes back, it cordons the node again.",
-    "BASELINE_ACCEPTED": "A user accepted the node as it is: drift is judged against that.",
+    "BASELINE_ACCEPTED": "A user, or the policy, accepted the node as it is: drift is judged "
+    "against that. A forced one says why.",
     "BASELINE_RECHECKED": "The node's baseline was read again by another version of vfioctl, which "
     "compares it anew.",
-    "BASELINE_UNREADABLE": "The store holds a baseline of the node that cannot be read: drift "
-    "cannot be judged. Accept a new one: vfioctl baseline accept NODE",
+    "POLICY_SET": "A user changed what the cluster does by itself; the row has both values.",
     "RISK_ACCEPTED": "A user carries a risk of the node, for the reason and the time in the row.",
+    "HEALTH_BEGAN": "A health code stands in the cluster that was not there before; the row says "
+    "since when.",
+    "HEALTH_ENDED": "No node that is heard has shown this health code for five minutes.",
+    "MUTE_ADDED": "A user does not want to hear of a health code, for the reason and the time in "
+    "the row. Placement and cordons are the same as without.",
+    "MUTE_REMOVED": "A user ended a mute before its time.",
+    "MUTE_EXPIRED": "A mute came to its end: the code counts again.",
+    "MUTE_BROKEN": "It got worse than a mute covers, so it ended: the level rose, more nodes show "
+    "the code, or another VM is at risk.",
     "VM_PLACED": "A VM was given units on a node; they are claimed until vfioctl vm release.",
     "VM_CLAIMED": "Units in use by a VM that vfioctl did not place were recorded as claimed.",
     "VM_RELEASED": "A VM's claim was given back: its units are free again if they qualify.",
@@ -51,6 +60,16 @@ EVENT_WORDS = {
     "COMMAND_REFUSED": "The node did not begin the command, and never will; the row has the code "
     "that says why.",
     "COMMAND_ENDED": "The node told how the command ended.",
+    "INCIDENT_OPENED": "The first node showed something that somebody must act on, or that is "
+    "another cause than those of the open incidents: vfioctl incident show ID",
+    "INCIDENT_NARROWED": "One more node shows the same without a change that the others had in "
+    "common: that change is not the cause.",
+    "INCIDENT_WORSE": "An incident that somebody had acknowledged got worse: it is to be "
+    "acknowledged again.",
+    "INCIDENT_ACKED": "A user has seen the incident as it is; it tells nobody any more unless it "
+    "gets worse.",
+    "INCIDENT_CLOSED": "The last node of the incident shows it no more.",
+    "INCIDENT_REOPENED": "The same trouble came back within a day of its end.",
     "EVENT_UNREADABLE": "The node told an event that this version does not know: upgrade the "
     "coordinator.",
 }

@@ -34,6 +34,16 @@ _RANK = {
 }
 """CHECKS.md: UNKNOWN ranks between WARN and FAIL, and BLOCKED as UNKNOWN."""
 
+WORST_FIRST = (
+    Verdict.FAIL,
+    Verdict.UNKNOWN,
+    Verdict.BLOCKED,
+    Verdict.WARN,
+    Verdict.PASS,
+    Verdict.NOT_APPLICABLE,
+)
+"""In the order in which people read how many there are of each."""
+
 EXIT_CODES = {
     Verdict.NOT_APPLICABLE: 0,
     Verdict.PASS: 0,

@@ -469,7 +469,8 @@ class KernelLog:
     when the log goes on past the start of init. Both together make it complete: only then does the
     absence of a line prove anything. `total_lines` counts what was read. Of a kind of line that
     repeats too often only the first and last are here; `omitted_lines` counts those left out. A
-    kind without any line here had none in the log.
+    kind without any line here had none in the log. `first_seconds` and `last_seconds` are when the
+    oldest and the newest line of a running host's buffer were written, of whatever kind, else None.
     """
 
     source: str
@@ -478,6 +479,8 @@ class KernelLog:
     total_lines: int
     lines: tuple[LogLine, ...]
     omitted_lines: int = 0
+    first_seconds: float | None = None
+    last_seconds: float | None = None
 
     @property
     def complete(self) -> bool:
@@ -570,7 +573,8 @@ class ResetEvent:
 class ResetSummary:
     """The ledger's summary for one function on this firmware tuple; see `vfio_contract.ledger`.
 
-    `recent` are the newest of its attempts, in the order they happened.
+    `recent` are the newest of its attempts, in the order they happened. `used` says that a VM has
+    had it in this boot.
     """
 
     identity: str
@@ -580,6 +584,7 @@ class ResetSummary:
     last_outcome: str
     last_evidence: str
     recent: tuple[ResetEvent, ...] = ()
+    used: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -718,6 +723,23 @@ class Readings:
     redacted: str | None = None
     ledger_kept: bool = False
     vm_processes: tuple[VmProcess, ...] | None = None
+
+
+NOTHING_READ = Readings(
+    boot_id=None,
+    live=False,
+    privileged=False,
+    collector="",
+    uptime_seconds=None,
+    kernel_log=None,
+    interrupt_chips=None,
+    memory=None,
+    holders=None,
+    functions=(),
+    names=(),
+    ledger=None,
+)
+"""For facts that come without any."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from vfio_contract.findings import Verdict
+from vfio_contract.stale import StaleReference
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,8 @@ class UnitView:
 
     `state` is free, claimed, foreign (a process outside our claims holds it), unfit, unknown or
     pending. `why` is the first gate that refuses, in words; `needs` lists the `--allow` words that
-    would admit it. `vm` is the claim's holder, "" for none.
+    would admit it. `vm` is the claim's holder, "" for none. `reset` is the worst class of its
+    functions' reset histories (`ledger.ResetState`), "" where its agent told of no reset.
     """
 
     id: str
@@ -42,11 +44,16 @@ class UnitView:
     why: str
     needs: tuple[str, ...]
     vm: str
+    reset: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeView:
-    """One difference from the baseline; fields as in `drift.Change`."""
+    """One difference from the baseline; fields as in `drift.Change`.
+
+    `units` are ids of the intended or claimed units that it concerns, `vms` those that have a claim
+    on them or whose configuration on the host names them.
+    """
 
     code: str
     identity: str
@@ -56,15 +63,18 @@ class ChangeView:
     before: str
     after: str
     harms: bool
+    confidence: str = ""
+    units: tuple[str, ...] = ()
+    vms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """A node on one line; `findings`, `units`, `drift`, `risks` and `commands` are detail.
+    """A node on one line; from `units` on all is detail.
 
     `state` is ready, cordoned, draining, drained, revalidating or lost. `verdict` is the worst of
     its findings as last heard, UNKNOWN when not heard. `heard_age_s` is -1 when never heard since
-    the coordinator's start.
+    the coordinator's start. `firmware_before` are parts that cannot be read now, in words.
     """
 
     name: str
@@ -86,6 +96,8 @@ class NodeView:
     findings: tuple["FindingView", ...] = ()
     risks: tuple["RiskView", ...] = ()
     commands: tuple["CommandView", ...] = ()
+    stale: tuple[StaleReference, ...] = ()
+    firmware_before: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +164,25 @@ class RiskView:
 
 @dataclass(frozen=True, slots=True)
 class HealthItem:
-    """One line of HEALTH: level ERR or WARN, a stable code, whom it concerns, what it means."""
+    """One line of HEALTH: level ERR or WARN, a stable code, whom it concerns, what it means.
+
+    `count` is how many nodes, 0 for the cluster itself. `since` is when the code was first seen in
+    the cluster, UTC in ISO 8601, "" where that is not known. `muted` says in words who does not
+    want to hear of it and until when, "" for nobody: such a line does not count in the roll-up.
+    `incident` is the id of the open incident that it is about, "" for none, and `common` what its
+    nodes have in common, in words.
+    """
 
     level: str
     code: str
     scope: str
     text: str
     next: str
+    count: int = 0
+    since: str = ""
+    muted: str = ""
+    incident: str = ""
+    common: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +200,10 @@ class UnitCount:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One row of the event log. `seq` only grows; `subject` is `node:N`, `vm:V` or `cluster`."""
+    """One row of the event log. `seq` only grows.
+
+    `subject` is `node:N`, `vm:V`, `incident:INC-N` or `cluster`.
+    """
 
     seq: int
     at: str
@@ -398,7 +425,10 @@ class BaselineView:
     """An accepted baseline.
 
     `drift` is of now only where `compared` is True; else it is as last heard, and `why` says what
-    is missing.
+    is missing. `reason` is why it was forced, `doubt` why it cannot be compared, each "" for no.
+    `of_this_firmware` is True where no part of the firmware tuple that is known differs now.
+    `present_digest` is of the facts that it is compared with, "" for none. `intended_units` are
+    those of then, at their addresses of then; it vouches for those whose ids are in `passed`.
     """
 
     node: str
@@ -410,3 +440,9 @@ class BaselineView:
     drift: tuple[ChangeView, ...]
     compared: bool = False
     why: str = ""
+    reason: str = ""
+    doubt: str = ""
+    of_this_firmware: bool = False
+    stale: tuple[StaleReference, ...] = ()
+    present_digest: str = ""
+    passed: tuple[str, ...] = ()

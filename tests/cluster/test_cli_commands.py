@@ -122,6 +122,10 @@ async def test_from_an_empty_cluster_to_a_released_vm(state: Path, shell: ShellF
         assert codes.count("VM_PLACED") == 1
         assert [e["seq"] for e in events] == sorted(e["seq"] for e in events)
         assert "VM_RELEASED" in (await at.type("events --last 1")).out
+        newest = events[-1]["seq"]
+        beyond = f"No events after 99999; the newest of the log is {newest}.\n"
+        assert (await at.type("events --since 99999")).out == beyond
+        assert (await at.type("events --since 99999 -o json")).document["last_seq"] == newest
         assert "VM_PLACED" not in (await at.type("events --node pve01")).out
 
 
@@ -148,7 +152,7 @@ async def test_a_baseline_a_reboot_and_the_drift_it_shows(state: Path, shell: Sh
         at = shell(cluster)
         agent = await cluster.join("pve01", full_host())
         none = await at.type("baseline show pve01")
-        assert (none.code, "vfioctl baseline accept NODE" in none.err) == (2, True)
+        assert (none.code, "vfioctl baseline accept pve01" in none.err) == (2, True)
         accepted = await at.type("baseline accept pve01")
         assert accepted.out.startswith("ACCEPTED  pve01")
         same = await at.type("baseline show pve01")
@@ -264,6 +268,9 @@ async def test_mistakes_are_named_by_the_coordinator(state: Path, shell: ShellFo
             assert (said.code, said.out) == (64, "")
             assert said.err.startswith(f"vfioctl: {code}: ")
             assert said.err.count("\n") == 1
+        await cluster.join("pve01")
+        said = await at.type("baseline show pve01")
+        assert said.err.endswith("make one: vfioctl baseline accept pve01\n")
 
 
 async def test_a_stopped_coordinator_is_unknown(state: Path, shell: ShellFor) -> None:

@@ -29,8 +29,15 @@ READS: dict[str, dict[str, Any]] = {
     "ListVms": {},
     "ExplainVm": {"vm": "vm1"},
     "GetBaseline": {"node": NODE},
+    "ListBaselines": {"node": NODE},
+    "GetPolicy": {},
     "ListEvents": {},
+    "GetDeviceHistory": {"node": NODE, "device": "none"},
     "ListRisks": {},
+    "ListIncidents": {},
+    "GetIncident": {"id": "INC-1"},
+    "ListMutes": {},
+    "GetForecast": {"bios": "F11"},
     "GetCommand": {"id": "none"},
     "ListCommands": {},
     "Watch": {},
@@ -41,10 +48,18 @@ CHANGES: dict[str, dict[str, Any]] = {
     "PlaceVm": {"request": to_message(want("vm1"))},
     "ReleaseVm": {"vm": "vm1"},
     "AcceptBaseline": {"node": NODE},
+    "GetBaselineFacts": {"node": NODE},
+    "GetNodeFacts": {"node": NODE},
     "AcceptRisk": {"node": NODE, "code": "ACS_OVERRIDE", "reason": "lab", "until": "90d"},
     "RevokeRisk": {"node": NODE, "code": "ACS_OVERRIDE"},
+    "AckIncident": {"id": "INC-1"},
+    "AddMute": {"code": "NODE_LOST", "node": NODE, "reason": "moved", "until": "4h"},
+    "RemoveMute": {"code": "NODE_LOST", "node": NODE},
     "RunCommand": {"node": NODE, "verb": "check"},
     "GetArtifact": {"id": "none"},
+}
+ADMINS: dict[str, dict[str, Any]] = {
+    "SetPolicy": {"changes": [cluster_pb2.PolicyChange(name="baseline", value="person")]},
 }
 
 
@@ -92,9 +107,18 @@ async def test_what_acts_on_a_host_needs_an_admin(state: Path, verb: str) -> Non
         assert refused.code != "PERMISSION_DENIED"
 
 
+@pytest.mark.parametrize("role", Role)
+async def test_what_the_cluster_does_by_itself_is_for_admins(state: Path, role: Role) -> None:
+    async with Cluster(state) as cluster:
+        user = await cluster.user(role)
+        for method, fields in ADMINS.items():
+            refused = await answer_of(user, method, fields) == "PERMISSION_DENIED"
+            assert refused is (role is not Role.ADMIN), method
+
+
 async def test_every_method_is_asked_for_its_role() -> None:
     service = cluster_pb2.DESCRIPTOR.services_by_name["ClusterService"]
-    assert {method.name for method in service.methods} == {*READS, *CHANGES}
+    assert {method.name for method in service.methods} == {*READS, *CHANGES, *ADMINS}
 
 
 async def test_a_viewer_may_try_but_not_reserve(state: Path) -> None:

@@ -142,7 +142,10 @@ async def test_accepting_f11_makes_it_the_known_good(state: Path) -> None:
         admin, agent = await accepted(cluster)
         await reboot(agent, f11())
         await admin.until_state(NODE, "cordoned")
-        response = await admin.call("AcceptBaseline", node=NODE)
+        refused = await admin.call("AcceptBaseline", node=NODE)
+        assert not refused.HasField("baseline")
+        assert "GROUP_WIDENED" in {problem.code for problem in refused.problems}
+        response = await admin.call("AcceptBaseline", node=NODE, force=True, reason="as wired")
         baseline = from_message(BaselineView, response.baseline)
         assert baseline.digest == agent.digest
         assert baseline.drift == ()

@@ -118,8 +118,8 @@ async def test_mistakes_name_the_field_and_the_fix(
         await cluster.join(NODE, overridden())
         good = "--node pve03 --code ACS_OVERRIDE --reason lab --until 90d"
         for line, words in (
-            (good.replace("90d", "forever"), "until: 'forever' is no end"),
-            (good.replace("90d", "2020-01-01"), "until: '2020-01-01' is not after now"),
+            (good.replace("90d", "forever"), "end: 'forever' is no end"),
+            (good.replace("90d", "2020-01-01"), "end: '2020-01-01' is not after now"),
             (good.replace("90d", "99999d"), "at most 731"),
             (good.replace("ACS_OVERRIDE", "GROUP_DIRTY"), "--code"),
             (good.replace("pve03", "nobody"), "UNKNOWN_NODE"),
@@ -136,7 +136,7 @@ async def test_mistakes_name_the_field_and_the_fix(
             ({"reason": ""}, "reason: it is empty"),
             ({"reason": "a\x1b[31m"}, "reason: it holds control characters"),
             ({"reason": "x" * 501}, "reason: it has 501 characters"),
-            ({"until": ""}, "until: '' is no end"),
+            ({"until": ""}, "end: '' is no end"),
         ):
             refused = await admin.refusal("AcceptRisk", **(TERMS | changes))
             assert (refused.code, words in refused.message) == ("BAD_REQUEST", True), refused

@@ -19,7 +19,18 @@ from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfio_contract import command, durable, findings, views
+from vfio_contract import (
+    baseline_views,
+    command,
+    durable,
+    findings,
+    forecast_views,
+    incident_views,
+    ledger_views,
+    mute_views,
+    policy,
+    views,
+)
 from vfio_contract.address import Address, Identity
 from vfio_contract.codec import (
     event_from_message,
@@ -46,12 +57,38 @@ def _messages(file: types.ModuleType) -> dict[str, Any]:
     return {name: getattr(file, name) for name in names}
 
 
-KINDS = {k.__name__: k for m in (views, findings, durable, command) for k in _dataclasses(m)}
+KINDS = {
+    k.__name__: k
+    for m in (
+        views,
+        policy,
+        baseline_views,
+        forecast_views,
+        incident_views,
+        ledger_views,
+        mute_views,
+        findings,
+        durable,
+        command,
+    )
+    for k in _dataclasses(m)
+}
 MESSAGES: dict[str, Any] = {n: m for file in FILES for n, m in _messages(file).items()}
 
-LOCAL = {"Report", "DurableEvent", "Spooled", "Stamp", "Mark", "JournalStatus"}
+LOCAL = {
+    "Report",
+    "DurableEvent",
+    "Spooled",
+    "Stamp",
+    "Mark",
+    "JournalStatus",
+    "BaselineRefusal",
+    "Setting",
+    "PolicyView",
+}
 """Values without a message of their fields: a report is printed, and its findings travel; what
-belongs to a durable event is converted by hand (below)."""
+belongs to a durable event is converted by hand (below), and what the state answers with, or what a
+setting is, never travels whole."""
 
 OF_SESSION = {"Command", "AskedUnit", "CommandAnswer"}
 """The values among the messages of a session; the others are made by hand."""

@@ -37,6 +37,12 @@ def test_a_refusal_reads_as_code_detail_and_what_to_do() -> None:
     )
 
 
+def test_commands_in_a_refusal_are_about_the_node_that_was_named() -> None:
+    said = message_of(ErrorCode.UNKNOWN_DEVICE, "no unit with it", node="pve07")
+    assert said.endswith("see: vfioctl node show pve07")
+    assert message_of(ErrorCode.UNKNOWN_DEVICE, "no unit with it").endswith("node show NODE")
+
+
 def test_a_bad_request_is_told_by_its_detail_alone() -> None:
     assert message_of(ErrorCode.BAD_REQUEST, "until: it is empty.") == (
         "BAD_REQUEST: until: it is empty"

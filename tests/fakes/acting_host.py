@@ -2,7 +2,7 @@
 
 The evidence is a real host's, read as if this were the running one, so that a file that is not
 there is absent. Writes are answered by `pci_kernel.py`, resets by a device that always answers as
-before; `resets` has a line for each.
+before; `resets` has a line for each. Where `die` is there, whoever makes one is killed by it.
 """
 
 from __future__ import annotations
@@ -139,6 +139,8 @@ class ActingHost:
     def _reset(self, host: Host, target: Address, *, operation: str) -> ResetResult:
         with (self.top / "resets").open("a") as file:
             file.write(f"{target}\n")
+        if (self.top / "die").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
         config = {str(target): bytes(64).hex()}
         answer = Answer("done", 0, "", 0.016, config, config)
         request = plan_reset(host, host.by_address[target])

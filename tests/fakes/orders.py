@@ -1,8 +1,10 @@
-"""A command as a coordinator sends it, for tests that need one and not what it says."""
+"""A command as a coordinator sends it, for tests that need one and not what it says; its unit."""
 
 from __future__ import annotations
 
+from vfio_contract.action import AskedUnit
 from vfio_contract.command import Command
+from vfio_contract.units import Unit
 
 ORDER = Command(
     id="c1",
@@ -18,3 +20,8 @@ ORDER = Command(
     epoch=2,
 )
 """Looks, for a node of this name in boot `b`; change what matters with `dataclasses.replace`."""
+
+
+def as_asked(unit: Unit) -> AskedUnit:
+    """The unit of a host, as a coordinator names it in a command."""
+    return AskedUnit(unit.id, unit.keys, unit.assign, unit.hold)

@@ -31,7 +31,8 @@ from vfio_agent.hostd.acting import Acting
 from vfio_agent.journal import Journal
 from vfio_contract.action import ActionReport, unpack_report
 from vfio_contract.address import Address
-from vfio_contract.durable import ActionEnded, ResetAttempted
+from vfio_contract.artifact import encode
+from vfio_contract.durable import ActionEnded, ResetAttempted, encode_event
 from vfio_contract.host import Host
 
 ID = "0" * 31 + "1"
@@ -69,6 +70,10 @@ def tell(journal: Journal, host: ActingHost, report: ActionReport) -> dict[str, 
         "ends": [[e.id, e.outcome, unpack_report(e.report).outcome.value] for e in ends],
         "reserved": len(journal.spool.reservations()),
         "open": len(journal.actions.unfinished()),
+        "spool": [
+            [row.seq, encode_event(row.event).decode()] for row in journal.spool.after(0, 1000)
+        ],
+        "ledger": [encode(row).decode() for row in journal.attempts()],
     }
 
 

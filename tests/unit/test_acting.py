@@ -21,9 +21,13 @@ from typing import Any
 
 import pytest
 
+from tests.both_ends import compare_ends
 from tests.fakes.acting_host import BOUND, DISK, FREE, ActingHost
+from tests.fakes.orders import as_asked
 from tests.unit.acting_runner import ID, act, tell
 from tests.unit.journals import MEMORY, opened
+from tests.unit.state.cluster import Agent, Cluster
+from tests.unit.state.hosts import cards, snapshot
 from vfio_agent.actuate.preview import preview
 from vfio_agent.actuate.reset_trial import ResetResult
 from vfio_agent.actuate.steps import Verb
@@ -33,10 +37,17 @@ from vfio_agent.hostd.acting import Acting
 from vfio_agent.hostd.aftermath import NOTHING_DONE, UNSEEN
 from vfio_agent.inspect import observe
 from vfio_agent.journal import Bounds, Journal, Kept
-from vfio_contract.action import ActionReport, AskedUnit, Outcome, as_asked
+from vfio_contract.action import ActionReport, AskedUnit, Outcome
 from vfio_contract.address import Address
+from vfio_contract.artifact import decode, to_plain
+from vfio_contract.durable import Spooled, decode_event
 from vfio_contract.host import Host
+from vfio_contract.ledger import ResetAttempt
 from vfio_contract.model import LogLine
+from vfio_contract.reset_report import report_resets
+from vfio_coordinator.state.events import EventsReceived
+from vfio_coordinator.state.model import Limits
+from vfio_coordinator.state.reset_history import report_history
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 60.0
@@ -191,6 +202,37 @@ def test_a_reset_is_in_the_history_once_wherever_it_is_killed(memory: Path) -> N
         if row["outcome"] == "unknown":
             assert (row["detail"], row["attempts"]) == (UNSEEN, ["unobserved"]), row
     assert {row["outcome"] for row in rows} == {"done", "failed", "unknown"}
+    tried = sum(bool(check_both_ends(row)) for row in rows)
+    assert tried == sum(row["resets"] for row in rows)
+
+
+def check_both_ends(row: dict[str, Any]) -> list[ResetAttempt]:
+    """The cluster has the attempts of this journal, also where each event comes twice."""
+    attempts = [decode(ResetAttempt, text.encode()) for text in row["ledger"]]
+    cluster = Cluster(limits=Limits(events_per_s=1e6, events_burst=1e6))
+    agent = Agent("pve01", snapshot(*cards(1)))
+    events = tuple(Spooled(seq, decode_event(text.encode())) for seq, text in row["spool"])
+    for _ in range(2):
+        cluster.hello(agent, spool_id="a" * 32)
+        told = EventsReceived(node="pve01", session=agent.session, spool_id="a" * 32, events=events)
+        cluster.send(told)
+    cluster.restart()
+    for identity in {attempt.identity for attempt in attempts}:
+        there = report_history(cluster.state, "pve01", identity)
+        here = report_resets(
+            [a for a in attempts if a.identity == identity],
+            {},
+            node="pve01",
+            identity=identity,
+            address="",
+            gone=False,
+            boot_id=None,
+            firmware="",
+        )
+        assert compare_ends(to_plain(here), to_plain(there)) == []
+    kept = cluster.state.intakes["pve01"].attempts
+    assert {of[0] for of in kept} == {attempt.identity for attempt in attempts}
+    return attempts
 
 
 def die(path: Path, host: ActingHost, verb: Verb, address: Address) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.acting_host import BOUND, DISK, FREE, ActingHost
+from tests.fakes.orders import as_asked
 from tests.unit.acting_runner import ID, act
 from tests.unit.journals import opened
 from tests.unit.test_acting import (
@@ -41,7 +42,7 @@ from vfio_agent.hostd.acting import Acting
 from vfio_agent.hostd.aftermath import UNSEEN, judge_again, read_expected
 from vfio_agent.journal import Bounds, Journal, JournalFull
 from vfio_agent.journal.actions import HOUR_MS
-from vfio_contract.action import AskedUnit, Outcome, as_asked
+from vfio_contract.action import AskedUnit, Outcome
 from vfio_contract.address import Address
 from vfio_contract.artifact import encode
 from vfio_contract.command_codes import COMMAND_EXPIRED

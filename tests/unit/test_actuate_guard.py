@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.fakes.orders import as_asked
 from tests.fakes.snapshots import (
     audio,
     behind,
@@ -317,7 +318,7 @@ def test_the_owner_may_name_ids_or_addresses() -> None:
 
 
 def test_a_unit_that_changed_since_is_refused() -> None:
-    asked = make_host(*rows()).unit_of[GPU]
+    asked = as_asked(make_host(*rows()).unit_of[GPU])
     now = make_host(*rows(nic={"group": 3}))
 
     assert "UNIT_CHANGED" in codes(ask(Verb.BIND, now, expected=asked))

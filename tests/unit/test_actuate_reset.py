@@ -144,7 +144,7 @@ def test_a_success_ends_a_standing_failure() -> None:
         for rows in ([bad], [bad, good])
     )
 
-    assert (before.state, after.state) == ("failing", "clean")
+    assert (before.state, after.state) == ("failing", "probation")
 
 
 def test_a_reset_that_nobody_could_hear_is_unobserved() -> None:

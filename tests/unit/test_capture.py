@@ -1,4 +1,7 @@
-"""Captures: what is recorded replays to the same facts, and says no more than was asked."""
+"""Captures: what is recorded replays to the same facts, and says no more than was asked.
+
+Length: each scene is one way a capture may lie, and all share one made-up host.
+"""
 
 from __future__ import annotations
 
@@ -70,8 +73,11 @@ def comparable(snapshot: Snapshot) -> Snapshot:
 
 
 def as_file(snapshot: Snapshot) -> KernelLog | None:
+    """Of a file nobody says which times it covers without a gap."""
     log = snapshot.readings.kernel_log
-    return None if log is None else replace(log, source="dmesg")
+    if log is None:
+        return None
+    return replace(log, source="dmesg", first_seconds=None, last_seconds=None)
 
 
 def members(path: Path) -> dict[str, tarfile.TarInfo]:

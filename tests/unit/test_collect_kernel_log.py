@@ -408,3 +408,22 @@ def test_real_logs_are_complete_but_for_the_one_that_died(shared: Path) -> None:
     assert len(found) == 21
     assert found.pop(died) == (True, False)
     assert set(found.values()) == {(True, True)}
+
+
+@pytest.mark.parametrize(
+    ("records", "first_s", "last_s"),
+    [
+        ("6,1,1500000,-;one\n6,2,2500000,-;two\n SUBSYSTEM=pci\n", 1.5, 2.5),
+        ("6,1,1500000,-;one\n6,4,2500000,-;after a gap\n6,5,3500000,-;two\n", 2.5, 3.5),
+        ("", None, None),
+    ],
+)
+def test_how_far_a_ring_buffer_reaches(
+    tmp_path: Path, records: str, first_s: float | None, last_s: float | None
+) -> None:
+    tree = SysfsTree(tmp_path)
+    tree.write("/dev/kmsg", records)
+    found = collect_kernel_log(Reader(LiveRoot(str(tree.top))))
+    assert found is not None
+    assert (found.first_seconds, found.last_seconds) == (first_s, last_s)
+    assert extract_log(b"[    1.500000] one\n", "dmesg").first_seconds is None

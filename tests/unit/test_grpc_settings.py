@@ -14,7 +14,7 @@ from grpc import _common
 from tests.fakes import recording_coordinator
 from vfio_agent import network
 from vfio_agent.session import link
-from vfio_cli import client
+from vfio_cli import channel
 from vfio_coordinator.api import server
 
 
@@ -28,7 +28,7 @@ def library() -> bytes:
     [
         pytest.param(link.CHANNEL_OPTIONS, id="agent"),
         pytest.param(server.OPTIONS, id="coordinator"),
-        pytest.param(client.OPTIONS, id="command line"),
+        pytest.param(channel.OPTIONS, id="command line"),
         pytest.param(recording_coordinator._OPTIONS, id="the tests' coordinator"),
     ],
 )

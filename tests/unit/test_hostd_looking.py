@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.snapshots import function_reading, make_log
 from tests.fakes.sysfs_tree import SysfsTree
 from vfio_agent.collect.root import open_root
+from vfio_agent.hostd import vm_uses
 from vfio_agent.hostd.looking import Looking
 from vfio_agent.inspect import Inspection, judge_snapshot, observe
 from vfio_agent.journal import Journal
@@ -18,8 +20,15 @@ from vfio_agent.session.outbox import Observed
 from vfio_agent.watch import Batch, Happening, Place, Sign, Watch, replay_watch, want
 from vfio_agent.watch.schedule import CONFIRM_S
 from vfio_contract.address import Address
-from vfio_contract.durable import BindingChanged, DeviceAppeared, DeviceRemoved, VmStarted
-from vfio_contract.model import VmProcess
+from vfio_contract.durable import (
+    BindingChanged,
+    DeviceAppeared,
+    DeviceRemoved,
+    ResetAttempted,
+    VmStarted,
+)
+from vfio_contract.ledger import VM_START, Outcome
+from vfio_contract.model import Holder, VmProcess
 
 GPU = Address("0000:01:00.0")
 
@@ -89,6 +98,27 @@ def test_what_passed_between_two_looks_is_durable(
         BindingChanged("", "vfio-pci", 1),
     ]
     assert {event.identity for event in events} == {seen.host.identities[GPU].identity}
+
+
+def test_how_a_vm_s_start_went_is_durable(
+    top: Path, journal: Journal, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vm_uses, "SETTLED_MS", 0)
+    looks = Looks(top, journal, watch)
+    seen = observe(open_root(str(top)), journal, None)
+    vm = Holder("/dev/vfio/1", 900, "qemu-system-x86", started_seconds=1.0, vm="web")
+    for holders in ((), (vm,), (vm,)):
+        readings = replace(
+            seen.snapshot.readings,
+            holders=holders,
+            kernel_log=make_log(),
+            functions=(function_reading(seen.host.by_address[GPU]),),
+        )
+        looks.keep(judge_snapshot(replace(seen.snapshot, readings=readings)))
+    (row,) = journal.attempts()
+    assert (row.method, row.outcome, row.address) == (VM_START, Outcome.SUCCESS, GPU)
+    told = [row.event.payload for row in journal.spool.after(0, 10)]
+    assert [p.outcome for p in told if isinstance(p, ResetAttempted)] == ["success"]
 
 
 def test_a_vm_that_began_is_durable(top: Path, journal: Journal, watch: Watch) -> None:

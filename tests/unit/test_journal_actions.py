@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,7 +92,7 @@ def test_attempts_and_the_end_are_there_together(path: Path) -> None:
         made = report()
         event = ended_event(made, identity="", at=AT)
         journal.actions.end("c1", made, event, None, attempts=[row, row])
-        assert journal.attempts() == [row]
+        assert journal.attempts() == [replace(row, told_at_ms=AT.wall_ms)]
         assert journal.totals() == {row.identity: (1, 0)}
         assert journal.fed_boot() == "", "it says nothing of what the kernel's log holds"
         assert [type(payload) for payload in payloads(journal)] == [ResetAttempted, ActionEnded]

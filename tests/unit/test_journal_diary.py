@@ -77,9 +77,7 @@ def test_only_done_and_undone_are_ends(path: Path, state: State) -> None:
         journal.diary.note(whole("c1", state))
         ended = state in (State.DONE, State.UNDONE)
         assert journal.diary.unfinished() == ([] if ended else [operation()])
-        assert journal.diary.end_of("c1") == (whole("c1", state) if ended else None)
         journal.diary.note(whole("c1", State.WAITING))
-        assert journal.diary.end_of("c1") is None
         assert journal.diary.unfinished() == [operation()]
 
 

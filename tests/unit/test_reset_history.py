@@ -29,7 +29,7 @@ from vfio_agent.reset_history import find_attempts, with_history, with_known_his
 from vfio_contract.address import Address
 from vfio_contract.findings import Verdict
 from vfio_contract.host import Host
-from vfio_contract.ledger import Outcome
+from vfio_contract.ledger import VM_START, Outcome, ResetAttempt, firmware_digest
 from vfio_contract.model import (
     KernelLog,
     LogLine,
@@ -294,9 +294,23 @@ def test_a_reboot_makes_wedged_probation_and_a_new_kernel_does_not_clear_it(
         assert state_of(seen) == "probation"
     (row,) = journal.attempts()
     success = replace(row, key="by hand", boot_id="boot-2", outcome=Outcome.SUCCESS)
-    journal.record([success], boot_id="boot-2")
-    cleared = with_history(see(card(), log=make_log(), boot_id="boot-2"), journal)
-    assert state_of(cleared) == "clean"
+    for more, state in ((success, "probation"), (replace(success, method=VM_START), "capable")):
+        journal.record([replace(more, key=state)], boot_id="boot-2")
+        seen = with_history(see(card(), log=make_log(), boot_id="boot-2"), journal)
+        assert state_of(seen) == state
+
+
+def test_what_nothing_can_reset_and_a_vm_had_is_one_shot(journal: Journal) -> None:
+    stuck = card(config=config_space(), reset_methods=(), parent="")
+    alone = make_snapshot(stuck, kernel_log=make_log(), ledger=None, boot_id="boot-1")
+    identity = Host(alone).identities[stuck.address].identity
+    firmware = firmware_digest(alone.facts)
+    start = ResetAttempt("k", identity, firmware, "boot-1", VM_START, Outcome.SUCCESS, "it works")
+    journal.record([start], boot_id="boot-1")
+    for function, state in ((stuck, "one-shot"), (card(), "capable")):
+        seen = make_snapshot(function, kernel_log=make_log(), ledger=None, boot_id="boot-1")
+        (row,) = with_history(seen, journal).readings.ledger or ()
+        assert (row.state, row.used) == (state, True)
 
 
 # --- when it is not known --------------------------------------------------------------------

@@ -21,6 +21,7 @@ from tests.unit.test_spool import mark, shown
 from vfio_agent.journal import JournalError
 from vfio_agent.journal.schema import CREATE, SCHEMA_VERSION
 from vfio_contract.durable import NO_MOMENT, Mark
+from vfio_contract.ledger import Total
 
 KILLS = 6
 
@@ -65,7 +66,12 @@ def test_marks_of_the_same_past_are_known_after_a_restart(path: Path) -> None:
 # --- older schemas --------------------------------------------------------------------------------
 
 
+DETAIL = ("address", "duration_ms", "told_at_ms", "firmware_text")
 OLDER = {
+    4: (
+        *(f"ALTER TABLE attempts DROP COLUMN {name}" for name in DETAIL),
+        "ALTER TABLE totals DROP COLUMN unobserved",
+    ),
     3: ("DROP TABLE actions",),
     2: ("DROP TABLE operations", "DROP TABLE operation_entries"),
     1: (
@@ -99,8 +105,10 @@ def test_a_journal_of_an_older_version_is_taken_over_whole(path: Path, schema: i
     make_schema(path, schema)
     with reading(path) as other:
         assert other.attempts() == [attempt(1)], "who only reads needs no migration"
+        assert other.tuple_totals() == {("dsn-1.0", "F10"): Total(1, 1, 0)}
     with opened(path) as journal:
         assert journal.attempts() == [attempt(1)]
+        assert journal.tuple_totals() == {("dsn-1.0", "F10"): Total(1, 1, 0)}
         assert journal.spool.append(line(1)) == 1
     with opened(path.with_name("fresh.db")):
         pass

@@ -19,6 +19,7 @@ from vfio_agent.actuate.allowance import EXAMPLE, Allowance
 from vfio_agent.actuate.plan import spoils_group
 from vfio_agent.actuate.steps import Verb
 from vfio_agent.checks import device_holders, host_critical, reset_capability
+from vfio_agent.checks.holding import find_holders
 from vfio_agent.checks.inventory import (
     attribute,
     describe,
@@ -46,7 +47,7 @@ from vfio_contract.codes import Code, make_finding
 from vfio_contract.findings import Evidence, Finding, Missing, Verdict
 from vfio_contract.host import Host
 from vfio_contract.intention import is_vfio_bound
-from vfio_contract.model import NO_GROUP, Holder, PciFunction
+from vfio_contract.model import NO_GROUP, PciFunction
 from vfio_contract.units import Unit, reset_domain
 
 ID = "actuate"
@@ -75,7 +76,7 @@ def judge(
     unit: Unit,
     allowance: Allowance,
     *,
-    expected: Unit | AskedUnit | None = None,
+    expected: AskedUnit | None = None,
 ) -> tuple[Finding, ...]:
     """Every reason against it; () is consent. `expected` is the unit as it was asked about."""
     touched = touched_by(verb, host, unit)
@@ -128,11 +129,11 @@ def _judge_permission(
             )
 
 
-def _is_same(unit: Unit, expected: Unit | AskedUnit) -> bool:
+def _is_same(unit: Unit, expected: AskedUnit) -> bool:
     return (unit.keys, unit.assign, unit.hold) == (expected.keys, expected.assign, expected.hold)
 
 
-def _changed(unit: Unit, expected: Unit | AskedUnit) -> Finding:
+def _changed(unit: Unit, expected: AskedUnit) -> Finding:
     return make_finding(
         ID,
         f"unit:{expected.id}",
@@ -176,24 +177,6 @@ def _judge_holders(host: Host, touched: Iterable[PciFunction]) -> Iterator[Findi
         elif found:
             evidence = [Evidence(h.path, f"{h.command} (pid {h.pid})") for h in found]
             yield make_finding(ID, subject_of(function), ACTION_HELD, *evidence)
-
-
-def find_holders(host: Host, function: PciFunction) -> list[Holder] | None:
-    """Holders of the function's group or node; None when somebody may be one."""
-    reading = host.reading_of.get(function.address)
-    nodes = None if reading is None else reading.vfio_nodes
-    holders = host.readings.holders
-    if holders is None:
-        return None
-    group = group_of(host, function)
-    paths = {f"/dev/vfio/{group}", f"/dev/vfio/noiommu-{group}"}
-    paths |= {f"/dev/vfio/devices/{name}" for name in nodes or ()}
-    found = [h for h in holders if h.path in paths]
-    by_group = any("/devices/" not in h.path for h in holders)
-    by_node = any("/devices/" in h.path for h in holders)
-    if not found and ((group is None and by_group) or (nodes is None and by_node)):
-        return None
-    return found
 
 
 def _judge_virtual(host: Host, function: PciFunction) -> Iterator[Finding]:

@@ -56,7 +56,7 @@ def prepare(
     allowance: Allowance,
     written: Written,
     *,
-    expected: Unit | AskedUnit | None = None,
+    expected: AskedUnit | None = None,
 ) -> Prepared:
     """What would be done about the unit of this function. `expected` is the unit as asked about."""
     unit = find_unit(host, address)

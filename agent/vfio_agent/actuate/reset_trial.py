@@ -21,12 +21,11 @@ from enum import StrEnum
 from vfio_agent.actuate.config_change import BROKEN, Change, compare_config, is_dead
 from vfio_agent.actuate.kernel_lines import KernelLines
 from vfio_agent.actuate.reset_child import FUNCTION, HOT, Answer, Request, parse_answer
-from vfio_agent.reset_history import firmware_digest
 from vfio_agent.reset_lines import find_traces
 from vfio_contract.address import Address
 from vfio_contract.host import Host
 from vfio_contract.intention import is_vfio_bound
-from vfio_contract.ledger import Outcome, ResetAttempt
+from vfio_contract.ledger import Outcome, ResetAttempt, firmware_digest, firmware_words
 from vfio_contract.model import LogLine, PciFunction
 from vfio_contract.units import reset_domain, resets_alone
 
@@ -212,7 +211,9 @@ def judge_answer(
     ) -> ResetResult:
         rows: tuple[ResetAttempt, ...] = ()
         if outcome is not None and not _complaints(host, request, lines):
-            rows = tuple(_attempts(host, request, method, outcome, why, operation))
+            took_ms = round(seconds * 1000) if seconds else None
+            made = _attempts(host, request, method, outcome, why, operation)
+            rows = tuple(replace(row, duration_ms=took_ms) for row in made)
         found = tuple((changes or {}).items())
         return ResetResult(
             request.target, method, ending, outcome, why, seconds, found, lines, rows
@@ -284,7 +285,7 @@ def _complaints(
 def _attempts(
     host: Host, request: Request, method: str, outcome: Outcome, why: str, operation: str
 ) -> Iterable[ResetAttempt]:
-    firmware = firmware_digest(host.facts)
+    firmware, words = firmware_digest(host.facts), firmware_words(host.facts)
     for address in request.domain:
         function = host.by_address[address]
         if function.is_bridge:
@@ -299,6 +300,8 @@ def _attempts(
             outcome=outcome,
             evidence=f"reset-test of {request.target}: {why}",
             place=identified.place,
+            address=address,
+            firmware_text=words,
         )
 
 

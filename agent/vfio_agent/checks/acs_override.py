@@ -21,11 +21,12 @@ from vfio_agent.checks.inventory import (
     missing_attribute,
     subject_of,
 )
-from vfio_agent.checks.isolation import find_override, find_unproven, is_override_known
+from vfio_agent.checks.isolation import find_override, is_override_known
 from vfio_contract.address import Address, address_key
 from vfio_contract.codes import ACS_CLEARED, Code, make_finding
 from vfio_contract.findings import NODE, Evidence, Finding, Missing, Verdict
 from vfio_contract.host import Host
+from vfio_contract.isolation import find_unproven
 from vfio_contract.model import NO_GROUP, PciFunction
 from vfio_contract.quirks import has_wide_acs
 
@@ -90,8 +91,8 @@ def _judge_node(host: Host) -> Finding:
     override = find_override(host)
     if override is not None:
         unproven = [
-            Evidence(f"{DEVICES}/{f.address}/config", f"{f.address}: {why}")
-            for f, why in find_unproven(host, _grouped(host))
+            Evidence(f"{DEVICES}/{r.function.address}/config", f"{r.function.address}: {r.why}")
+            for r in find_unproven(host, _grouped(host))
         ]
         code = ACS_OVERRIDE if unproven else ACS_OVERRIDE_IDLE
         if not unproven and (host.facts.functions is None or _has_ungrouped(host)):

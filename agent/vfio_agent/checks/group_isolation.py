@@ -23,7 +23,7 @@ from vfio_agent.checks.inventory import (
     strangers,
     ungrouped,
 )
-from vfio_agent.checks.isolation import find_override, find_unproven, is_override_known
+from vfio_agent.checks.isolation import find_override, is_override_known
 from vfio_agent.checks.reality import Reality, judge_group
 from vfio_agent.checks.viability import Viability, is_harmless, judge_viability
 from vfio_contract.address import slot_of
@@ -31,6 +31,7 @@ from vfio_contract.codes import Code, make_finding
 from vfio_contract.findings import NODE, Evidence, Finding, Missing, Verdict
 from vfio_contract.host import Host
 from vfio_contract.intention import is_vfio_bound
+from vfio_contract.isolation import find_unproven
 from vfio_contract.model import NO_GROUP, PciFunction
 
 ID = "group-isolation"
@@ -160,8 +161,8 @@ def _judge_group(
         override = find_override(host)
         evidence += [override] if override is not None else []
         evidence += [
-            Evidence(f"{DEVICES}/{f.address}/config", f"{f.address}: {why}")
-            for f, why in find_unproven(host, members)
+            Evidence(f"{DEVICES}/{r.function.address}/config", f"{r.function.address}: {r.why}")
+            for r in find_unproven(host, members)
         ]
     return make_finding(
         ID,

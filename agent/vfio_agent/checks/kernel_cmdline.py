@@ -20,8 +20,8 @@ from vfio_agent.checks.boot import (
 )
 from vfio_agent.checks.iommu_active import is_active
 from vfio_contract.codes import Code, make_finding
-from vfio_contract.drift import iommu_parameters
 from vfio_contract.findings import NODE, Evidence, Finding, Missing, Verdict
+from vfio_contract.firmware import iommu_parameters
 from vfio_contract.host import Host
 
 ID = "kernel-cmdline"

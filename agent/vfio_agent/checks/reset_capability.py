@@ -20,8 +20,8 @@ from vfio_agent.checks.inventory import (
     subject_of,
 )
 from vfio_contract.codes import Code, make_finding
-from vfio_contract.drift import reset_class
 from vfio_contract.findings import Evidence, Finding, Missing, Verdict
+from vfio_contract.fingerprint import reset_class
 from vfio_contract.host import Host
 from vfio_contract.model import NO_GROUP, PciFunction
 from vfio_contract.units import BROKEN_FLR, has_broken_bus_reset, reset_domain

@@ -5,6 +5,7 @@ history is the proof. It must never take the absence of an error line for a succ
 """
 
 from vfio_agent.checks import kernel_log as log
+from vfio_agent.checks.holding import find_holders
 from vfio_agent.checks.inventory import (
     DEVICES,
     assignable,
@@ -16,7 +17,7 @@ from vfio_agent.checks.inventory import (
 from vfio_contract.codes import Code, make_finding
 from vfio_contract.findings import Evidence, Finding, Missing, Verdict
 from vfio_contract.host import Host
-from vfio_contract.ledger import ResetState
+from vfio_contract.ledger import ResetState, read_state
 from vfio_contract.model import PciFunction, ResetEvent, ResetSummary
 
 ID = "reset-history"
@@ -49,14 +50,33 @@ RESET_UNOBSERVED = Code(
 RESET_PROBATION = Code(
     "RESET_PROBATION",
     Verdict.WARN,
-    "A reset failed before, in an earlier boot; none succeeded since.",
+    "A reset failed before, in an earlier boot or with only a reset or only a start that succeeded "
+    "since.",
     "The reboot may have cleared it, or only hidden it: a warm reboot may not reset a card.",
     "Start, stop and start a VM once and watch the kernel log: sudo dmesg -w; then: vfioctl check",
+)
+RESET_ONE_SHOT = Code(
+    "RESET_ONE_SHOT",
+    Verdict.WARN,
+    "In two boots of this firmware and kernel the first VM got the device and then a reset failed; "
+    "or the kernel knows no reset of it, and a VM has had it.",
+    "The device can be given to one VM in each boot of the host: the next one finds it wedged, or "
+    "as the last one left it.",
+    "Reboot the host between two VMs. To place on it, somebody accepts the risk (vfioctl risk "
+    "accept --node NODE --code RESET_ONE_SHOT) and the request says --allow one-shot-reset.",
+)
+RESET_SPENT = Code(
+    "RESET_SPENT",
+    Verdict.FAIL,
+    "The device works once in each boot of the host, a VM has had it in this one, and none has it "
+    "now.",
+    "The next VM would find it wedged, or as the last one left it.",
+    "Reboot the host before the next VM gets it.",
 )
 RESET_FAILED = Code(
     "RESET_FAILED",
     Verdict.FAIL,
-    "A reset failed in this boot, and none succeeded since.",
+    "A reset failed in this boot, and no reset and no start succeeded since.",
     "The device is in an unknown state: the next VM start may fail or hang the host.",
     "Treat reset as the root problem: power the host off and on (a warm reboot may not do), then "
     "start, stop and start a VM once before production use.",
@@ -81,12 +101,14 @@ CODES = (
     RESET_CLEAN,
     RESET_UNOBSERVED,
     RESET_PROBATION,
+    RESET_ONE_SHOT,
+    RESET_SPENT,
     RESET_FAILED,
     RESET_WEDGED,
     HISTORY_UNKNOWN,
 )
 
-_BY_STATE: dict[str, Code] = {
+_BY_STATE: dict[ResetState, Code] = {
     ResetState.PROVEN: RESET_PROVEN,
     ResetState.PROBATION: RESET_PROBATION,
     ResetState.FAILING: RESET_FAILED,
@@ -113,8 +135,8 @@ def _judge_function(
     host: Host, function: PciFunction, rows: dict[str, ResetSummary], lost: bool
 ) -> Finding:
     identified = host.identities[function.address]
-    row = rows.get(identified.identity) or rows.get(identified.place)
-    code = _decide(host, row, lost)
+    row = rows.get(identified.identity) or _known_bad(rows.get(identified.place))
+    code = _decide(host, function, row, lost)
     evidence = [Evidence(f"{DEVICES}/{function.address}", describe(function, host))]
     if row is not None:
         counts = f"{row.attempts} attempts, {row.failures} failed, last {row.last_outcome or '-'}"
@@ -139,17 +161,21 @@ def _judge_function(
     )
 
 
-def _decide(host: Host, row: ResetSummary | None, lost: bool) -> Code:
+def _decide(host: Host, function: PciFunction, row: ResetSummary | None, lost: bool) -> Code:
     if host.readings.ledger is None:
         return HISTORY_UNKNOWN
     if row is None:
         if lost:
             return HISTORY_UNKNOWN
         return RESET_CLEAN if _is_silence_telling(host) else RESET_UNOBSERVED
-    if row.state == ResetState.CLEAN:
+    state = read_state(row.state)
+    if state is ResetState.CAPABLE:
         seen = row.attempts > 0 or _is_silence_telling(host)
         return RESET_CLEAN if seen else RESET_UNOBSERVED
-    return _BY_STATE.get(row.state, HISTORY_UNKNOWN)
+    if state is ResetState.ONE_SHOT:
+        # whoever has it now has it for the one time that it works
+        return RESET_SPENT if row.used and not find_holders(host, function) else RESET_ONE_SHOT
+    return HISTORY_UNKNOWN if state is None else _BY_STATE[state]
 
 
 def _is_silence_telling(host: Host) -> bool:
@@ -183,8 +209,17 @@ def _has_lost_rows(host: Host, rows: dict[str, ResetSummary]) -> bool:
     """
     known = {i.identity for i in host.identities.values()}
     known |= {i.place for i in host.identities.values()}
-    bad = [r for r in rows.values() if r.identity not in known and r.state != ResetState.CLEAN]
+    bad = [r for r in rows.values() if r.identity not in known and not _is_good(r)]
     return bool(bad) and any(not _is_identity_known(f) for f in host.functions)
+
+
+def _is_good(row: ResetSummary) -> bool:
+    return read_state(row.state) in (ResetState.CAPABLE, ResetState.PROVEN)
+
+
+def _known_bad(row: ResetSummary | None) -> ResetSummary | None:
+    """What is told of a place speaks against who is there, and for nobody with a serial number."""
+    return None if row is None or _is_good(row) else row
 
 
 def _is_identity_known(function: PciFunction) -> bool:

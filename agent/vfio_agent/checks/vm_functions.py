@@ -31,7 +31,7 @@ from vfio_agent.checks.vm_inventory import (
 from vfio_agent.checks.vm_mediated import VM_MDEV_PARENT, advise_parent, judge_mediated
 from vfio_agent.checks.vm_refusals import VM_HELD_UNBOUND, VM_VF_TOKEN, judge_refusals
 from vfio_contract.address import Address, slot_of
-from vfio_contract.codes import Code
+from vfio_contract.codes import MAPPING_STALE, Code
 from vfio_contract.findings import Evidence, Finding, Missing, Verdict
 from vfio_contract.host import Host
 from vfio_contract.intention import is_vfio_bound
@@ -76,13 +76,6 @@ VM_DEVICE_MISSING = Code(
     "for this node.",
     "The VM does not start; after a change of slots the address may later be another device.",
     "lspci -nn, then correct the line that the evidence names.",
-)
-MAPPING_STALE = Code(
-    "MAPPING_STALE",
-    Verdict.FAIL,
-    "A mapping's group number, ids or address against the host's.",
-    "Proxmox compares them at start and refuses, though nothing may be wrong with the device.",
-    "Edit the line that the evidence names.",
 )
 VM_NOT_BOUND = Code(
     "VM_NOT_BOUND",

@@ -9,11 +9,12 @@ never judge what a line means, and never call a log complete that may have lost 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from hashlib import sha256
 
 from vfio_agent.collect.log_extract import KEEP_FIRST, KEEP_LAST, LogExtract
 from vfio_agent.collect.log_kinds import KINDS
-from vfio_agent.collect.log_line import render_kmsg
+from vfio_agent.collect.log_line import parse_line, render_kmsg
 from vfio_agent.collect.reader import Reader
 from vfio_contract.model import KernelLog
 
@@ -36,6 +37,9 @@ LIVE_LOG = "/dev/kmsg"
 LIMIT_BYTES = 128 << 20
 """How much of a log is read; the largest ring buffer that Linux allows is 32 MiB (log_buf_len)."""
 
+_DROPPED = b" printk messages dropped **"
+"""How `render_kmsg` writes records that were overwritten before they could be read."""
+
 _last: dict[tuple[bool, bytes], KernelLog] = {}
 """The log that was read last, by whether it is a ring buffer's and its digest. A host at rest logs
 nothing between most looks, and 4,000 lines cost 30 ms."""
@@ -53,10 +57,24 @@ def collect_kernel_log(reader: Reader) -> KernelLog | None:
     key = (reader.root.live, sha256(data).digest())
     known = _last.get(key)
     if known is None:
-        known = extract_log(render_kmsg(data) if reader.root.live else data, "dmesg")
+        known = _extract_ring(data) if reader.root.live else extract_log(data, "dmesg")
         _last.clear()
         _last[key] = known
     return known
+
+
+def _extract_ring(data: bytes) -> KernelLog:
+    """The extract of a ring buffer, which begins where the rest was overwritten."""
+    text = render_kmsg(data)
+    dropped, last = text.rfind(_DROPPED), text.rstrip(b"\n").rpartition(b"\n")[2]
+    # what a gap stands for may be of any time before the line after it
+    whole = text if dropped < 0 else text[dropped:].partition(b"\n")[2]
+    first = whole.partition(b"\n")[0]
+    return replace(
+        extract_log(text, "dmesg"),
+        first_seconds=parse_line(first).seconds,
+        last_seconds=parse_line(last).seconds,
+    )
 
 
 def extract_log(data: bytes, source: str) -> KernelLog:

@@ -349,8 +349,6 @@ class Acting:
         """End what was begun: it is judged again, because much may have happened meanwhile."""
         job.address = operation.plan.primary
         job.concerns |= frozenset(moved_by(operation.plan))
-        if not self._reach.boot_id():
-            return replace(job.bare(), outcome=Outcome.WAITING, detail=NO_BOOT), ()
         report, root, host, _ = self._look(job)
         boot_id = host.readings.boot_id
         if not boot_id:

@@ -12,10 +12,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from vfio_agent.actuate.allowance import Allowance
-from vfio_agent.actuate.guard import ID, find_holders
+from vfio_agent.actuate.guard import ID
 from vfio_agent.actuate.preparation import prepare_on
 from vfio_agent.actuate.reset_trial import DEADLINE_S
 from vfio_agent.actuate.steps import Kind, Plan, Verb
+from vfio_agent.checks.holding import find_holders
 from vfio_agent.collect.root import Root
 from vfio_agent.journal import Loss
 from vfio_contract.action import ActionReport, AskedUnit, Outcome

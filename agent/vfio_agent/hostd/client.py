@@ -8,7 +8,6 @@ or make up what hostd did not say: without hostd the last observation grows old,
 from __future__ import annotations
 
 import logging
-import os
 import select
 import socket
 import threading
@@ -20,7 +19,7 @@ from typing import TypeVar
 
 from vfio_agent.fence import NO_FENCE, Fence
 from vfio_agent.hostd.frames import FrameError
-from vfio_agent.hostd.line import ANSWER_S, Heard, HostdError, HostdRefused, Line
+from vfio_agent.hostd.line import ANSWER_S, Heard, HostdError, HostdRefused, Line, connect
 from vfio_agent.hostd.messages import (
     PROTOCOL,
     Acknowledge,
@@ -46,7 +45,6 @@ from vfio_agent.hostd.messages import (
     TakeCommand,
 )
 from vfio_agent.hostd.packing import unpack_bundle, unpack_events, unpack_observed
-from vfio_agent.hostd.peer import credentials_of
 from vfio_agent.session.orders import TakerAway
 from vfio_agent.session.outbox import Observed
 from vfio_contract.bundle import Bundle
@@ -293,18 +291,7 @@ class Client:
     def _connect(self) -> socket.socket:
         if isinstance(self._where, socket.socket):
             return self._where
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            connection.settimeout(ANSWER_S)
-            connection.connect(os.fspath(self._where))
-            connection.settimeout(None)
-            owner = credentials_of(connection).uid
-            if owner not in (0, os.geteuid()):
-                raise HostdError(f"{self._where} belongs to uid {owner}, neither root nor our own")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        return connect(self._where)
 
 
 @contextmanager

@@ -38,7 +38,7 @@ from vfio_contract.command import (
     refuse,
 )
 from vfio_contract.durable import ActionEnded
-from vfio_contract.findings import Verdict, summarise
+from vfio_contract.findings import WORST_FIRST, summarise
 from vfio_contract.parts import read_findings
 
 MAX_LOOKS = 64
@@ -252,18 +252,8 @@ def _count(seen: Observed) -> str:
     """What the findings that count add up to, and how many there are of which verdict."""
     report = summarise("", read_findings(seen.lines()))
     found = Counter(f.verdict for f in report.findings if f.intended is not False)
-    ranks = sorted(found, key=_worst_first.index)
+    ranks = sorted(found, key=WORST_FIRST.index)
     return f"{report.verdict}: {', '.join(f'{found[v]} {v}' for v in ranks)}"
-
-
-_worst_first = (
-    Verdict.FAIL,
-    Verdict.UNKNOWN,
-    Verdict.BLOCKED,
-    Verdict.WARN,
-    Verdict.PASS,
-    Verdict.NOT_APPLICABLE,
-)
 
 
 def _seconds_late(command: Command) -> float:

@@ -7,6 +7,7 @@ listens is the one that brings it.
 from __future__ import annotations
 
 import itertools
+import os
 import select
 import socket
 import threading
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from pathlib import Path
 from typing import TypeVar
 
 from vfio_agent.hostd.frames import CHUNK_BYTES, FrameReader, to_frame
@@ -27,6 +29,7 @@ from vfio_agent.hostd.messages import (
     read_message,
     write_message,
 )
+from vfio_agent.hostd.peer import credentials_of
 
 ANSWER_S = 5.0
 """For hostd to answer anything. Its slowest verb writes one row to disk."""
@@ -60,6 +63,22 @@ class _Question:
 
     answered: threading.Event = field(default_factory=threading.Event)
     answer: object = None
+
+
+def connect(path: Path) -> socket.socket:
+    """A connection to the hostd that listens there: root's, or our own. OSError, HostdRefused."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(ANSWER_S)
+        connection.connect(os.fspath(path))
+        connection.settimeout(None)
+        owner = credentials_of(connection).uid
+        if owner not in (0, os.geteuid()):
+            raise HostdRefused(f"{path} belongs to uid {owner}, neither root nor our own")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 class Line:

@@ -23,6 +23,7 @@ from vfio_agent.collect.root import Root, open_root
 from vfio_agent.hostd.news import Names, names_of, tell_changes, tell_lines
 from vfio_agent.hostd.passing import Passing, attribute
 from vfio_agent.hostd.vm_news import VmNews
+from vfio_agent.hostd.vm_uses import VmUses
 from vfio_agent.inspect import Inspection, now, observe
 from vfio_agent.journal import Journal, JournalFull
 from vfio_agent.session.outbox import Observed, Packer, seconds_up
@@ -82,6 +83,7 @@ class Looking:
         self._interval_s = DEFAULT_INTERVAL_S
         self._packer = Packer()
         self._vms = VmNews(journal)
+        self._uses = VmUses(journal)
         self._passing = Passing()
         # Below: of the last look.
         self._boot_id = ""
@@ -150,6 +152,8 @@ class Looking:
             self._journal.spool.flush()
         at = now(seen.snapshot.readings.boot_id)
         self._vms.tell(seen.host, at=at)
+        if self._uses.tell(seen.host, at=at):
+            watch.want(want(Part.WHOLE))  # so that the checks know it soon
         if self._snapshot is not None:
             before = Host(self._snapshot)
             changes = tell_changes(before, seen.host, at=at)

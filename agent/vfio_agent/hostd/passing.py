@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 
+from vfio_agent.hostd.news import names_of
 from vfio_agent.watch.bucket import Bucket
 from vfio_agent.watch.schedule import CONFIRM_S
 from vfio_agent.watch.signals import Happening, Sign
@@ -76,7 +77,7 @@ class Passing:
     def settle(self, new: Host, *, began_s: float, at: Stamp) -> list[DurableEvent]:
         """What happened that no look shows; `new` is the look that began at `began_s`."""
         found: list[DurableEvent] = []
-        names = {address: row.identity for address, row in new.identities.items()}
+        names = names_of(new)
         for what, balance in list(self._balances.items()):
             early = what.sign in _EARLY or balance.count < 0
             if balance.last_s + (CONFIRM_S if early else 0.0) > began_s:

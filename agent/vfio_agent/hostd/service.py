@@ -76,7 +76,7 @@ class Settings:
 
 
 class Hostd:
-    """One running hostd; made by `opened`."""
+    """One running hostd."""
 
     def __init__(
         self,

@@ -1,9 +1,8 @@
 """What may be asked of hostd: one handler for each kind of request.
 
-A verb that is not in the registry does not exist: reading, and later acting, are given to a hostd
-by adding their verbs, and a hostd that may not act never learns them. A handler runs on the
-thread of the socket, so it answers at once or hands the work on and answers later, from any thread,
-exactly once. It must never wait for a device.
+A verb that is not in the registry does not exist, and some are for root alone. A handler runs on
+the thread of the socket, so it answers at once or hands the work on and answers later, from any
+thread, exactly once. It must never wait for a device.
 """
 
 from __future__ import annotations

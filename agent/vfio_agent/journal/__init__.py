@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from vfio_agent.fence import NO_FENCE, Fence
 from vfio_agent.journal.actions import Actions, Kept, Loss
-from vfio_agent.journal.attempts import KEPT_ATTEMPTS
 from vfio_agent.journal.database import JournalError, JournalFull
 from vfio_agent.journal.journal import SEEN_LIMIT, Journal
 from vfio_agent.journal.schema import SCHEMA_VERSION
 from vfio_agent.journal.spool import Reservation, Spool, SpoolFull
 from vfio_agent.journal.spool_rows import Bounds
+from vfio_contract.ledger import KEPT_ATTEMPTS
 
 __all__ = [
     "KEPT_ATTEMPTS",

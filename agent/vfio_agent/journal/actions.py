@@ -140,7 +140,7 @@ class Actions:
                     (pack_report(report), id),
                 )
                 for row in attempts:
-                    if add_attempt(db, row):
+                    if add_attempt(db, row, wall_ms=event.at.wall_ms):
                         add(tell_attempt(row, event.at))
         self._spool.tell()
         return report

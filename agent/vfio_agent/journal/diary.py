@@ -68,11 +68,6 @@ class JournalDiary:
             for operation, step, state, detail, seconds, undoing in rows
         ]
 
-    def end_of(self, id: str) -> Entry | None:
-        """How an operation ended, None while it has not."""
-        whole = [entry for entry in self.entries(id) if entry.step == WHOLE]
-        return whole[-1] if whole and whole[-1].state in ENDED else None
-
     def unfinished(self) -> list[Operation]:
         """Those that a crash cut short, or that wait, the oldest first."""
         rows = self._database.rows(

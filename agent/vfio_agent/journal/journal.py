@@ -10,19 +10,19 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vfio_agent.fence import NO_FENCE, Fence
 from vfio_agent.journal.actions import Actions
-from vfio_agent.journal.attempts import COLUMNS, add_attempt, tell_attempt
+from vfio_agent.journal.attempts import add_attempt, read_attempts, read_totals, tell_attempt
 from vfio_agent.journal.database import Database, JournalError
 from vfio_agent.journal.diary import JournalDiary
 from vfio_agent.journal.spool import DEFAULT_BOUNDS, Spool
 from vfio_agent.journal.spool_rows import Bounds
 from vfio_agent.watch.bucket import Bucket
 from vfio_contract.durable import DurableEvent, Stamp
-from vfio_contract.ledger import Outcome, ResetAttempt
+from vfio_contract.ledger import Outcome, ResetAttempt, Total
 
 SEEN_LIMIT = 10_000
 """Keys remembered before those are forgotten that the kernel log no longer holds."""
@@ -34,6 +34,7 @@ thousands of times, and what cannot be dropped must not fill the spool. The hist
 
 _PLACE = "watch_place"
 _RUNNING = "vms_running"
+_USES = "vm_uses"
 
 
 @dataclass(slots=True)
@@ -123,6 +124,20 @@ class Journal:
         """
         self.spool.extend(events, beside=(_PLACE, place))
 
+    def uses(self) -> str:
+        """What `record_uses` last kept, "" before the first."""
+        return self._database.meta(_USES)
+
+    def record_uses(self, attempts: Iterable[ResetAttempt], *, uses: str, at: Stamp) -> int:
+        """Store how starts of VMs went, together with the place from which watching them goes on;
+        the number of new rows, each of which is a durable event too, as in `record`."""
+        with self._database.transaction() as db:
+            self._database.put_meta(_USES, uses)
+            added = [row for row in attempts if add_attempt(db, row, wall_ms=at.wall_ms)]
+            self.spool.add_within([tell_attempt(row, at) for row in added])
+        self.spool.tell()
+        return len(added)
+
     def running(self) -> str:
         """What `tell_running` last kept, "" before the first."""
         return self._database.meta(_RUNNING)
@@ -160,7 +175,8 @@ class Journal:
             try:
                 with self._database.transaction() as db:
                     self._database.put_meta("fed_boot", boot_id)
-                    added = [row for row in new if add_attempt(db, row)]
+                    wall_ms = None if at is None else at.wall_ms
+                    added = [row for row in new if add_attempt(db, row, wall_ms=wall_ms)]
                     _remember(db, {row.key for row in new}, {row.key for row in rows}, boot_id)
                     if at is not None:
                         self.spool.add_within([*self._limited(added, at)])
@@ -194,16 +210,19 @@ class Journal:
 
     def attempts(self) -> list[ResetAttempt]:
         """All kept attempts in the order they happened."""
-        rows = self._database.rows(f"SELECT {COLUMNS} FROM attempts ORDER BY seq")
-        attempts = (ResetAttempt(*row) for row in rows)
-        return [replace(attempt, outcome=Outcome(attempt.outcome)) for attempt in attempts]
+        return read_attempts(self._database)
+
+    def tuple_totals(self) -> dict[tuple[str, str], Total]:
+        """What was ever recorded, by identity and firmware tuple."""
+        return read_totals(self._database)
 
     def totals(self) -> dict[str, tuple[int, int]]:
         """(attempts, failures) ever recorded, by identity, over all firmware tuples."""
-        rows = self._database.rows(
-            "SELECT identity, sum(attempts), sum(failures) FROM totals GROUP BY identity"
-        )
-        return {identity: (int(tried), int(failed)) for identity, tried, failed in rows}
+        found: dict[str, tuple[int, int]] = {}
+        for (identity, _), total in sorted(self.tuple_totals().items()):
+            tried, failed = found.get(identity, (0, 0))
+            found[identity] = (tried + total.attempts, failed + total.failures)
+        return found
 
 
 def _remember(db: sqlite3.Connection, new: set[str], visible: set[str], boot_id: str) -> None:

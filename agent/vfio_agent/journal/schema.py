@@ -6,8 +6,9 @@ begins it again. It must never drop what an older version kept.
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 4
-"""2 added the spool of durable events, 3 the diary of operations, 4 what was asked of the hands."""
+SCHEMA_VERSION = 5
+"""2 added the spool of durable events, 3 the diary of operations, 4 what was asked of the hands,
+5 where, when and for how long a reset was, on which firmware in words, and attempts nobody saw."""
 
 APPLICATION_ID = 0x7666616A
 """`vfaj` at byte 68 of the file (sqlite.org/fileformat.html): not the coordinator's store."""
@@ -38,6 +39,17 @@ CREATE TABLE actions (
     loss BLOB, report BLOB);
 """
 
+_DETAIL = """
+ALTER TABLE attempts ADD COLUMN address TEXT NOT NULL DEFAULT '';
+ALTER TABLE attempts ADD COLUMN duration_ms INTEGER;
+ALTER TABLE attempts ADD COLUMN told_at_ms INTEGER;
+ALTER TABLE attempts ADD COLUMN firmware_text TEXT NOT NULL DEFAULT '';
+ALTER TABLE totals ADD COLUMN unobserved INTEGER NOT NULL DEFAULT 0;
+UPDATE totals SET unobserved = (SELECT count(*) FROM attempts AS a
+    WHERE a.identity = totals.identity AND a.firmware = totals.firmware
+    AND a.outcome = 'unobserved');
+"""
+
 CREATE = f"""
 PRAGMA page_size = {PAGE_BYTES};
 PRAGMA application_id = {APPLICATION_ID};
@@ -59,6 +71,7 @@ INSERT INTO meta VALUES ('schema', '{SCHEMA_VERSION}'), ('state_id', lower(hex(r
 {_SPOOL}
 {_DIARY}
 {_ACTIONS}
+{_DETAIL}
 COMMIT;
 """
 
@@ -79,6 +92,12 @@ COMMIT;
 BEGIN IMMEDIATE;
 {_ACTIONS}
 UPDATE meta SET value = '4' WHERE key = 'schema';
+COMMIT;
+""",
+    4: f"""
+BEGIN IMMEDIATE;
+{_DETAIL}
+UPDATE meta SET value = '5' WHERE key = 'schema';
 COMMIT;
 """,
 }

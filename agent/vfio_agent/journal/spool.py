@@ -215,15 +215,6 @@ class Spool:
         rows = self._database.rows("SELECT id, purpose FROM reservations ORDER BY id")
         return [Reservation(number, purpose) for number, purpose in rows]
 
-    def fulfil(self, reservation: Reservation, event: DurableEvent) -> int:
-        """The action's record takes its room; its number. ValueError if the room was given back."""
-        with self._database.guarded():
-            with self.ending(event, reservation):
-                pass
-            last = self.last
-        self.tell()
-        return last
-
     @contextmanager
     def ending(
         self, event: DurableEvent, reservation: Reservation | None
@@ -231,7 +222,7 @@ class Spool:
         """One transaction of what the body does and then of the event, which takes its room.
 
         The body gets a function that adds events as `add_within` does. SpoolFull if there is no
-        room, and then nothing was done.
+        room, ValueError if the reservation was used before; then nothing was done.
         """
         with self._changing() as rows:
 
@@ -243,12 +234,6 @@ class Spool:
             if reservation is not None:
                 self._release(rows, reservation)
             self._place(rows, event)
-
-    def cancel(self, reservation: Reservation) -> None:
-        """Nothing was done: give the room back. ValueError if it was given back before."""
-        with self._changing() as rows:
-            self._release(rows, reservation)
-        self.tell()
 
     def _release(self, rows: Rows, reservation: Reservation) -> None:
         with self._database.joined() as db:

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from vfio_contract.errors import ErrorCode
-
-RETRY_METADATA = "vfioctl-retry-after-ms"
+from vfio_contract.errors import RETRY_METADATA, ErrorCode
 
 _REASON_CHARACTERS = 400
 

@@ -6,6 +6,7 @@ import click
 
 from vfio_agent.inspect import Inspection
 from vfio_cli.commands.actions import bind, reset_test, unbind
+from vfio_cli.commands.history import history
 from vfio_cli.completion import complete_address
 from vfio_cli.exits import Mistake
 from vfio_cli.help import Taught
@@ -108,7 +109,7 @@ def show(
     return EXIT_CODES[view.row.verdict]
 
 
-for command in (bind, unbind, reset_test):
+for command in (history, bind, unbind, reset_test):
     device.add_command(command)
 
 

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from vfio_agent.inspect import Inspection, judge_snapshot
 from vfio_cli.comparison import compare_evidence
-from vfio_cli.exits import FAILURE, OK, UNKNOWN, WARNING, Mistake
+from vfio_cli.completion import complete_node
+from vfio_cli.endpoint import coordinator_options
+from vfio_cli.exits import FAILURE, OK, UNKNOWN, WARNING, Mistake, Stop
 from vfio_cli.help import Taught
 from vfio_cli.look import look, look_at_evidence
 from vfio_cli.output import WITHOUT_NAME, emit, make_document, output_option
 from vfio_cli.screens.diff import DiffView, diff_screen
 from vfio_cli.survey import name_of
-from vfio_cli.verdicts import compare_verdicts
-from vfio_contract.artifact import MAX_BYTES, ArtifactError, decode_artifact, digest_facts
-from vfio_contract.drift import Change, firmware_tuple
+from vfio_cli.verdicts import VerdictChange, compare_verdicts
+from vfio_contract.artifact import (
+    MAX_BYTES,
+    ArtifactError,
+    decode,
+    decode_artifact,
+    decompress,
+    digest_facts,
+)
+from vfio_contract.codes import BASELINE_FOREIGN
+from vfio_contract.drift import Change
 from vfio_contract.findings import Verdict
+from vfio_contract.firmware import firmware_tuple
 from vfio_contract.host import Host
+from vfio_contract.machine import find_other_machine
+from vfio_contract.model import NOTHING_READ, Facts, Snapshot
 from vfio_contract.views import ChangeView
 
 
@@ -30,38 +46,78 @@ from vfio_contract.views import ChangeView
         "vfioctl diff before.json lspci.txt  what somebody pasted",
         "vfioctl diff before.json /          this host against its file",
         "vfioctl diff f10.tar.gz f11.tar.gz  two captured roots",
+        "vfioctl diff --baseline             this host against its accepted baseline",
+        "vfioctl diff --baseline --node pve07  that node as last heard",
     ),
     exits="0 nothing that matters changed, 1 changed but nothing was lost, 2 isolation or "
-    "function was lost or a check fails now, 3 not comparable, 64 wrong usage.",
+    "function was lost or a check fails now, 3 not comparable (a baseline of another machine) or "
+    "the coordinator cannot be reached, 64 wrong usage.",
 )
-@click.argument("before")
-@click.argument("after")
+@click.argument("before", required=False)
+@click.argument("after", required=False)
+@click.option(
+    "--baseline",
+    is_flag=True,
+    help="BEFORE is the accepted baseline that the coordinator has of the node.",
+)
+@click.option(
+    "--node",
+    metavar="NODE",
+    shell_complete=complete_node,
+    help="With --baseline: whose baseline, and what is compared unless AFTER is given "
+    "[default: this host].",
+)
 @output_option(*WITHOUT_NAME)
-def diff(before: str, after: str, form: str) -> int:
+@coordinator_options
+def diff(
+    before: str | None,
+    after: str | None,
+    baseline: bool,
+    node: str | None,
+    form: str,
+    endpoint: str | None,
+    tls: str | None,
+) -> int:
     """What changed between two hosts' evidence, and does it matter?
 
     Each side is a file of `collect`, a captured root (directory or tar), pasted output (lspci with
     groups, dmesg, ...; - is stdin), or / for this host.
     Devices are compared by identity: moved, widened (merged or with a foreign member), split,
-    narrowed, renumbered, vanished, appeared; and the firmware tuple part by part. So are the
+    narrowed, renumbered, vanished, appeared; how they are bound, reset, linked and isolated; and
+    the firmware tuple part by part. Lines of VM configurations and mappings that name an old
+    address or group number are listed with the edit to make. So are the
     verdicts on both sides: what passed and fails now is harm, wherever it came from. Where one side
     knows less (a paste, a redacted file), the screen says how devices were matched.
     """
-    first, second = _load("BEFORE", before), _load("AFTER", after)
-    old, now = first.host, second.host
+    if baseline:
+        if before is not None and after is not None:
+            raise Mistake("--baseline is BEFORE: give AFTER alone, or leave it out")
+        sides = _load_baseline(before, node, endpoint, tls)
+    elif node is not None:
+        raise Mistake(f"--node {node} needs --baseline: vfioctl diff --baseline --node {node}")
+    elif before is None or after is None:
+        raise Mistake("give BEFORE and AFTER, or --baseline: vfioctl diff --baseline [AFTER]")
+    else:
+        sides = _load_both(before, after)
+    old, now = sides.old, sides.now
     found = compare_evidence(old, now)
-    verdicts = compare_verdicts((old, first.report), (now, second.report))
+    # Names of one machine are pseudonyms where the evidence is redacted.
+    alike = old.readings.redacted is None and now.readings.redacted is None
+    other = find_other_machine(old.facts, now.facts) if alike else ""
+    notes = (*_notes(old, now, other), *found.notes)
     comparable = old.facts.functions is not None and now.facts.functions is not None
     view = DiffView(
-        before=before,
-        after=after,
+        before=sides.before,
+        after=sides.after,
         changes=found.changes,
         name_of=lambda change: _device_name(change, old, now),
         not_compared=_unknown_parts(old, now),
         comparable=comparable,
         unmatched=found.unmatched,
-        notes=found.notes,
-        verdicts=() if found.unmatched else verdicts,
+        notes=notes,
+        verdicts=() if found.unmatched else sides.verdicts,
+        stale=found.stale,
+        doubt=sides.doubt,
     )
     emit(
         form,
@@ -73,12 +129,80 @@ def diff(before: str, after: str, form: str) -> int:
             comparable=comparable,
             not_compared=view.not_compared,
             unmatched=found.unmatched,
-            notes=found.notes,
+            notes=notes,
             changes=found.changes,
+            stale=found.stale,
             verdicts=view.verdicts,
+            doubt=view.doubt,
         ),
     )
     return exit_code(view)
+
+
+def _notes(old: Host, now: Host, other: str) -> Iterator[str]:
+    if other:
+        yield f"the two sides are different machines: {other}"
+    for side, host in (("BEFORE", old), ("AFTER", now)):
+        groups = [function.group for function in host.functions]
+        if groups and all(group is not None and group < 0 for group in groups):
+            yield f"{side} has no IOMMU group at all: groups and ACS bits are not compared"
+
+
+@dataclass(frozen=True, slots=True)
+class _Sides:
+    """Both hosts and what they are called; `doubt` is why the later one is not of now."""
+
+    before: str
+    after: str
+    old: Host
+    now: Host
+    verdicts: tuple[VerdictChange, ...] = ()
+    doubt: str = ""
+
+
+def _load_both(before: str, after: str) -> _Sides:
+    first, second = _load("BEFORE", before), _load("AFTER", after)
+    verdicts = compare_verdicts((first.host, first.report), (second.host, second.report))
+    return _Sides(before, after, first.host, second.host, verdicts)
+
+
+def _load_baseline(
+    after: str | None, node: str | None, endpoint: str | None, tls: str | None
+) -> _Sides:
+    """The node's accepted facts, and what to hold against them; Stop where it is no such machine.
+
+    A baseline is facts alone, without what was read beside them: verdicts are not compared.
+    """
+    # Here, not above: two files are compared where gRPC is not installed.
+    from vfio_cli.client import connect
+
+    name = node or socket.gethostname().partition(".")[0].lower()
+    doubt = ""
+    with connect(endpoint, tls) as coordinator:
+        name, _, accepted = coordinator.baseline_facts(name)
+        if after is None and node is not None:
+            _, _, present, doubt = coordinator.node_facts(name)
+            label, now = f"{name} as last heard", _host_of(name, present)
+        else:
+            label = after or "/"
+            now = _load("AFTER", label).host
+    old = _host_of(name, accepted)
+    other = find_other_machine(old.facts, now.facts)
+    if other:
+        raise Stop(
+            f"the baseline of {name} is of another machine than {label}: {other}. Nothing is "
+            f"compared; if that machine was replaced: vfioctl baseline accept {name}",
+            status=UNKNOWN,
+            code=BASELINE_FOREIGN.name,
+        )
+    return _Sides(f"baseline of {name}", label, old, now, doubt=doubt)
+
+
+def _host_of(node: str, facts_zlib: bytes) -> Host:
+    try:
+        return Host(Snapshot(decode(Facts, decompress(facts_zlib)), NOTHING_READ))
+    except ArtifactError as error:
+        raise Stop(f"facts of {node}: {error}", status=UNKNOWN) from None
 
 
 def exit_code(view: DiffView) -> int:
@@ -87,9 +211,9 @@ def exit_code(view: DiffView) -> int:
 
     if any(change.harms for change in (*view.changes, *view.verdicts)):
         return FAILURE
-    if not view.comparable or view.unmatched:
+    if not view.comparable or view.unmatched or view.doubt:
         return UNKNOWN
-    if any(CODES[c.code].verdict is not Verdict.PASS for c in view.changes):
+    if view.stale or any(CODES[c.code].verdict is not Verdict.PASS for c in view.changes):
         return WARNING
     if any(change.worse for change in view.verdicts):
         return WARNING

@@ -84,16 +84,16 @@ def events(
         _follow(since, node, form, endpoint, tls)
     with connect(endpoint, tls) as coordinator:
         if since is None:
-            found, after = _newest(coordinator, node=node, last=last)
+            found, newest = _newest(coordinator, node=node, last=last)
         else:
-            found, after = _after(coordinator, node=node, after=since)
+            found, newest = _after(coordinator, node=node, after=since)
     if follows:
         _print(found, form)
-        _follow(after, node, form, endpoint, tls)
+        _follow(newest, node, form, endpoint, tls)
     emit(
         form,
-        screen=lambda wide: events_screen(found, wide=wide),
-        document=lambda: make_document("events", events=found, last_seq=after),
+        screen=lambda wide: events_screen(found, wide=wide, since=since or 0, newest=newest),
+        document=lambda: make_document("events", events=found, last_seq=newest),
     )
     return 0
 
@@ -135,7 +135,7 @@ def _after(coordinator: Coordinator, *, node: str, after: int) -> tuple[list[Eve
         page, highest = coordinator.list_events(after_seq=after, limit=PAGE, node=node)
         found.extend(page)
         if len(page) < PAGE:
-            return found, max(highest, after)
+            return found, highest
         after = page[-1].seq
 
 

@@ -38,22 +38,6 @@ from vfio_contract.command_codes import COMMAND_CODES
 from vfio_contract.errors import CATALOGUE as ERRORS
 from vfio_contract.errors import ErrorCode
 from vfio_contract.event_codes import EVENT_WORDS, OTHER_WORDS
-from vfio_contract.findings import Verdict
-
-RISK_CODES = (
-    Code(
-        "RESET_ONE_SHOT",
-        Verdict.WARN,
-        "A reset that works only after the host was rebooted. No check of this version gives this "
-        "code; `vfioctl risk accept` knows it.",
-        "The device can be given to one VM in each boot of the host: the next one finds it wedged, "
-        "or as the last one left it.",
-        "Reboot the host between two VMs. To place without that, somebody accepts the risk "
-        "(vfioctl risk accept --node NODE --code RESET_ONE_SHOT) and the request says --allow "
-        "one-shot-reset.",
-    ),
-)
-"""Codes that a risk decision may be about and that no check gives."""
 
 
 def complete_name(
@@ -85,7 +69,6 @@ def explain(name: str | None, form: str) -> int:
             actions=ACTION_CODES,
             commands=COMMAND_CODES,
             cluster=CLUSTER_CODES,
-            risks=RISK_CODES,
             symptoms=[symptom.name for symptom in SYMPTOMS],
             messages=[message.id for message in MESSAGES],
             errors=[str(code) for code in ERRORS],
@@ -101,7 +84,6 @@ def explain(name: str | None, form: str) -> int:
                 action_codes=ACTION_CODES,
                 command_codes=COMMAND_CODES,
                 cluster_codes=CLUSTER_CODES,
-                risk_codes=RISK_CODES,
                 symptoms=index.symptoms,
                 messages=index.messages,
                 errors=index.errors,
@@ -141,7 +123,7 @@ def _find_topics(name: str) -> list[_Topic]:
     """All that the name is; written exactly so first, for a message may be called as a code is."""
     lower, upper = name.lower(), name.upper().replace("-", "_")
     topics: list[_Topic] = []
-    found = find(name) or next((code for code in RISK_CODES if code.name == upper), None)
+    found = find(name)
     if isinstance(found, Code):
         topics.append(_code_topic(found))
     elif found is not None:
@@ -165,8 +147,7 @@ def _check_topic(check: Check) -> _Topic:
 
 
 def _code_topic(code: Code) -> _Topic:
-    givers = _givers(code)
-    shown = ["no check of this version"] if code in RISK_CODES else givers
+    shown = givers = _givers(code)
     if code in ACTION_CODES:
         shown = ["vfioctl device bind, unbind and reset-test, which it refuses"]
     if code in COMMAND_CODES:
@@ -234,12 +215,11 @@ def notes_of(check: Check) -> CheckNotes:
 
 
 def _names() -> list[str]:
-    codes = (*list_codes(), *RISK_CODES)
     return list(
         dict.fromkeys(
             (
                 *(check.id for check in CATALOGUE),
-                *(code.name for code in codes),
+                *(code.name for code in list_codes()),
                 *(symptom.name for symptom in SYMPTOMS),
                 *(message.id for message in MESSAGES),
                 *(str(code) for code in ERRORS),

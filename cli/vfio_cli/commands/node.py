@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 
 from vfio_cli.client import connect
+from vfio_cli.commands.revalidate import revalidate
 from vfio_cli.completion import complete_node
 from vfio_cli.endpoint import coordinator_options
 from vfio_cli.help import Taught
@@ -22,6 +23,8 @@ from vfio_contract.views import NodeView, WatchKind
 def node() -> None:
     """The hosts of the cluster. A name may be shortened to what fits one node only."""
 
+
+node.add_command(revalidate)
 
 node_argument = click.argument("name", metavar="NODE", shell_complete=complete_node)
 

@@ -60,6 +60,12 @@ state_option = click.option(
     help="State directory of the coordinator [env: VFIOCTL_STATE; default /var/lib/vfioctl/"
     "coordinator, or ~/.local/state/vfioctl/coordinator].",
 )
+notify_option = click.option(
+    "--notify",
+    metavar="FILE",
+    callback=refuse_empty,
+    help="Whom to tell of incidents: a notify.toml of root, or of the user that runs this.",
+)
 agent_state_option = click.option(
     "--state",
     metavar="DIR",
@@ -107,6 +113,7 @@ def node_name(named: str | None) -> str:
 @state_option
 @listen_option
 @names_option
+@notify_option
 @click.option(
     "--node",
     metavar="NAME",
@@ -130,6 +137,7 @@ def up(
     state: str | None,
     listen: str,
     names: Sequence[str],
+    notify: str | None,
     node: str | None,
     agent_state: str | None,
     root: str,
@@ -142,7 +150,7 @@ def up(
     directory, name = _state(state), node_name(node)
     own = directory if state or os.environ.get("VFIOCTL_STATE") else None
     journal = _agent_state(agent_state, beside=own)
-    coordinator = _coordinator_argv(directory, listen, names, nodes=[name])
+    coordinator = _coordinator_argv(directory, listen, names, nodes=[name], notify=notify)
 
     def agent(endpoint: str) -> list[str]:
         return _agent_argv(
@@ -311,12 +319,14 @@ def coordinator() -> None:
     examples=(
         "vfioctl coordinator run --node pve01 --node pve02",
         "vfioctl coordinator run --listen 0.0.0.0:7443 --name co1.example.org",
+        "vfioctl coordinator run --notify /etc/vfioctl/notify.toml",
     ),
     exits=_RUN_EXITS,
 )
 @state_option
 @listen_option
 @names_option
+@notify_option
 @click.option(
     "--node",
     "nodes",
@@ -325,16 +335,21 @@ def coordinator() -> None:
     help="Make a certificate bundle for this node in STATE/nodes/NAME. Repeatable.",
 )
 def coordinator_run(
-    state: str | None, listen: str, names: Sequence[str], nodes: Sequence[str]
+    state: str | None,
+    listen: str,
+    names: Sequence[str],
+    notify: str | None,
+    nodes: Sequence[str],
 ) -> NoReturn:
     """Run the coordinator in the foreground."""
-    _become(_coordinator_argv(_state(state), listen, names, nodes=nodes))
+    _become(_coordinator_argv(_state(state), listen, names, nodes=nodes, notify=notify))
 
 
 def _coordinator_argv(
-    state: Path, listen: str, names: Sequence[str], *, nodes: Sequence[str]
+    state: Path, listen: str, names: Sequence[str], *, nodes: Sequence[str], notify: str | None
 ) -> list[str]:
     argv = [sys.executable, *MODULE, "vfio_coordinator", f"--state={state}", f"--listen={listen}"]
+    argv += [f"--notify={notify}"] if notify else []
     argv += [f"--name={name}" for name in names]
     return argv + [f"--node={name}" for name in nodes]
 

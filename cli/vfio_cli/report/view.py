@@ -23,7 +23,16 @@ from vfio_cli.survey import (
 )
 from vfio_contract.address import Address
 from vfio_contract.artifact import digest_facts
-from vfio_contract.findings import NODE, Evidence, Finding, Missing, Report, Verdict, severity
+from vfio_contract.findings import (
+    NODE,
+    WORST_FIRST,
+    Evidence,
+    Finding,
+    Missing,
+    Report,
+    Verdict,
+    severity,
+)
 from vfio_contract.host import Host
 from vfio_contract.units import Unit
 
@@ -127,7 +136,7 @@ def build_page(
         blocked=_blocked(counted),
         passed=_blocks(counted, Verdict.PASS),
         not_applicable=_blocks(counted, Verdict.NOT_APPLICABLE),
-        others=_blocks((f for f in report.findings if f.intended is False), *_WORST_FIRST),
+        others=_blocks((f for f in report.findings if f.intended is False), *WORST_FIRST),
         devices_known=host.facts.functions is not None,
         intended=_intended(host, report),
         panels=draw_picture(host, report),
@@ -137,19 +146,9 @@ def build_page(
     )
 
 
-_WORST_FIRST = (
-    Verdict.FAIL,
-    Verdict.UNKNOWN,
-    Verdict.BLOCKED,
-    Verdict.WARN,
-    Verdict.PASS,
-    Verdict.NOT_APPLICABLE,
-)
-
-
 def _counts(findings: Sequence[Finding]) -> tuple[tuple[int, Verdict], ...]:
     kept = [f.verdict for f in findings]
-    return tuple((kept.count(v), v) for v in _WORST_FIRST if v in kept)
+    return tuple((kept.count(v), v) for v in WORST_FIRST if v in kept)
 
 
 def _facts(host: Host, collected: str) -> tuple[tuple[str, str], ...]:

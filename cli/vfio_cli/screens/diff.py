@@ -6,7 +6,6 @@ one side did not know is named as not compared, never as equal.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -24,10 +23,13 @@ from vfio_cli.screens.layout import (
     toned,
     wrap,
 )
+from vfio_cli.screens.stale import stale_lines
 from vfio_cli.verdicts import VerdictChange
 from vfio_contract.codes import CLUSTER_CODES, Code
 from vfio_contract.drift import Change
 from vfio_contract.findings import NODE, Verdict, severity
+from vfio_contract.firmware import shorten
+from vfio_contract.stale import StaleReference
 from vfio_contract.views import ChangeView
 
 CODES = {code.name: code for code in CLUSTER_CODES}
@@ -44,6 +46,16 @@ _WORDS = {
     "BINDING_LOST": "binding lost",
     "RESET_LOST": "reset lost",
     "ACS_CLEARED": "ACS cleared",
+    "ACS_RESTORED": "ACS restored",
+    "NEXT_BOOT_CHANGED": "next boot",
+    "BINDING_GAINED": "binding gained",
+    "RESET_GAINED": "reset gained",
+    "VF_COUNT_CHANGED": "VF count",
+    "BAR_CHANGED": "BAR",
+    "LINK_DEGRADED": "link worse",
+    "LINK_IMPROVED": "link better",
+    "ISOLATION_ARTIFICIAL": "artificial isolation",
+    "ISOLATION_NATIVE": "real isolation",
 }
 
 MAX_ROWS = 12
@@ -55,7 +67,10 @@ Naming = Callable[[Change | ChangeView], str]
 
 @dataclass(frozen=True, slots=True)
 class DiffView:
-    """Two sides by name, what changed, and what could not be compared."""
+    """Two sides by name, what changed, and what could not be compared.
+
+    `doubt` says in words why the later side is not known to be of now, "" where it is.
+    """
 
     before: str
     after: str
@@ -66,12 +81,14 @@ class DiffView:
     unmatched: int = 0
     notes: tuple[str, ...] = ()
     verdicts: tuple[VerdictChange, ...] = ()
+    stale: tuple[StaleReference, ...] = ()
+    doubt: str = ""
 
 
 def diff_screen(view: DiffView, *, wide: bool = False) -> Lines:
     """The whole screen."""
     width = UNLIMITED if wide else WIDTH
-    whole = view.comparable and not view.unmatched
+    whole = view.comparable and not view.unmatched and not view.doubt
     word, tone = verdict_words(view.changes, comparable=whole, verdicts=view.verdicts)
     sides = f"{_tail(view.before, 36)} -> {_tail(view.after, 36)}"
     lines: Lines = [
@@ -79,6 +96,7 @@ def diff_screen(view: DiffView, *, wide: bool = False) -> Lines:
         toned(word, tone, f"   {_summary(view.changes, view.verdicts)}".rstrip()),
     ]
     lines += change_blocks(view.changes, view.name_of, wide=wide)
+    lines += stale_lines(view.stale, wide=wide)
     lines += _verdict_lines(view.verdicts, wide=wide)
     if not view.changes and not view.verdicts and whole:
         lines += wrap(
@@ -95,6 +113,9 @@ def diff_screen(view: DiffView, *, wide: bool = False) -> Lines:
         blank(lines)
         text = f"{plural(view.unmatched, 'device')} not at the same address on both sides: moved, "
         lines += wrap("NOT COMPARED  ", f"{text}gone or new, nobody can tell", width=width)
+    if view.doubt:
+        blank(lines)
+        lines += wrap("NOT OF NOW  ", clean(view.doubt), width=width)
     for note in view.notes:
         blank(lines)
         lines += wrap("MATCHED  ", note, width=width)
@@ -123,13 +144,6 @@ def _tail(text: str, width: int) -> str:
     return text if len(text) <= width else ".." + text[len(text) - width + 2 :]
 
 
-_DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
-
-
-def _shorten(text: str) -> str:
-    return _DIGEST.sub(lambda m: f"{m[0][:16]}..", text) or "(none)"
-
-
 def verdict_words(
     changes: Sequence[Change | ChangeView],
     *,
@@ -146,6 +160,8 @@ def verdict_words(
     if verdicts:
         worse = any(c.worse for c in verdicts)
         return ("VERDICTS WORSE", "warn") if worse else ("VERDICTS BETTER", "good")
+    if any(c.code != "GROUP_RENUMBERED" for c in changes):
+        return "CHANGED, NOTHING WORSE", "good"
     return ("RENUMBERED ONLY", "good") if changes else ("SAME", "good")
 
 
@@ -174,7 +190,7 @@ def change_blocks(
     for name in sorted(groups, key=lambda n: -severity(_code(n).verdict)):
         rows, code = groups[name], _code(name)
         word = str(code.verdict)
-        what = "part" if name == "FIRMWARE_CHANGED" else "device"
+        what = {"FIRMWARE_CHANGED": "part", "NEXT_BOOT_CHANGED": "setting"}.get(name, "device")
         head = f"  {clean(name)}  {plural(len(rows), what)}{_details(rows)}"
         lines += [Line(""), toned(word, VERDICT_TONES[word], head)]
         shown = rows if wide else rows[:MAX_ROWS]
@@ -188,21 +204,29 @@ def change_blocks(
 
 
 def _details(rows: Sequence[Change | ChangeView]) -> str:
-    if rows[0].code == "FIRMWARE_CHANGED":
+    if not rows[0].identity:
         return ""
     words = dict.fromkeys(row.detail for row in rows if row.detail)
     return f" ({', '.join(map(clean, words))})" if words else ""
 
 
 def _row(change: Change | ChangeView, name_of: Naming, width: int) -> Lines:
-    if change.code == "FIRMWARE_CHANGED":
+    if change.code in ("FIRMWARE_CHANGED", "NEXT_BOOT_CHANGED"):
         front = f"  {clean(change.detail):<12}  "
-        return wrap(front, f"{_shorten(change.before)} -> {_shorten(change.after)}", width=width)
+        return wrap(
+            front,
+            f"{shorten(change.before) or '(none)'} -> {shorten(change.after) or '(none)'}",
+            width=width,
+        )
     where = change.address_after or change.address_before
     if change.address_before and change.address_after != change.address_before:
         where = f"{change.address_before} -> {change.address_after or 'gone'}"
     name = name_of(change)
     lines = [Line(f"  {clean(where)}  {cut(name, max(WIDTH - len(where) - 4, 8))}".rstrip())]
+    if change.confidence:
+        lines += wrap("    matched  ", change.confidence, width=width)
+    if isinstance(change, ChangeView) and change.vms:
+        lines += wrap("    affects  ", ", ".join(map(clean, change.vms)), width=width)
     if change.code in ("DEVICE_MOVED", "DEVICE_VANISHED", "DEVICE_APPEARED"):
         return lines
     lines += wrap("    was  ", change.before, width=width)

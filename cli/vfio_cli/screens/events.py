@@ -10,10 +10,16 @@ from vfio_contract.views import Event
 _FRONT = len("11-22 14:24:07  ")
 
 
-def events_screen(events: Sequence[Event], *, wide: bool = False) -> Lines:
-    """Two lines an event at most widths: when and what, then the words below."""
+def events_screen(
+    events: Sequence[Event], *, wide: bool = False, since: int = 0, newest: int = 0
+) -> Lines:
+    """Two lines an event at most widths: when and what, then the words below.
+
+    `since` is the number after which they were asked for, 0 for none; `newest` the log's last.
+    """
     if not events:
-        return [Line("No events.")]
+        after = f" after {since}; the newest of the log is {newest}" if since else ""
+        return [Line(f"No events{after}.")]
     return [line for event in events for line in event_lines(event, wide=wide)]
 
 

@@ -118,7 +118,6 @@ class Index:
     actions: Sequence[Code]
     commands: Sequence[Code]
     cluster: Sequence[Code]
-    risks: Sequence[Code]
     symptoms: Sequence[str]
     messages: Sequence[str]
     errors: Sequence[str]
@@ -135,7 +134,6 @@ def index_screen(index: Index) -> Lines:
         ("CODES OF ACTIONS, of device bind and the like", [code.name for code in index.actions]),
         ("CODES OF COMMANDS, of what a node is asked for", [code.name for code in index.commands]),
         ("CLUSTER CODES", [code.name for code in index.cluster]),
-        ("CODES OF RISK DECISIONS", [code.name for code in index.risks]),
         ("SYMPTOMS, of diagnose --symptom", index.symptoms),
         ("MESSAGES, of diagnose --error", index.messages),
         ("ERRORS OF THE COORDINATOR", index.errors),

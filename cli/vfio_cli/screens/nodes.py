@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from vfio_cli.screens.check import CheckView, Kept, finding_block, group_alike
@@ -22,9 +23,11 @@ from vfio_cli.screens.layout import (
     wrap,
 )
 from vfio_cli.screens.risk import risk_words
+from vfio_cli.screens.stale import stale_lines
 from vfio_cli.survey import Intended, shorten_name
 from vfio_contract.codes import HOSTD_AWAY, NODE_LOST, NODE_UNHEARD
 from vfio_contract.findings import Evidence, Finding, Report, Verdict, severity, worst
+from vfio_contract.ledger import WORST_FIRST, ResetState
 from vfio_contract.views import FindingView, NodeView, UnitView
 
 NODE_TONES = {
@@ -45,6 +48,9 @@ _NOTES = {
     "draining": "vfioctl node show {name}",
     "drained": "vfioctl node uncordon {name}",
 }
+
+
+_SOUND = (ResetState.PROVEN, ResetState.CAPABLE)
 
 
 def state_word(node: NodeView) -> str:
@@ -190,6 +196,7 @@ def show_screen(node: NodeView, *, wide: bool = False) -> Lines:
     for label, text in (
         ("evidence", f"{age(node.evidence_age_s)} old" if node.evidence_age_s >= 0 else "none"),
         ("firmware", node.firmware or "not known"),
+        *(("", f"not read now, was {text}") for text in node.firmware_before),
         ("kernel", node.kernel or "not known"),
         ("boot", node.boot_id or "not known"),
         ("agent", node.agent or "not known"),
@@ -203,6 +210,7 @@ def show_screen(node: NodeView, *, wide: bool = False) -> Lines:
     for risk in node.risks:
         lines += wrap("  risk      ", f"{risk.code}: {risk_words(risk)}", width=width)
     lines += _units(node, width)
+    lines += _resets(node, width)
     if node.commands:
         lines += [Line(""), title("COMMANDS newest first")]
         for command in node.commands:
@@ -213,6 +221,7 @@ def show_screen(node: NodeView, *, wide: bool = False) -> Lines:
     if node.drift:
         lines += [Line(""), title("DRIFT from the baseline")]
         lines += change_blocks(node.drift, name_by_address(node.units), wide=wide)[1:]
+    lines += stale_lines(node.stale, wide=wide)
     lines += _findings(node.findings, wide=wide)
     return lines
 
@@ -238,6 +247,19 @@ def _units(node: NodeView, width: int) -> Lines:
     return lines
 
 
+def _resets(node: NodeView, width: int) -> Lines:
+    """The classes of the reset histories, and which of them to look at."""
+    told = [unit for unit in node.units if unit.reset and (unit.intended or unit.vm)]
+    counts = Counter(unit.reset for unit in told)
+    text = ", ".join(f"{counts[state]} {state}" for state in WORST_FIRST if counts[state])
+    lines = wrap("  resets    ", text, width=width) if text else []
+    for unit in told:
+        if unit.reset not in _SOUND:
+            what = f"{unit.reset}: vfioctl device history {node.name} {unit.addresses[0]}"
+            lines += wrap("            ", what, width=width)
+    return lines
+
+
 def _unit_cells(unit: UnitView) -> list[str]:
     name = cut(shorten_name(unit.model) or unit.ids, 18)
     state = f"{unit.state} {unit.vm}".rstrip()
@@ -252,9 +274,24 @@ def _unit_note(unit: UnitView) -> str:
 
 
 def name_by_address(units: Sequence[UnitView]) -> Naming:
-    """Names for changes, from the units that hold the address now."""
-    models = {a: shorten_name(unit.model) for unit in units for a in unit.addresses}
+    """Names for changes, of the device that has the address now."""
+    models = device_names(units)
     return lambda change: models.get(change.address_after, "")
+
+
+def device_names(units: Sequence[UnitView]) -> dict[str, str]:
+    """Names by address: a unit's is that of its first function and of others in the same slot.
+
+    What is only held beside it is another device.
+    """
+    names: dict[str, str] = {}
+    for unit in units:
+        slot = unit.addresses[0].rpartition(".")[0] if unit.addresses else ""
+        for address in unit.addresses:
+            if address.rpartition(".")[0] == slot:
+                names.setdefault(address, shorten_name(unit.model))
+    firsts = {unit.addresses[0]: shorten_name(unit.model) for unit in units if unit.addresses}
+    return names | firsts
 
 
 def _findings(findings: Sequence[FindingView], *, wide: bool) -> Lines:

@@ -38,6 +38,7 @@ HEALTH_TONES = {"HEALTH_OK": "good", "HEALTH_WARN": "warn", "HEALTH_ERR": "bad"}
 LEVEL_TONES = {"ERR": "bad", "WARN": "warn"}
 
 MAX_HEALTH = 12
+MAX_MUTED = 4
 MAX_NODES = 12
 MAX_RECENT = 8
 MAX_TEXT = 110
@@ -48,10 +49,10 @@ _SHOWN_ORDER = ("ready", "cordoned", "draining", "drained", "revalidating", "los
 
 
 def status_screen(status: ClusterStatus, *, detail: bool = False, wide: bool = False) -> Lines:
-    """The whole screen; `detail` lists every node."""
+    """The whole screen; `detail` lists every node, and says since when each health line stands."""
     width = UNLIMITED if wide else WIDTH
     lines = [_heading(status, width)]
-    lines += _health(status.items, width)
+    lines += _health(status, width, detail=detail)
     lines += _nodes(status.nodes, detail=detail, wide=wide)
     lines += _units(status.units)
     lines += _vms(status.vms, width)
@@ -69,25 +70,59 @@ def _heading(status: ClusterStatus, width: int) -> Line:
     return Line(text, tone, len(name) + 2, len(name) + 2 + len(status.health))
 
 
-def _health(items: Sequence[HealthItem], width: int) -> Lines:
+def _health(status: ClusterStatus, width: int, *, detail: bool) -> Lines:
+    """What counts, worst first, and below it what is muted."""
+    muted = [item for item in status.items if item.muted]
+    items = [item for item in status.items if not item.muted]
+    lines: Lines = [Line(""), title("HEALTH")] if status.items else []
+    since = status.at if detail or width == UNLIMITED else ""
+    return [*lines, *_health_lines(items, width, since), *_muted(muted, width)]
+
+
+def _health_lines(items: Sequence[HealthItem], width: int, since: str) -> Lines:
+    """`since` is the present day where each line says since when, "" where none does."""
     if not items:
         return []
-    lines: Lines = [Line(""), title("HEALTH")]
+    lines: Lines = []
     shown = items if width == UNLIMITED else items[:MAX_HEALTH]
     codes = max(len(clean(i.code)) for i in shown)
     scopes = min(max(len(clean(i.scope)) for i in shown), 14)
     for item in shown:
         level = clean(item.level)
         front = f"  {level:<4}  {clean(item.code):<{codes}}  {cut(item.scope, scopes):<{scopes}}  "
-        made = wrap(front, item.text if width > WIDTH else cut(item.text, MAX_TEXT), width=width)
+        text = item.text if width > WIDTH else cut(item.text, MAX_TEXT)
+        if since and item.since:
+            text = f"{text} (since {moment(item.since, today=since)})"
+        made = wrap(front, text, width=width)
         lines.append(Line(made[0].text, LEVEL_TONES.get(item.level, "bad"), 2, 2 + len(level)))
         lines += made[1:]
+        if item.common:
+            lines += wrap(" " * len(front), item.common, width=width)
         if item.next:
             lines += wrap(" " * len(front) + "-> ", item.next, width=width)
     if len(items) > len(shown):
         lines.append(
             Line(f"  and {len(items) - len(shown)} more: vfioctl status --cluster -o wide")
         )
+    return lines
+
+
+def _muted(items: Sequence[HealthItem], width: int) -> Lines:
+    """`MUTED 2:` and a line each: who, until when and why."""
+    if not items:
+        return []
+    lines: Lines = [Line(f"  MUTED {len(items)}: none of this counts above", "faint", 2, 7)]
+    shown = items if width == UNLIMITED else items[:MAX_MUTED]
+    codes = max(len(clean(i.code)) for i in shown)
+    scopes = min(max(len(clean(i.scope)) for i in shown), 14)
+    for item in shown:
+        front = f"    {clean(item.level):<4}  {clean(item.code):<{codes}}  "
+        front += f"{cut(item.scope, scopes):<{scopes}}  "
+        lines += wrap(
+            front, item.muted if width > WIDTH else cut(item.muted, MAX_TEXT), width=width
+        )
+    if len(items) > len(shown):
+        lines.append(Line(f"    and {len(items) - len(shown)} more: vfioctl mute list"))
     return lines
 
 

@@ -13,9 +13,14 @@ from vfio_contract.codec import to_message
 from vfio_contract.errors import ClusterError, ErrorCode
 from vfio_coordinator.api.baselines import Baselines
 from vfio_coordinator.api.commands import Commands
+from vfio_coordinator.api.devices import Devices
 from vfio_coordinator.api.errors import Context, answering, refuse
+from vfio_coordinator.api.forecast import Forecasts
 from vfio_coordinator.api.frame import Identify
+from vfio_coordinator.api.incidents import Incidents
+from vfio_coordinator.api.mutes import Mutes
 from vfio_coordinator.api.nodes import Nodes
+from vfio_coordinator.api.policy import Policies
 from vfio_coordinator.api.risks import Risks
 from vfio_coordinator.api.vms import Vms
 from vfio_coordinator.api.watch import Watching, tell_resume
@@ -31,7 +36,9 @@ MAX_EVENTS = 1_000
 """Rows of the event log in one answer."""
 
 
-class ClusterServicer(Nodes, Vms, Baselines, Risks, Commands):
+class ClusterServicer(
+    Nodes, Vms, Baselines, Policies, Risks, Mutes, Incidents, Forecasts, Devices, Commands
+):
     """See the module."""
 
     def __init__(self, runtime: Runtime, clock: Clock, who: Identify) -> None:

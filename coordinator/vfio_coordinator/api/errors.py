@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 import grpc
 import grpc.aio
 
+from vfio_contract.address import check_name
 from vfio_contract.errors import CATALOGUE, ClusterError, ErrorCode
 
 log = logging.getLogger("vfio-coordinator")
@@ -31,15 +32,17 @@ Context = grpc.aio.ServicerContext[Any, Any]
 Method = Callable[[Servicer, Request, Context], Awaitable[Response]]
 
 
-def message_of(code: ErrorCode, detail: str) -> str:
+def message_of(code: ErrorCode, detail: str, *, node: str = "") -> str:
     """What the caller reads; begins with the stable code.
 
-    The public text is left out where it says less than any detail does.
+    The public text is left out where it says less than any detail does. Commands in it are about
+    `node`, where that is what the request named.
     """
     said = _one_line(detail).rstrip(".")
     if code is ErrorCode.BAD_REQUEST and said.strip():
         return f"{code}: {said}"
-    return f"{code}: {said}. {CATALOGUE[code].text}"
+    text = CATALOGUE[code].text
+    return f"{code}: {said}. {text.replace('NODE', node or 'NODE')}"
 
 
 def status_of(code: ErrorCode) -> grpc.StatusCode:
@@ -47,9 +50,9 @@ def status_of(code: ErrorCode) -> grpc.StatusCode:
     return grpc.StatusCode[CATALOGUE[code].status]
 
 
-async def refuse(context: Context, error: ClusterError) -> NoReturn:
-    """End the call with this refusal."""
-    await context.abort(status_of(error.code), message_of(error.code, error.detail))
+async def refuse(context: Context, error: ClusterError, *, node: str = "") -> NoReturn:
+    """End the call with this refusal; `node` is the one that was asked about."""
+    await context.abort(status_of(error.code), message_of(error.code, error.detail, node=node))
     raise AssertionError("abort returned")
 
 
@@ -65,9 +68,17 @@ def answering(method: Method[Servicer, Request, Response]) -> Method[Servicer, R
         except Exception:
             log.exception("%s failed", method.__name__)
             refusal = ClusterError(ErrorCode.INTERNAL, method.__name__)
-        await refuse(context, refusal)
+        await refuse(context, refusal, node=_node_of(request))
 
     return call
+
+
+def _node_of(request: object) -> str:
+    """The node that a request is about, "" for none and for what is no name."""
+    try:
+        return check_name(getattr(request, "node", ""), field="node")
+    except ValueError:
+        return ""
 
 
 def _one_line(text: str) -> str:

@@ -24,7 +24,7 @@ from typing import Any
 import grpc.aio
 
 from vfio_contract.codec import to_message
-from vfio_contract.errors import ClusterError, ErrorCode
+from vfio_contract.errors import RETRY_METADATA, ClusterError, ErrorCode
 from vfio_coordinator.admission import Account, Accounts, Busy, Tally
 from vfio_coordinator.api.errors import Context, refuse
 from vfio_coordinator.api.inbox import KINDS, Inbox
@@ -71,9 +71,6 @@ DECODERS = 2
 
 SLOWLY_S = 2.0
 """A peer that floods with connections is answered so late, because each costs a handshake."""
-
-RETRY_METADATA = "vfioctl-retry-after-ms"
-"""When an agent that was sent away is expected."""
 
 
 class SessionServicer(AgentSessionServiceServicer):

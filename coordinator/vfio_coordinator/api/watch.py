@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import astuple
 
 from vfio_contract.codec import from_message, to_message
-from vfio_contract.errors import ClusterError, ErrorCode
+from vfio_contract.errors import CURSOR_METADATA, ClusterError, ErrorCode
 from vfio_contract.views import ClusterChange, WatchCursor, WatchKind
 from vfio_coordinator.api.errors import Context
 from vfio_coordinator.clock import Clock
@@ -26,8 +26,6 @@ PATIENCE_S = 10.0
 
 BOOKMARK_S = 10.0
 """A response comes at least so often: who hears nothing knows that something is wrong."""
-
-CURSOR_METADATA = "vfioctl-cursor"
 
 MOST = 2_000
 MOST_OF_ONE = 500

@@ -15,6 +15,7 @@ from dataclasses import replace
 from vfio_contract import codes
 from vfio_contract.artifact import encode
 from vfio_contract.errors import ClusterError, ErrorCode
+from vfio_contract.machine import telling_uuid
 from vfio_coordinator.scheduler.index import Entry, make_entry, put, same_offer
 from vfio_coordinator.state import keys
 from vfio_coordinator.state.events import CommitOutcome, CordonRequested, Outcome
@@ -36,6 +37,9 @@ from vfio_coordinator.store.interface import ModRevisionIs, Put
 
 AUTO = "auto:"
 USER = "user:"
+
+_ROWS_TOGETHER = 40
+"""Log rows in one write of the record: each is a put and a delete (`MAX_TXN_KEYS`)."""
 
 
 def settle(turn: Turn, name: str, *, attempt: int = 1) -> None:
@@ -225,11 +229,13 @@ def _wanted(turn: Turn, node: Node, judgement: Judgement) -> tuple[AdminRecord |
     if admin is None:
         if session is None:
             return None, []
-        record = AdminRecord(node.name, session.product_uuid, "", turn.now.utc)
+        uuid = telling_uuid(session.product_uuid)
+        record = AdminRecord(node.name, uuid, "", turn.now.utc)
         return record, [Note(subject, "NODE_JOINED", "joined the cluster", subject)]
     record, notes = admin, []
-    if session is not None and session.product_uuid and not admin.product_uuid:
-        record = replace(record, product_uuid=session.product_uuid)
+    uuid = telling_uuid(session.product_uuid) if session is not None else ""
+    if uuid and not telling_uuid(admin.product_uuid):
+        record = replace(record, product_uuid=uuid)
         notes.append(Note(subject, "NODE_IDENTIFIED", "its DMI UUID is known now", subject))
     if not judgement.fresh:
         return record, notes
@@ -242,7 +248,16 @@ def _wanted(turn: Turn, node: Node, judgement: Judgement) -> tuple[AdminRecord |
         text = f"{known} is validated: fresh inventory and findings{seen}"
         more.append(Note(subject, "NODE_VALIDATED", text, f"{AUTO}REVALIDATING"))
         record = replace(record, boot_id=boot_id)
-    return record, [*notes, *more]
+    return record, [*notes, *_shortened(more)]
+
+
+def _shortened(notes: list[Note]) -> list[Note]:
+    """No more rows than fit beside the record: an agent may know any number of codes."""
+    if len(notes) <= _ROWS_TOGETHER:
+        return notes
+    named, rest = notes[: _ROWS_TOGETHER - 1], notes[_ROWS_TOGETHER - 1 :]
+    text = f"{rest[0].text}; {len(rest) - 1} rows more: {list_texts(n.actor for n in rest[1:])}"
+    return [*named, replace(rest[0], text=text)]
 
 
 def _automate(
@@ -270,9 +285,13 @@ def _automate(
         text = f"cordon lifted, its cause is gone: {gone.text}"
         notes.append(Note(subject, "NODE_UNCORDONED", text, f"{AUTO}{code}"))
     current = {cause.key for cause in causes}
+    ended: dict[str, list[str]] = {}
     for key in sorted(set(admin.waived) - current):
-        text = f"{key} is gone; it would cordon the node again"
-        notes.append(Note(subject, "WAIVER_ENDED", text, f"{AUTO}{key.partition(' ')[0]}"))
+        ended.setdefault(key.partition(" ")[0], []).append(key)
+    for code, gone_keys in ended.items():
+        verb = "is" if len(gone_keys) == 1 else "are"
+        text = f"{list_texts(gone_keys)} {verb} gone; it would cordon the node again"
+        notes.append(Note(subject, "WAIVER_ENDED", text, f"{AUTO}{code}"))
     waived = tuple(key for key in admin.waived if key in current)
     return replace(admin, cordons=_in_order(kept), waived=waived), notes
 

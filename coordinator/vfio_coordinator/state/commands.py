@@ -3,18 +3,17 @@
     asked -> record written under the fence -> sent -> (taken) -> ended
 
 What is asked is judged in `command_requests`, and nothing is sent before its record is in the
-store. What has not ended is sent again to each new
-session of the same agent, and only to the same: another boot or another database of the agent ends
-it as `unknown`, because nobody can know whether it was done; a result that still comes takes that
-end's place. How it ended is a durable event of the agent, applied with its mark (`event_batch`).
-Only a refusal, or an end whose event another life of the store held already, comes as an answer and
-is written here. That the host took what acts is written as well: a refusal after that is not
-believed, because the host has forgotten then what it may have done.
+store. What has not ended is sent again to each new session of the same agent, and only to the same:
+another boot or another database of the agent ends it as `unknown`, because nobody can know whether
+it was done; a result that still comes takes that end's place. How it ended is a durable event of
+the agent, applied with its mark (`event_batch`). Only a refusal, or an end whose event another life
+of the store held already, comes as an answer and is written here. That the host took what acts is
+written as well: a refusal after that is not believed, because the host has forgotten then what it
+may have done.
 
 A node has one command at a time that acts; looks go beside it. Numbers begin with the incarnation:
 a store that was restored has a higher one, so what it sends is above all that the host has taken.
-It must never end a command because time has passed: only the
-host knows what became of it.
+It must never end a command because time has passed: only the host knows what became of it.
 """
 
 from __future__ import annotations

@@ -2,42 +2,31 @@
 
 The comparison itself is the contract's; here each change is tied to the units that are intended for
 passthrough or claimed, then or now. A bridge's change concerns the units that stand below it. What
-cannot be decoded is an error for the caller, never "no drift".
+the baseline knows and the inventory does not tell is named beside the changes: it is no change, and
+it is not equal either. What cannot be decoded is an error for the caller, never "no drift".
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 
 from vfio_contract import codes
 from vfio_contract.address import Address
 from vfio_contract.artifact import decode, decompress
-from vfio_contract.drift import Change, compare, match_functions, reset_class
+from vfio_contract.drift import CONSEQUENCES, Consequence, diff
+from vfio_contract.fingerprint import Fingerprint, FunctionPrint, fingerprint
 from vfio_contract.host import Host
-from vfio_contract.intention import is_vfio_bound
-from vfio_contract.model import Facts, PciFunction, Readings, Snapshot
+from vfio_contract.matching import Matching, match
+from vfio_contract.model import NOTHING_READ, Facts, Snapshot
 from vfio_contract.units import Unit
-from vfio_coordinator.state.model import Drift
-
-_NOTHING_READ = Readings(
-    boot_id=None,
-    live=False,
-    privileged=False,
-    collector="",
-    uptime_seconds=None,
-    kernel_log=None,
-    interrupt_chips=None,
-    memory=None,
-    holders=None,
-    functions=(),
-    names=(),
-    ledger=None,
-)
+from vfio_contract.vm import VmConfig, covered_by
+from vfio_coordinator.state.model import Drift, Unread
 
 
 def host_of(facts: Facts) -> Host:
     """The derivations of facts alone."""
-    return Host(Snapshot(facts, _NOTHING_READ))
+    return Host(Snapshot(facts, NOTHING_READ))
 
 
 def unpack_facts(facts_zlib: bytes) -> Facts:
@@ -45,26 +34,73 @@ def unpack_facts(facts_zlib: bytes) -> Facts:
     return decode(Facts, decompress(facts_zlib))
 
 
-def find_drift(before: Host, after: Host, *, claimed: Collection[str]) -> tuple[Drift, ...]:
-    """All changes, each with the ids of the intended or claimed units that it touches."""
-    return tuple(
-        Drift(change, tuple(_concerned(change, before, after, claimed)))
-        for change in compare(before, after)
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """Changes with whom they concern, and what cannot be told; as `Node` keeps them."""
+
+    drift: tuple[Drift, ...]
+    undecided: frozenset[str]
+    unread: tuple[Unread, ...]
+
+
+def find_differences(before: Host, after: Host, *, claimed: Collection[str]) -> Differences:
+    """All that differs or cannot be told; `claimed` are keys of units that a VM has a claim on."""
+    sides = fingerprint(before), fingerprint(after)
+    matched = match(*sides)
+    units = _Concerned(before, after, claimed)
+    names = _Names(before, after)
+    drift = []
+    for change in diff(*sides):
+        found = units.of(change.address_before, change.address_after)
+        drift.append(Drift(change, found, names.of(found)))
+    return Differences(
+        tuple(drift), _find_undecided(*sides, matched), tuple(_find_unread(*sides, matched, units))
     )
 
 
-def _concerned(
-    change: Change, before: Host, after: Host, claimed: Collection[str]
-) -> Iterator[str]:
-    found: dict[str, None] = {}
-    for unit in _units_at(after, change.address_after):
-        if _is_wanted(after, unit, claimed) or _was_wanted(before, unit):
-            found[unit.id] = None
-    if not found:
-        for unit in _units_at(before, change.address_before):
-            if _is_wanted(before, unit, claimed):
+class _Names:
+    """Which VMs of the host name a unit in their configuration, then or now."""
+
+    def __init__(self, *hosts: Host) -> None:
+        self._by_unit: dict[str, dict[str, None]] = {}
+        for host in hosts:
+            for vm in host.facts.vms or ():
+                for unit in host.units:
+                    if _names_unit(host, vm, unit):
+                        self._by_unit.setdefault(unit.id, {})[vm.name] = None
+
+    def of(self, units: Iterable[str]) -> tuple[str, ...]:
+        """The VMs' names, in order."""
+        return tuple(sorted({vm for unit in units for vm in self._by_unit.get(unit, ())}))
+
+
+def _names_unit(host: Host, vm: VmConfig, unit: Unit) -> bool:
+    facts = host.facts
+    return any(
+        covered_by(device, facts.mappings, facts.host, address)
+        for device in vm.devices
+        for address in unit.assign
+    )
+
+
+class _Concerned:
+    """The ids of the intended or claimed units that a function of either side touches."""
+
+    def __init__(self, before: Host, after: Host, claimed: Collection[str]) -> None:
+        self._before, self._after, self._claimed = before, after, claimed
+
+    def of(self, address_before: str, address_after: str) -> tuple[str, ...]:
+        """Of a function that stood and stands there; "" where it does not."""
+        before, after, claimed = self._before, self._after, self._claimed
+        found: dict[str, None] = {}
+        for unit in _units_at(after, address_after):
+            if _is_wanted(after, unit, claimed) or _was_wanted(before, unit):
                 found[unit.id] = None
-    yield from found
+        if not found:
+            for unit in _units_at(before, address_before):
+                if _is_wanted(before, unit, claimed):
+                    found[unit.id] = None
+        return tuple(found)
 
 
 def _units_at(host: Host, address: str) -> Iterator[Unit]:
@@ -93,7 +129,31 @@ def _was_wanted(before: Host, unit: Unit) -> bool:
     return any(keys & set(old.keys) and before.is_intended(old.addresses) for old in before.units)
 
 
-def find_undecided(before: Host, after: Host) -> frozenset[str]:
+# --- what cannot be told -------------------------------------------------------------------------
+
+_HARMS = frozenset(code for code, what in CONSEQUENCES.items() if what is Consequence.CORDONS)
+
+_FACTS = {
+    "bridge": "header",
+    "group": "group",
+    "binding": "driver",
+    "reset": "reset methods",
+    "acs": "ACS bits",
+    "vfs": "enabled VFs",
+    "total_vfs": "possible VFs",
+    "bars": "BARs",
+    "resizable": "resizable BARs",
+    "link": "link",
+    "port_link": "link of its port",
+    "artificial": "isolation without pcie_acs_override",
+}
+"""Fields of a function that drift compares, in words."""
+
+_HARMING = ("group", "binding", "reset", "acs")
+"""Those whose change may be harm."""
+
+
+def _find_undecided(one: Fingerprint, other: Fingerprint, matched: Matching) -> frozenset[str]:
     """Harms (`CODE identity`) of which the inventory now cannot tell whether they are there.
 
     The comparison skips what one side could not read, so that a harm seems gone when its evidence
@@ -101,50 +161,74 @@ def find_undecided(before: Host, after: Host) -> frozenset[str]:
     has in either inventory.
     """
     found: set[str] = set()
-    if after.facts.functions is None:
-        for function in before.functions:
-            found |= _keys(_HARMS, [(before, function)])
+    if other.functions is None:
+        for function in one.functions or ():
+            found |= _keys(_HARMS, function)
         return frozenset(found)
-    pairs, gone, _ = match_functions(before, after)
-    for old, now in pairs:
-        both = [(before, old), (after, now)]
-        found |= _keys(_unreadable(before, after, old, now), both)
-    for old in gone:
-        found |= _keys(_HARMS - {codes.DEVICE_VANISHED.name}, [(before, old)])
+    crowded = _crowded(matched)
+    for pair in matched.pairs:
+        found |= _keys(_unreadable(pair.before, pair.after), pair.before, pair.after)
+        if pair.after.group in crowded:
+            found |= _keys({codes.GROUP_WIDENED.name}, pair.before, pair.after)
+    for function in matched.gone:
+        found |= _keys(_HARMS - {codes.DEVICE_VANISHED.name}, function)
+    for function in matched.open_before:
+        found |= _keys(_HARMS, function)
     return frozenset(found)
 
 
-_HARMS = frozenset(
-    {
-        codes.GROUP_WIDENED.name,
-        codes.BINDING_LOST.name,
-        codes.RESET_LOST.name,
-        codes.ACS_CLEARED.name,
-        codes.DEVICE_VANISHED.name,
-    }
-)
+def _crowded(matched: Matching) -> frozenset[int | None]:
+    """Groups with a member now of which nobody can tell whether it was there before."""
+    groups = {f.group for f in matched.open_after if not f.bridge}
+    return frozenset(group for group in groups if group is not None and group >= 0)
 
 
-def _unreadable(before: Host, after: Host, old: PciFunction, now: PciFunction) -> Iterator[str]:
+def _unreadable(old: FunctionPrint, now: FunctionPrint) -> Iterator[str]:
     if (old.group or 0) >= 0 and (now.group is None or now.group < 0):
         yield codes.GROUP_WIDENED.name
-    if is_vfio_bound(old) is not None and is_vfio_bound(now) is None:
+    if old.binding is not None and now.binding is None:
         yield codes.BINDING_LOST.name
-    known = reset_class(old, before.by_address) is not None
-    if known and reset_class(now, after.by_address) is None:
+    if old.reset is not None and now.reset is None:
         yield codes.RESET_LOST.name
-    had = old.config is not None and old.config.acs is not None
-    if had and (now.config is None or now.config.acs is None):
+    if old.acs is not None and now.acs is None:
         yield codes.ACS_CLEARED.name
 
 
-def _keys(names: Iterable[str], functions: Iterable[tuple[Host, PciFunction]]) -> set[str]:
-    forms = {
-        form
-        for host, function in functions
-        for form in (
-            host.identities[function.address].identity,
-            host.identities[function.address].place,
-        )
-    }
+def _keys(names: Iterable[str], *functions: FunctionPrint) -> set[str]:
+    forms = {form for function in functions for form in (function.identity, function.place)}
     return {f"{name} {form}" for name in names for form in forms}
+
+
+def _find_unread(
+    one: Fingerprint, other: Fingerprint, matched: Matching, units: _Concerned
+) -> Iterator[Unread]:
+    """What the one knows and the other does not tell; nothing function by function where the whole
+    list is missing."""
+    now = dict(other.firmware)
+    for part, value in one.firmware:
+        if value is not None and now.get(part) is None:
+            yield Unread(part)
+    for name in ("running", "next_boot"):
+        if getattr(one, name) is not None and getattr(other, name) is None:
+            yield Unread(name.replace("_", " "))
+    if other.functions is None:
+        return
+    crowded = _crowded(matched)
+    for pair in matched.pairs:
+        old, new = pair.before, pair.after
+        missing = {
+            words: name in _HARMING
+            for name, words in _FACTS.items()
+            if getattr(old, name) is not None and getattr(new, name) is None
+        }
+        if new.without_acs:
+            missing.pop(_FACTS["acs"], None)
+        if new.group in crowded and not pair.is_bridge:
+            missing["all members of its group"] = True
+        touched = units.of(old.address, new.address) if missing else ()
+        for words, may_harm in missing.items():
+            yield Unread(words, new.address, touched, may_harm=may_harm)
+    for function in matched.open_before:
+        touched = units.of(function.address, "")
+        words = "which device it is now"
+        yield Unread(words, function.address, touched, may_harm=not function.bridge)

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from vfio_contract.baseline_views import BaselineRefusal
 from vfio_contract.command import Command
 from vfio_contract.durable import Mark
 from vfio_contract.errors import ErrorCode
+from vfio_contract.incident_views import IncidentView
+from vfio_contract.mute_views import MuteView
+from vfio_contract.policy import PolicyView
 from vfio_contract.views import BaselineView, CommandView, Decision, NodeView, RiskView, VmView
 from vfio_coordinator.store.interface import Txn
 
@@ -121,6 +125,20 @@ class SendCommand:
 
 
 @dataclass(frozen=True, slots=True)
+class Notify:
+    """Tell people of this incident; answer with one `NotifyEnded(incident.id, stamp, ...)`.
+
+    What puts the cluster itself in doubt is told as one without an id, of `first_node` or of none.
+    `reason` is `opened` or why it is worse, in words. `stamp` names this telling for ever: after a
+    crash the same one may come again, so that a receiver can drop it.
+    """
+
+    incident: IncidentView
+    stamp: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """A refused request; the API raises it as `ClusterError(code, detail)`."""
 
@@ -128,7 +146,19 @@ class Failure:
     detail: str
 
 
-Answer = Decision | NodeView | VmView | BaselineView | RiskView | CommandView | Failure
+Answer = (
+    Decision
+    | NodeView
+    | VmView
+    | BaselineView
+    | BaselineRefusal
+    | PolicyView
+    | RiskView
+    | CommandView
+    | IncidentView
+    | MuteView
+    | Failure
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +166,9 @@ class Reply:
     """The one answer to a ticket.
 
     Place: Decision. Cordon, uncordon: NodeView. Release: VmView as it was. Baseline accept:
-    BaselineView. Risk accept, revoke: RiskView. Command, wait: CommandView. Any of them: Failure.
+    BaselineView or BaselineRefusal. Policy set: PolicyView. Risk accept, revoke: RiskView. Command,
+    wait: CommandView. Incident acknowledged: IncidentView. Mute, unmute: MuteView. Any of them:
+    Failure.
     """
 
     ticket: int
@@ -162,6 +194,7 @@ Effect = (
     | WantRescan
     | WantWhole
     | SendCommand
+    | Notify
     | Reply
     | StepDown
 )

@@ -25,7 +25,7 @@ from vfio_contract.durable import (
     VmStarted,
     VmStopped,
 )
-from vfio_contract.ledger import FAILURES
+from vfio_contract.ledger import FAILURES, Outcome, choose_kept
 from vfio_coordinator.state.commands import ended_record, takes_result
 from vfio_coordinator.state.model import Intake, NodeCommands
 from vfio_coordinator.state.records import (
@@ -41,15 +41,12 @@ ROWS = 40
 """Log rows in one transaction: each is a put and a delete, of 100 keys at most."""
 
 HISTORIES = 5
-"""Reset histories in one transaction: at worst 172 KB each (32 attempts of 450 characters, each of
-12 bytes as JSON), and 245 KB of rows beside them, of 1,280 KiB."""
+"""Reset histories in one transaction: at worst 200 KB each (32 attempts of 500 characters, each of
+12 bytes as JSON, and what they have in common), and 245 KB of rows beside them, of 1,280 KiB."""
 
 ENDS = 1
 """Ends of commands in one transaction: each writes a record of up to 110 KB again (a unit and a
 report, as base64)."""
-
-KEPT_ATTEMPTS = 32
-"""Of one function under one firmware tuple; older ones live on in the totals."""
 
 KEPT_HISTORIES = 512
 """Of one node; the one that was longest without a reset gives way."""
@@ -169,19 +166,27 @@ class EventBatch:
             known = AttemptsRecord(self.record.node, *of, order=0, attempts=0, failures=0)
         attempt = AttemptRecord(
             key=payload.key[:_WORD],
-            boot_id=event.at.boot_id[:_WORD],
+            boot_id=(payload.boot_id or event.at.boot_id)[:_WORD],
             method=payload.method[:_WORD],
             outcome=payload.outcome[:_WORD],
             evidence=payload.evidence[:_EVIDENCE],
             told_at_ms=event.at.wall_ms,
             duration_ms=payload.duration_ms,
+            order=self.record.applied,
+            address=event.address[:_WORD],
         )
+        if any((row.key, row.boot_id) == (attempt.key, attempt.boot_id) for row in known.newest):
+            return  # a journal that was begun anew read the same kernel line again
         self.attempts[of] = replace(
             known,
             order=self.record.applied,
             attempts=known.attempts + 1,
             failures=known.failures + (payload.outcome in FAILURES),
-            newest=(*known.newest, attempt)[-KEPT_ATTEMPTS:],
+            unobserved=known.unobserved + (payload.outcome == Outcome.UNOBSERVED),
+            newest=tuple(choose_kept((*known.newest, attempt))),
+            place=payload.place[:_EVIDENCE] or known.place,
+            address=event.address[:_WORD] or known.address,
+            firmware_text=payload.firmware_text[:_EVIDENCE] or known.firmware_text,
         )
 
     def _note_loss(self, text: str) -> None:

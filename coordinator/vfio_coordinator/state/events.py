@@ -207,10 +207,23 @@ class UncordonRequested:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineAcceptRequested:
-    """Accepts the node's present facts as known-good."""
+    """Accepts the node's present facts as known-good; with `force` on a broken host too, for
+    `reason`; with `digest`, or its beginning, only while they are these."""
 
     ticket: int
     node: str
+    actor: str
+    force: bool = False
+    reason: str = ""
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicySetRequested:
+    """Settings become these values, all of them or none. (name, value), as typed."""
+
+    ticket: int
+    changes: tuple[tuple[str, str], ...]
     actor: str
 
 
@@ -234,6 +247,29 @@ class RiskRevokeRequested:
     node: str
     code: str
     id: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MuteRequested:
+    """`actor` does not want to hear of `code`, on one node or with "" on all. `until` is a day or a
+    duration, as typed."""
+
+    ticket: int
+    code: str
+    node: str
+    reason: str
+    until: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnmuteRequested:
+    """Ends a mute: the one of this node, or with "" the one of all."""
+
+    ticket: int
+    code: str
+    node: str
     actor: str
 
 
@@ -278,6 +314,30 @@ class CommandAwaited:
     wait_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IncidentAckRequested:
+    """`actor` has seen the incident: it tells nobody any more unless it gets worse.
+
+    `id` is `INC-7`, `7`, or a prefix that fits one incident that is open.
+    """
+
+    ticket: int
+    id: str
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotifyEnded:
+    """What became of a `Notify`, once for each. `ok`: told, or nobody is to be told; else given up
+    for now, because of `detail`: it is tried again when the incident changes or at a start."""
+
+    incident: str
+    stamp: str
+    ok: bool
+    detail: str
+
+
 # --- the store -----------------------------------------------------------------------------------
 
 
@@ -320,11 +380,16 @@ Event = (
     | CordonRequested
     | UncordonRequested
     | BaselineAcceptRequested
+    | PolicySetRequested
     | RiskAcceptRequested
     | RiskRevokeRequested
+    | MuteRequested
+    | UnmuteRequested
     | PlaceRequested
     | ReleaseRequested
     | CommandRequested
     | CommandAwaited
+    | IncidentAckRequested
+    | NotifyEnded
     | CommitOutcome
 )

@@ -7,43 +7,45 @@ came in and the facts it was made from; one whose facts are not here yet waits f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+from vfio_contract import codes
 from vfio_contract.address import is_address
-from vfio_contract.artifact import ArtifactError, encode
+from vfio_contract.artifact import ArtifactError
+from vfio_contract.codes import Code
 from vfio_contract.drift import describe
 from vfio_contract.errors import ErrorCode
 from vfio_contract.findings import Verdict, summarise
 from vfio_contract.host import Host
-from vfio_contract.model import Facts, Readings
+from vfio_contract.ledger import firmware_digest
+from vfio_contract.machine import find_other_machine
+from vfio_contract.model import Facts
+from vfio_contract.stale import StaleReference, find_stale
+from vfio_contract.views import Reason
 from vfio_coordinator.scheduler.layout import survey
 from vfio_coordinator.scheduler.qualify import qualify
-from vfio_coordinator.state import keys
 from vfio_coordinator.state.admin import settle
-from vfio_coordinator.state.drift import find_drift, find_undecided, host_of, unpack_facts
+from vfio_coordinator.state.baseline_history import choose, parts_of
+from vfio_coordinator.state.cohorts import CHECKS, traits_of_host
+from vfio_coordinator.state.drift import find_differences, host_of, unpack_facts
 from vfio_coordinator.state.effects import Acknowledge, CloseSession, WantInventory, WantWhole
 from vfio_coordinator.state.events import (
-    CommitOutcome,
     InventoryReceived,
     ObservationChanged,
     ObservationReceived,
-    Outcome,
 )
 from vfio_coordinator.state.judge import list_texts
+from vfio_coordinator.state.ledger import find_condemned, merge_ledger, write_ledger
 from vfio_coordinator.state.model import (
+    Baseline,
     Drift,
     Inventory,
-    LedgerWrite,
     Node,
     Observation,
 )
 from vfio_coordinator.state.presence import is_current
-from vfio_coordinator.state.records import LedgerRecord
-from vfio_coordinator.state.turn import Note, Turn
-from vfio_coordinator.store.interface import Put
-
-_RESET_CODES = {"failing": "RESET_FAILED", "wedged": "RESET_WEDGED"}
-"""The codes of the reset-history check for the states that refuse."""
+from vfio_coordinator.state.turn import Turn
 
 READ_READINGS = frozenset({"boot_id", "holders", "names", "ledger"})
 """Fields of the readings that something here follows from; all others are only kept."""
@@ -70,12 +72,18 @@ def receive_inventory(turn: Turn, event: InventoryReceived) -> None:
         complete=event.facts.functions is not None,
         firmware=_firmware(event.facts),
         kernel=event.facts.kernel.release or "",
+        firmware_parts=parts_of(event.facts),
+        firmware_digest=firmware_digest(event.facts),
+        boot_id=node.boot_id,
     )
+    inventory = replace(inventory, before=_carried(node.inventory, inventory))
+    turn.learn(event.node, traits_of_host(host))
     was_known = node.inventory is not None
-    before = node.drift
+    before, doubted = node.drift, node.doubt
     node = replace(node, inventory=inventory, digest=event.digest)
-    node = _compared(turn, node, host)
+    node = _compared(node, host)
     turn.put_node(node)
+    _tell_doubt(turn, node, doubted)
     admin = node.admin
     if was_known or (admin is not None and admin.boot_id != node.boot_id):
         _tell_drift(turn, node, before)
@@ -147,13 +155,13 @@ def _evaluate(turn: Turn, event: ObservationReceived) -> None:
     if node.inventory is None:
         raise ValueError(f"{node.name} has no inventory to judge")
     readings = event.readings
-    records = _merge_ledger(node, readings, turn.now.utc)
+    records = merge_ledger(node, readings, turn.now.utc)
     standings = qualify(
         node.inventory.units,
         event.findings,
         holders=readings.holders,
         names=dict(readings.names),
-        condemned=_condemned(node, readings),
+        condemned=find_condemned(node, readings),
     )
     kept = tuple(f for f in event.findings if f.verdict is not Verdict.PASS)
     observation = Observation(
@@ -170,9 +178,10 @@ def _evaluate(turn: Turn, event: ObservationReceived) -> None:
         merged=not records,
     )
     turn.put_node(replace(node, observation=observation, standings=standings))
+    turn.learn(event.node, {CHECKS: event.checks_version or None})
     turn.emit(Acknowledge(event.node, event.session, event.sequence))
     if records and not node.ledger_txn:
-        _write_ledger(turn, event.node, records)
+        write_ledger(turn, event.node, records)
 
 
 def _find_problem(facts: Facts) -> str:
@@ -190,6 +199,19 @@ def _find_problem(facts: Facts) -> str:
     return ""
 
 
+def _carried(last: Inventory | None, now: Inventory) -> tuple[tuple[str, str, str], ...]:
+    """Parts of the firmware that were known last and are not told now."""
+    if last is None:
+        return ()
+    known = {name: (name, value, boot_id) for name, value, boot_id in last.before}
+    for name, value in last.firmware_parts:
+        if value is not None:
+            known[name] = (name, value, last.boot_id)
+    return tuple(
+        known[name] for name, value in now.firmware_parts if value is None and name in known
+    )
+
+
 def _firmware(facts: Facts) -> str:
     parts = (facts.firmware.bios_version, facts.firmware.bios_date)
     return " ".join(part for part in parts if part)
@@ -198,34 +220,68 @@ def _firmware(facts: Facts) -> str:
 # --- drift ---------------------------------------------------------------------------------------
 
 
-def _compared(turn: Turn, node: Node, host: Host) -> Node:
-    """With what differs from the baseline: nothing without one, and for the same facts."""
-    node = replace(node, drift=(), undecided=frozenset())
-    baseline, inventory = node.baseline, node.inventory
-    if baseline is None or inventory is None or baseline.facts_zlib is None:
+def _compared(node: Node, host: Host | None) -> Node:
+    """With the baseline in force now and what differs from it; `host` is that of the inventory,
+    None to make it where it is needed."""
+    present = node.inventory.firmware_parts if node.inventory is not None else ()
+    baseline, inventory = choose(node.baselines, present), node.inventory
+    node = replace(node, baseline=baseline, drift=(), undecided=frozenset(), unread=())
+    node = replace(node, stale=(), doubt=None)
+    if baseline is None or inventory is None or baseline.record.digest == inventory.digest:
         return node
-    if baseline.record.digest == inventory.digest:
-        return node
+    if host is None:
+        host = host_of(unpack_facts(inventory.facts_zlib))
     try:
-        before = host_of(unpack_facts(baseline.facts_zlib))
+        before = host_of(unpack_facts(baseline.facts_zlib or b""))
     except ArtifactError as error:
-        text = f"the baseline cannot be read: {error}"
-        turn.note(f"node:{node.name}", "BASELINE_UNREADABLE", text, "auto:BASELINE_UNREADABLE")
-        return node
-    drift = find_drift(before, host, claimed=set(node.held))
-    return replace(node, drift=drift, undecided=find_undecided(before, host))
+        return _doubted(node, codes.BASELINE_UNREADABLE, f"cannot be read: {error}")
+    other = find_other_machine(before.facts, host.facts)
+    if other:
+        return _doubted(node, codes.BASELINE_FOREIGN, f"is of another machine: {other}")
+    try:
+        stale = _find_stale(node.baselines, baseline, before, host)
+    except ArtifactError as error:
+        return _doubted(node, codes.BASELINE_UNREADABLE, f"cannot be read: {error}")
+    found = find_differences(before, host, claimed=set(node.held))
+    return replace(
+        node, drift=found.drift, undecided=found.undecided, unread=found.unread, stale=stale
+    )
+
+
+def _find_stale(
+    baselines: Sequence[Baseline], baseline: Baseline, before: Host, host: Host
+) -> tuple[StaleReference, ...]:
+    """Lines to edit. On a node that went back to an earlier firmware they may have been edited
+    since, so that they mean what they meant at the last acceptance. Raises ArtifactError."""
+    found = dict.fromkeys(find_stale(before, host))
+    kept = [row for row in baselines if row.facts_zlib is not None]
+    last = kept[-1] if kept else baseline
+    if last.record.number > baseline.record.number:
+        facts = unpack_facts(last.facts_zlib or b"")
+        found |= dict.fromkeys(find_stale(host_of(facts), host))
+    return tuple(sorted(found, key=lambda r: (r.file, r.line, r.edit)))
+
+
+def _doubted(node: Node, code: Code, text: str) -> Node:
+    """Nothing is compared; what cordons the node may be there or not, and so it stays."""
+    cordons = node.admin.cordons if node.admin is not None else ()
+    known = frozenset(key for cordon in cordons for key in cordon.causes)
+    text = f"baseline {text}; waits for: vfioctl baseline accept {node.name}"
+    doubt = Reason(code.name, f"auto:{code.name}", text)
+    return replace(node, doubt=doubt, undecided=known)
+
+
+def _tell_doubt(turn: Turn, node: Node, before: Reason | None) -> None:
+    if node.doubt is not None and node.doubt != before:
+        turn.note(f"node:{node.name}", node.doubt.code, node.doubt.text, node.doubt.owner)
 
 
 def renew_drift(turn: Turn, name: str) -> None:
-    """Compare again after the baseline changed."""
+    """Compare again after the baselines changed."""
     node = turn.state.nodes[name]
-    if node.inventory is None:
-        return
-    if node.baseline is not None and node.baseline.record.digest != node.inventory.digest:
-        node = _compared(turn, node, host_of(unpack_facts(node.inventory.facts_zlib)))
-    else:
-        node = replace(node, drift=(), undecided=frozenset())
-    turn.put_node(node)
+    compared = _compared(node, None)
+    turn.put_node(compared)
+    _tell_doubt(turn, compared, node.doubt)
 
 
 def _tell_drift(turn: Turn, node: Node, before: tuple[Drift, ...]) -> None:
@@ -240,75 +296,3 @@ def _tell_drift(turn: Turn, node: Node, before: tuple[Drift, ...]) -> None:
             rows.setdefault(change.code, []).append(describe(change))
     for code, texts in rows.items():
         turn.note(f"node:{node.name}", code, list_texts(texts, most=4), f"auto:{code}")
-
-
-# --- reset histories -----------------------------------------------------------------------------
-
-
-def _merge_ledger(node: Node, readings: Readings, utc: str) -> tuple[LedgerRecord, ...]:
-    """Histories that the agent knows at least as much of as we do, and differently."""
-    found = []
-    for summary in readings.ledger or ():
-        known = node.ledger.get(summary.identity)
-        if summary.attempts < (known.attempts if known is not None else 1):
-            continue
-        record = LedgerRecord(
-            node=node.name,
-            identity=summary.identity,
-            state=summary.state,
-            attempts=summary.attempts,
-            failures=summary.failures,
-            last_outcome=summary.last_outcome,
-            last_evidence=summary.last_evidence,
-            boot_id=readings.boot_id or "",
-            at=known.at if known is not None else utc,
-        )
-        if record != known:
-            found.append(replace(record, at=utc))
-    return tuple(found)
-
-
-def _condemned(node: Node, readings: Readings) -> dict[str, tuple[str, str]]:
-    """Functions that failed to reset in this boot, of which the agent has lost the history."""
-    told = {s.identity: s.attempts for s in readings.ledger or ()}
-    return {
-        identity: (_RESET_CODES[record.state], record.last_evidence)
-        for identity, record in node.ledger.items()
-        if record.state in _RESET_CODES
-        and record.boot_id == node.boot_id
-        and told.get(identity, 0) < record.attempts
-    }
-
-
-_LEDGER_TOGETHER = 30
-"""Histories in one transaction: each is a put, with a log row's put and delete."""
-
-
-def _write_ledger(turn: Turn, name: str, records: tuple[LedgerRecord, ...]) -> None:
-    chosen = records[:_LEDGER_TOGETHER]
-    actor = f"node:{name}"
-    notes = [
-        Note(actor, _reset_code(r.state), f"{r.identity}: {r.last_evidence}", actor) for r in chosen
-    ]
-    txn_id = turn.next_txn()
-    rows = turn.number_rows(notes)
-    turn.commit(
-        LedgerWrite(txn_id=txn_id, rows=rows, node=name, records=chosen),
-        ops=[Put(keys.ledger_key(name, r.identity), encode(r)) for r in chosen],
-    )
-    turn.put_node(replace(turn.state.nodes[name], ledger_txn=txn_id))
-
-
-def _reset_code(state: str) -> str:
-    return _RESET_CODES.get(state, f"RESET_{state.upper()}")
-
-
-def finish_ledger(turn: Turn, write: LedgerWrite, event: CommitOutcome) -> None:
-    """The coordinator's copy is what the store holds."""
-    node = replace(turn.state.nodes[write.node], ledger_txn=0)
-    if event.outcome is Outcome.OK:
-        ledger = node.ledger
-        for record in write.records:
-            ledger = ledger.set(record.identity, record)
-        node = replace(node, ledger=ledger)
-    turn.put_node(node)

@@ -7,18 +7,26 @@ cluster.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from vfio_contract.codes import HOSTD_AWAY
 from vfio_contract.command import ACTS
 from vfio_coordinator.scheduler.index import CLAIMED, PENDING, Buckets, Index, put
+from vfio_coordinator.scheduler.names import Names
 from vfio_coordinator.scheduler.shape import Profile
 from vfio_coordinator.state.admin import entry_of
+from vfio_coordinator.state.baseline_history import choose
+from vfio_coordinator.state.cohorts import AGENT, Cohorts, learn
+from vfio_coordinator.state.incident_index import Incident, SuspectKey, suspect_keys
 from vfio_coordinator.state.model import (
     AdminWrite,
     BaselineWrite,
     ClaimWrite,
     CommandWrite,
     EventsWrite,
+    HealthWrite,
     Holding,
+    IncidentWrite,
     LedgerWrite,
     Node,
     Presence,
@@ -39,12 +47,15 @@ def check_invariants(state: State) -> None:
         if node.judgement is not None:
             _check_entry(state, node)
             _check_placeable(state, node)
+        _check_baselines(node)
     _check_index(state)
     _check_generations(state)
     _check_writes(state)
     _check_risks(state)
     _check_intakes(state)
     _check_commands(state)
+    _check_cohorts(state)
+    _check_incidents(state)
 
 
 def _require(number: int, holds: bool, what: str) -> None:
@@ -117,6 +128,20 @@ def _is_away(state: State, node: Node) -> bool:
     return intake.status.code == HOSTD_AWAY.name or seen_s <= intake.away_s
 
 
+def _check_baselines(node: Node) -> None:
+    rows = node.baselines
+    numbers = [row.record.number for row in rows]
+    _require(15, numbers == sorted(set(numbers)), f"{node.name}: acceptances {numbers}")
+    for row in rows:
+        same = bool(row.record.chunks) == (row.facts_zlib is not None)
+        _require(15, same, f"{node.name}: facts of {row.record.number}, {row.record.chunks} parts")
+    kept = [row.record.firmware for row in rows if row.facts_zlib is not None]
+    _require(15, len(kept) == len(set(kept)), f"{node.name}: one firmware twice in {numbers}")
+    _require(15, not rows or rows[-1].facts_zlib is not None, f"{node.name}: the last lacks facts")
+    present = node.inventory.firmware_parts if node.inventory is not None else ()
+    _require(15, node.baseline == choose(rows, present), f"{node.name}: another one is in force")
+
+
 def _check_index(state: State) -> None:
     fresh = Index()
     for entry in state.index.entries.values():
@@ -155,7 +180,8 @@ def _check_generations(state: State) -> None:
 
 def _check_writes(state: State) -> None:
     for txn_id, write in state.pending.items():
-        _require(9, bool(write.rows) and write.txn_id == txn_id, f"write {txn_id} logs nothing")
+        told = bool(write.rows) or isinstance(write, IncidentWrite)
+        _require(9, told and write.txn_id == txn_id, f"write {txn_id} logs nothing")
         match write:
             case AdminWrite():
                 busy = state.nodes[write.node].admin_txn
@@ -165,6 +191,11 @@ def _check_writes(state: State) -> None:
                 busy = state.nodes[write.node].ledger_txn
             case RiskWrite():
                 busy = state.nodes[write.node].risk_txn
+            case HealthWrite(kept=kept, gone=gone):
+                seen = state.census.seen
+                busy = txn_id if all(seen[c].txn == txn_id for c in (*kept, *gone)) else 0
+            case IncidentWrite():
+                busy = state.incidents.held[write.record.number].txn
             case EventsWrite():
                 busy = state.intakes[write.node].txn
                 record, known = write.record, state.intakes[write.node].record
@@ -179,7 +210,7 @@ def _check_writes(state: State) -> None:
                 busy = busy or (held.txn if held is not None else 0)
             case _:
                 continue
-        _require(5, busy == txn_id, f"{write.node}: write {txn_id} is not the one in flight")
+        _require(5, busy == txn_id, f"write {txn_id} is not the one in flight: {write}"[:400])
     for node in state.nodes.values():
         for txn_id in (node.admin_txn, node.baseline_txn, node.ledger_txn, node.risk_txn):
             _require(5, not txn_id or txn_id in state.pending, f"{node.name}: {txn_id} is nowhere")
@@ -245,3 +276,73 @@ def _check_commands(state: State) -> None:
     for ticket, waiter in state.waiters.items():
         known_to = waiter.node in state.commands
         _require(12, known_to, f"ticket {ticket} waits for {waiter.id} of nobody")
+
+
+def _check_cohorts(state: State) -> None:
+    fresh = Cohorts()
+    for name, traits in state.cohorts.traits.items():
+        fresh = learn(fresh, name, traits.parts)
+    known = state.cohorts
+    for what, found, wanted in (
+        ("names", _listed(known.names), _listed(fresh.names)),
+        ("alike", _nested(known), _nested(fresh)),
+        ("uneven", known.uneven, fresh.uneven),
+    ):
+        _require(13, found == wanted, f"{what} are {found}, not {wanted}")
+    for name, node in state.nodes.items():
+        if node.session is not None:
+            told = known.traits_of(name)
+            version = told.value(AGENT) if told is not None else None
+            _require(13, (version or "") == node.session.agent_version, f"{name}: {version}")
+
+
+def _listed(sets: Mapping[tuple[str, str], Names]) -> dict[tuple[str, str], tuple[str, ...]]:
+    return {key: tuple(names) for key, names in sets.items()}
+
+
+def _nested(cohorts: Cohorts) -> dict[tuple[str, str], dict[str, tuple[str, ...]]]:
+    return {
+        key: {digest: tuple(names) for digest, names in inner.items()}
+        for key, inner in cohorts.alike.items()
+    }
+
+
+def _check_incidents(state: State) -> None:
+    incidents = state.incidents
+    members: dict[tuple[str, str], int] = {}
+    for number, incident in incidents.held.items():
+        draft, wanted = incident.draft, incident.wanted
+        _require(14, draft.number == number <= incidents.last, f"{draft.id} stands as {number}")
+        _require(14, bool(wanted) == incident.is_open, f"{draft.id}: {len(wanted)} nodes")
+        listed = number in incidents.open.get(draft.code, {}), number in incidents.closed
+        _require(14, listed == (incident.is_open, not incident.is_open), f"{draft.id}: {listed}")
+        counted = draft.nodes, draft.vms
+        counts = len(wanted), sum(len(member.vms) for member in wanted.values())
+        _require(14, counted == counts, f"{draft.id}: counts {counted}, has {counts}")
+        _require(14, draft.peak >= draft.nodes, f"{draft.id}: {draft.peak} at most")
+        _check_suspects(incident, found=number in incidents.suspected.get(_key(incident), {}))
+        busy = incident.txn in state.pending
+        _require(5, busy == bool(incident.txn), f"{draft.id}: write {incident.txn} is nowhere")
+        told = bool(incident.touched or incident.txn or state.stopped)
+        _require(5, told or dict(wanted) == dict(incident.members), f"{draft.id} is not written")
+        for name in wanted if incident.is_open else ():
+            place = (name, draft.code)
+            _require(14, place not in members, f"{place} is in two open incidents")
+            members[place] = number
+    indexed = {(n, code): i for n, by in incidents.of_node.items() for code, i in by.items()}
+    _require(14, members == indexed, f"nodes are in {members}, listed in {indexed}")
+
+
+def _key(incident: Incident) -> SuspectKey:
+    return suspect_keys(incident.draft.code, incident.draft.suspects)[0]
+
+
+def _check_suspects(incident: Incident, *, found: bool) -> None:
+    """What an incident suspects, each of its nodes does; an open one is found by it."""
+    draft = incident.draft
+    _require(14, found or not incident.is_open, f"{draft.id} is not found by {draft.suspects}")
+    shared = {(s.part, s.after) for s in draft.suspects}
+    for member in incident.wanted.values():
+        own = {(s.part, s.after) for s in member.suspects}
+        _require(14, shared <= own, f"{draft.id}: {shared - own} did not change on {member.node}")
+        _require(14, bool(shared) == bool(own), f"{draft.id}: {member.node} has suspects, it none")

@@ -10,9 +10,13 @@ Pure over the state and the moment; `admin` writes what follows. The decisions, 
 - PASS -> UNKNOWN is no regression: nothing proves that anything got worse. The node is revalidating
   while an intended unit that passed at the baseline cannot be judged: no new placements, never
   shown healthy, no cordon, and it returns by itself.
-- Split and narrowed groups wait for a person (`baseline accept`); a claim that names an address
-  which its device left (VM_ADDRESS_STALE) waits for its release. Both hold the node revalidating.
-- FIRMWARE_CHANGED, DEVICE_MOVED, GROUP_RENUMBERED and DEVICE_APPEARED are flags, nothing more.
+- Nor is a fact that the baseline knows and the inventory does not tell equal to it. Where that may
+  hide harm to an intended or claimed unit, the node is revalidating until it is told or accepted.
+- What a class of drift leads to is one table, `drift.CONSEQUENCES`: harms cordon, some wait for a
+  person (`baseline accept`), all others are flags, nothing more.
+- A claim that names an address which its device left (VM_ADDRESS_STALE) waits for its release, a
+  line of the host's own VM configurations or mappings (MAPPING_STALE too) for its edit. Until then
+  the node is revalidating.
 - A risk decision that ended under a claim is told, and changes nothing else: the VM runs on.
 - BINDING_LOST does not count where the driver-binding gate passes now: the hypervisor binds there.
 """
@@ -22,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from vfio_contract import codes
-from vfio_contract.drift import describe
+from vfio_contract.drift import CONSEQUENCES, Consequence, describe
 from vfio_contract.findings import Verdict
 from vfio_contract.views import Reason
 from vfio_coordinator.scheduler.risk import EXPIRED, describe_risk
@@ -42,8 +46,10 @@ from vfio_coordinator.state.presence import (
 )
 from vfio_coordinator.state.records import Claim
 
-_HOLDING = frozenset({codes.GROUP_SPLIT.name, codes.GROUP_NARROWED.name})
+_HOLDING = frozenset(code for code, what in CONSEQUENCES.items() if what is Consequence.HOLDS)
 _AUTO = "auto:"
+_SPENT = "RESET_SPENT"
+"""A one-shot device that was used in this boot: as expected, no regression."""
 
 
 def judge(state: State, node: Node, now: Now) -> Judgement:
@@ -124,7 +130,8 @@ def _silence(
     said = "not heard since the coordinator's start" if age < 0 else f"heard {span(age)} ago"
     if presence is Presence.UNHEARD:
         return (_reason(codes.NODE_UNHEARD.name, said),)
-    running = f"; its {len(claims)} VMs may still run" if claims else ""
+    vms = "VM" if len(claims) == 1 else f"{len(claims)} VMs"
+    running = f"; its {vms} may still run" if claims else ""
     return (_reason(codes.NODE_LOST.name, f"lost: {said}{running}"),)
 
 
@@ -145,16 +152,46 @@ def _holds(node: Node, claims: list[Claim], *, fresh: bool) -> Iterator[Reason]:
 def _objections(node: Node, claims: list[Claim]) -> Iterator[Reason]:
     """What complete and fresh evidence says against placements, short of a cordon."""
     if not _is_complete(node):
-        text = "the list of its PCI functions could not be read"
-        yield _reason(codes.REVALIDATING.name, text)
+        text = "the list of its PCI functions could not be read; waits for: one that can be"
+        yield _reason(codes.EVIDENCE_LOST.name, text)
+    if node.doubt is not None:
+        yield node.doubt
     yield from _stale_addresses(node, claims)
+    yield from _stale_lines(node)
+    held: dict[str, list[str]] = {}
     for drift in node.drift:
         if drift.change.code in _HOLDING and drift.units:
-            yield _reason(drift.change.code, describe(drift.change))
+            text = f"{describe(drift.change)}{_affects(_vms_named(drift, claims))}"
+            held.setdefault(drift.change.code, []).append(text)
+    for code, texts in held.items():
+        text = f"{list_texts(texts)}; waits for: vfioctl baseline accept {node.name}"
+        yield _reason(code, text)
+    unread = unread_facts(node)
+    if unread:
+        text = f"cannot be compared with the baseline: {list_texts(unread)}"
+        text += f"; waits for: evidence (vfioctl check --node {node.name}),"
+        text += f" or vfioctl baseline accept {node.name} --force"
+        yield _reason(codes.EVIDENCE_LOST.name, text)
     unknown = sorted(_unjudged_units(node))
     if unknown:
         text = f"passed at the baseline and cannot be judged now: {' '.join(unknown)}"
-        yield _reason(codes.REVALIDATING.name, text)
+        text += f"; waits for: evidence (vfioctl check --node {node.name})"
+        yield _reason(codes.EVIDENCE_LOST.name, text)
+
+
+def unread_facts(node: Node) -> tuple[str, ...]:
+    """What may hide harm to an intended or claimed unit because it is not told now, in words."""
+    rows = [row for row in node.unread if row.may_harm and row.units]
+    return tuple(dict.fromkeys(f"{row.fact} of {row.address}" for row in rows))
+
+
+def _stale_lines(node: Node) -> Iterator[Reason]:
+    """One reason a code for the lines that a person has to edit."""
+    rows: dict[str, list[str]] = {}
+    for reference in node.stale:
+        rows.setdefault(reference.code, []).append(reference.text)
+    for code, texts in rows.items():
+        yield _reason(code, f"{list_texts(texts)}; waits for: the edit")
 
 
 def _stale_addresses(node: Node, claims: list[Claim]) -> Iterator[Reason]:
@@ -167,11 +204,13 @@ def _stale_addresses(node: Node, claims: list[Claim]) -> Iterator[Reason]:
         ]
         if moved:
             text = f"{claim.vm} names {list_texts(moved, most=1)}"
+            text += f"; waits for: vfioctl vm release {claim.vm}"
             yield _reason(codes.VM_ADDRESS_STALE.name, text)
 
 
 def _unjudged_units(node: Node) -> Iterator[str]:
-    passed = node.baseline.record.passed if node.baseline is not None else ()
+    comparable = node.baseline is not None and node.doubt is None
+    passed = node.baseline.record.passed if node.baseline is not None and comparable else ()
     for standing in node.standings:
         if standing.layout.id in passed and standing.verdict is Verdict.UNKNOWN:
             yield f"{standing.layout.id} ({standing.refusing[0].reason})"
@@ -209,7 +248,7 @@ def _regressions(node: Node, claims: list[Claim], drifted: set[str]) -> Iterator
     A change of the checks' version makes no new regression, and lifts none either.
     """
     baseline, observation = node.baseline, node.observation
-    if baseline is None or observation is None:
+    if baseline is None or observation is None or node.doubt is not None:
         return
     cordons = node.admin.cordons if node.admin is not None else ()
     known = {key for cordon in cordons for key in cordon.causes}
@@ -218,11 +257,11 @@ def _regressions(node: Node, claims: list[Claim], drifted: set[str]) -> Iterator
         unit = standing.layout.id
         if unit not in baseline.record.passed or unit in drifted:
             continue
-        vms = _vms_of(claims, (unit,))
+        vms = vms_of(claims, (unit,))
         named: set[str] = set()
         for refusing in standing.refusing:
             key = f"{refusing.code} {unit}"
-            fails = refusing.verdict is Verdict.FAIL and same_checks
+            fails = refusing.verdict is Verdict.FAIL and same_checks and refusing.code != _SPENT
             if key not in named and (fails or key in known):
                 named.add(key)
                 yield Cause(refusing.code, key, f"{refusing.reason}{_affects(vms)}", vms, unit)
@@ -243,8 +282,8 @@ def _is_deferred(node: Node, drift: Drift) -> bool:
 
 def _drift_cause(drift: Drift, claims: list[Claim]) -> Cause:
     change = drift.change
-    vms = _vms_of(claims, drift.units)
-    text = f"{describe(change)}{_affects(vms)}"
+    vms = vms_of(claims, drift.units)
+    text = f"{describe(change)}{_affects(_vms_named(drift, claims))}"
     return Cause(change.code, f"{change.code} {change.identity}", text, vms)
 
 
@@ -329,8 +368,14 @@ def _places(claim: Claim) -> Iterator[tuple[str, str, str]]:
         yield from unit.places
 
 
-def _vms_of(claims: list[Claim], units: tuple[str, ...]) -> tuple[str, ...]:
+def vms_of(claims: list[Claim], units: tuple[str, ...]) -> tuple[str, ...]:
+    """The VMs that have a claim on one of these units."""
     return tuple(c.vm for c in claims if any(u.unit in units for u in c.units))
+
+
+def _vms_named(drift: Drift, claims: list[Claim]) -> tuple[str, ...]:
+    """The VMs that claim what changed, and the host's own that name it."""
+    return tuple(dict.fromkeys((*vms_of(claims, drift.units), *drift.named_by)))
 
 
 def _affects(vms: tuple[str, ...]) -> str:

@@ -3,7 +3,7 @@
     meta/cluster                       ClusterRecord
     meta/epoch                         EpochRecord; the fence of the embedded store
     nodes/<node>                       AdminRecord
-    baselines/<node>                   BaselineRecord
+    baselines/<node>/<number, 10 digits>  BaselineRecord: one acceptance (number 0: no such part)
     chunks/<node>/<sha256>/<nnnn>      raw: parts of the compressed facts of a baseline
     claims/<vm>/<generation, 10 digits>  Claim
     units/<node>/<identity>            UnitRecord: which claim holds this function
@@ -14,6 +14,11 @@
     spools/<node>                      SpoolRecord: how far the node's durable events are applied
     attempts/<node>/<sha256>           AttemptsRecord: resets of one function under one firmware
     commands/<node>/<id>               CommandRecord: what the node was told to do
+    incidents/<number, 10 digits>      IncidentRecord
+    incidents/<number>/<node>          IncidentNodeRecord: a node that it affects
+    policies/<name>                    PolicyRecord: what a setting was set to
+    health/<code>                      CodeRecord: since when some node shows this health code
+    mutes/<code>/<node or *>           MuteRecord: who does not want to hear of it, and how long
 
 Values are canonical JSON (`vfio_contract.artifact.encode`) except chunks. An identity comes from a
 host and may hold anything: one that is not short plain text stands as its hash, so no host can make
@@ -37,10 +42,15 @@ RISKS = "risks/"
 SPOOLS = "spools/"
 ATTEMPTS = "attempts/"
 COMMANDS = "commands/"
+INCIDENTS = "incidents/"
+POLICIES = "policies/"
+HEALTH = "health/"
+MUTES = "mutes/"
 
 PREFIXES = (
     *("meta/", NODES, BASELINES, CHUNKS, CLAIMS, UNITS, VMS, EVENTS, LEDGER, RISKS),
-    *(SPOOLS, ATTEMPTS, COMMANDS),
+    *(SPOOLS, ATTEMPTS, COMMANDS, INCIDENTS, POLICIES),
+    *(HEALTH, MUTES),
 )
 """Everything that `Restored.items` must hold."""
 
@@ -53,9 +63,9 @@ def node_key(node: str) -> str:
     return f"{NODES}{node}"
 
 
-def baseline_key(node: str) -> str:
-    """The node's accepted baseline, without its facts."""
-    return f"{BASELINES}{node}"
+def baseline_key(node: str, number: int) -> str:
+    """One acceptance of a node, without its facts."""
+    return f"{BASELINES}{node}/{number:010}" if number else f"{BASELINES}{node}"
 
 
 def chunk_key(node: str, digest: str, number: int) -> str:
@@ -104,9 +114,34 @@ def attempts_key(node: str, identity: str, firmware: str) -> str:
     return f"{ATTEMPTS}{node}/{sha256(of).hexdigest()}"
 
 
+def policy_key(name: str) -> str:
+    """One setting; the name is our own."""
+    return f"{POLICIES}{name}"
+
+
 def command_key(node: str, id: str) -> str:
     """One command; the id is our own."""
     return f"{COMMANDS}{node}/{id}"
+
+
+def health_key(code: str) -> str:
+    """Since when a health code is shown; the code is short plain text."""
+    return f"{HEALTH}{code}"
+
+
+def mute_key(code: str, node: str) -> str:
+    """A mute of a code, on one node or with "" on all."""
+    return f"{MUTES}{code}/{node or '*'}"
+
+
+def incident_key(number: int) -> str:
+    """One incident, without its nodes."""
+    return f"{INCIDENTS}{number:010}"
+
+
+def incident_node_key(number: int, node: str) -> str:
+    """One node that an incident affects."""
+    return f"{INCIDENTS}{number:010}/{node}"
 
 
 def _part(identity: str) -> str:

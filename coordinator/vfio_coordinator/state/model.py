@@ -10,9 +10,16 @@
     state.waiters    who waits for a command's end, by ticket
     state.pending    every write whose outcome is not known yet, by transaction number
     state.index      what placement looks at: follows from all of the above
+    state.incidents  what is wrong on which nodes for the same reason, as far as is known
+    state.cohorts    which nodes have what in common, as last known since the start
+    state.policies   the settings that somebody set, by name
     state.log        the newest rows of the event log
     state.next_deadline_s   before that moment, time alone changes no node's judgement
     state.next_end   the UTC second after which a risk decision ends next, "" for none in force
+    state.census     how many nodes show each health code, and since when
+    state.notify_trouble   why people could not be told of an incident, "" while they could;
+    state.notify_again_s   when that is tried again
+    state.mutes      who does not want to hear of which code, by (code, node)
     state.clock_doubt   why the wall clock is not believed, in words, "" while it is
 
 Invariants (checked after each step in tests by `invariants.check_invariants`):
@@ -38,6 +45,13 @@ Invariants (checked after each step in tests by `invariants.check_invariants`):
     and machine that the record names; of a node at most one that acts is open; its sequence is
     higher than that of every command before it. One that ended stays so, and only an `unknown`
     end gives way to a result.
+13. The sets of `cohorts` are what they would be if made afresh from the traits of each node, and
+    a node whose session said a version has it among them.
+14. An open incident has a node in it, and one that is closed has none; of a code a node is in at
+    most one open one. What an incident suspects had changed on each of its nodes; an open one is
+    found by it. What the store does not know of it is in its write in flight or waits for the next.
+15. `baselines` are in the order of their numbers, the last one has its facts, and of each firmware
+    at most one has; `baseline` is the one that their order and the present firmware choose.
 
 Nothing here decides; the handlers of `apply` do.
 
@@ -56,6 +70,7 @@ from vfio_contract.drift import Change
 from vfio_contract.durable import NO_MOMENT, JournalStatus, Mark, Spooled
 from vfio_contract.findings import Finding, Verdict
 from vfio_contract.parts import Parts
+from vfio_contract.stale import StaleReference
 from vfio_contract.views import Event as LogRow
 from vfio_contract.views import PlaceRequest, Reason
 from vfio_coordinator.scheduler.index import Index
@@ -63,6 +78,10 @@ from vfio_coordinator.scheduler.layout import UnitLayout
 from vfio_coordinator.scheduler.risk import RiskDecision
 from vfio_coordinator.scheduler.standing import Standing
 from vfio_coordinator.state import events
+from vfio_coordinator.state.census import Census
+from vfio_coordinator.state.cohorts import Cohorts
+from vfio_coordinator.state.incident_index import Incidents
+from vfio_coordinator.state.incident_records import IncidentNodeRecord, IncidentRecord
 from vfio_coordinator.state.records import (
     AdminRecord,
     AttemptsRecord,
@@ -70,6 +89,8 @@ from vfio_coordinator.state.records import (
     Claim,
     CommandRecord,
     LedgerRecord,
+    MuteRecord,
+    PolicyRecord,
     RiskRecord,
     SpoolRecord,
     VmRecord,
@@ -88,7 +109,10 @@ class Limits:
     any kind is decided before its caller is told CONFLICT. Of durable events a node may have
     `events_window` unanswered, and is answered for `events_per_s` after `events_burst` at once: a
     flood waits on its own host. A node may have `looks_open` looks that have not ended, beside the
-    one that acts; of the commands that have, `commands_kept` are kept.
+    one that acts; of the commands that have, `commands_kept` are kept, and of closed incidents
+    `incidents_kept`. Since when a health code is
+    shown is written down when it has been for `code_settles_s`, and forgotten when it has not been
+    for `code_gone_s`; of at most `codes_kept` codes, for a host may make them up.
     """
 
     lost_after_s: float = 10.0
@@ -106,6 +130,11 @@ class Limits:
     events_burst: float = 1_000.0
     looks_open: int = 16
     commands_kept: int = 8
+    code_settles_s: float = 30.0
+    code_gone_s: float = 300.0
+    codes_kept: int = 256
+    mutes_kept: int = 256
+    incidents_kept: int = 1_000
 
 
 AdminRequest = events.CordonRequested | events.UncordonRequested
@@ -141,7 +170,11 @@ class Inventory:
     """The facts as last received: compressed, and what is derived from them.
 
     `complete` is False when the list of functions could not be read: then a device that is not in
-    it proves nothing. `firmware` and `kernel` are for people.
+    it proves nothing. `firmware` and `kernel` are for people; `firmware_parts` are
+    `drift.firmware_tuple` of the facts, `firmware_digest` its short name in reset histories.
+    `boot_id` is the boot in which they came. `before` are parts that they do not tell as an earlier
+    inventory did: (name, value, boot). They are shown, and never compared: an unknown part is
+    neither equal nor changed.
     """
 
     digest: str
@@ -150,6 +183,10 @@ class Inventory:
     complete: bool
     firmware: str
     kernel: str
+    firmware_parts: tuple[tuple[str, str | None], ...] = ()
+    firmware_digest: str = ""
+    boot_id: str = ""
+    before: tuple[tuple[str, str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,9 +213,9 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """The accepted baseline: its durable record, and the facts as they are stored.
+    """One acceptance: its durable record, and the facts as they are stored.
 
-    `facts_zlib` is None when a chunk is missing from the store: then there is nothing to compare.
+    `facts_zlib` is None for one whose facts have given way to a newer one (`record.chunks` 0).
     """
 
     record: BaselineRecord
@@ -191,11 +228,28 @@ class Drift:
     """A change from the baseline, and whom it concerns.
 
     `units` are ids of units of today (or of the baseline, for what vanished) that it touches and
-    that are intended or claimed.
+    that are intended or claimed; `named_by` are the host's own VMs whose configuration names one of
+    those units.
     """
 
     change: Change
     units: tuple[str, ...]
+    named_by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A fact that the baseline knows and the present inventory does not tell: neither equal nor
+    changed.
+
+    `fact` is in words; `address` is the function's, "" for one of the node. `units` are as in
+    `Drift`. `may_harm` is True where what cannot be told may be harm.
+    """
+
+    fact: str
+    address: str = ""
+    units: tuple[str, ...] = ()
+    may_harm: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +277,14 @@ class Holding:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyHeld:
+    """A setting that somebody set, as the store holds it."""
+
+    record: PolicyRecord
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
 class RiskHeld:
     """A risk decision: its durable record, and what it amounts to now.
 
@@ -232,6 +294,19 @@ class RiskHeld:
     record: RiskRecord
     revision: int
     decision: RiskDecision
+
+
+@dataclass(frozen=True, slots=True)
+class MuteHeld:
+    """A mute: its durable record, and what it amounts to now.
+
+    `over` says in words why it hides nothing any more, "" while it is in force: it is ended as soon
+    as that is so, and deleted once that is written.
+    """
+
+    record: MuteRecord
+    revision: int
+    over: str = ""
 
 
 class Presence(Enum):
@@ -271,12 +346,16 @@ class Node:
     `boot_id` and `digest` are those that its newest Hello or Observation said. `standings` are the
     units with their gates as of the newest evaluated observation. `undecided` are causes (as
     `Cause.key`) of which the inventory does not tell whether they are there: they lift nothing.
-    `queue` are requests that wait
-    for the admin write in flight (`admin_txn`, 0 for none). `unjudged` is an observation whose
-    facts have not come yet. `risks` are the last decisions by code; `risk_txn` and `risk_queue` are
-    for them what `admin_txn` and `queue` are for the admin record. `left_boots` are the last boots
-    that another one has replaced: while that one is heard, none can come back. `lost_events_s`
-    is when a loss of events was last learned: evidence from before that vouches for nothing.
+    `unread` is what the baseline knows and the inventory does not tell, harm or not. `queue` are
+    requests that wait for the admin write in flight (`admin_txn`, 0 for none). `unjudged` is an
+    observation whose facts have not come yet. `risks` are the last decisions by code; `risk_txn`
+    and `risk_queue` are for them what `admin_txn` and `queue` are for the admin record.
+    `left_boots` are the last boots that another one has replaced: while that one is heard, none can
+    come back. `lost_events_s` is when a loss of events was last learned: evidence from before that
+    vouches for nothing. `baselines` are the acceptances that are kept, oldest first, and `baseline`
+    the one in force: of the present firmware, else the last. `doubt` is why that one cannot be
+    compared, None where it can be. `stale` are the lines of the host's VM configurations and
+    mappings that mean another device now than at the baseline.
     """
 
     name: str
@@ -291,9 +370,13 @@ class Node:
     observation: Observation | None = None
     unjudged: events.ObservationReceived | None = None
     baseline: Baseline | None = None
+    baselines: tuple[Baseline, ...] = ()
+    doubt: Reason | None = None
     baseline_txn: int = 0
     drift: tuple[Drift, ...] = ()
     undecided: frozenset[str] = frozenset()
+    unread: tuple[Unread, ...] = ()
+    stale: tuple[StaleReference, ...] = ()
     standings: tuple[Standing, ...] = ()
     held: Map[str, Holding] = field(default_factory=Map)
     ledger: Map[str, LedgerRecord] = field(default_factory=Map)
@@ -434,14 +517,22 @@ class AdminWrite(Write):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineWrite(Write):
-    """A node's baseline becomes `baseline` (its revision is not known yet).
-
-    `request` is who asked, None for automation.
+    """A node's acceptances become `baselines`; those of `numbers` are written and get the
+    transaction's revision. `request` is who asked, None for automation.
     """
 
     node: str
-    baseline: Baseline
+    baselines: tuple[Baseline, ...]
+    numbers: frozenset[int]
     request: events.BaselineAcceptRequested | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyWrite(Write):
+    """Settings become `records`. `request` is who asked."""
+
+    records: tuple[PolicyRecord, ...]
+    request: events.PolicySetRequested
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -482,6 +573,22 @@ class RiskWrite(Write):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HealthWrite(Write):
+    """Since when these codes are shown is written down, or forgotten for those that are `gone`."""
+
+    kept: tuple[str, ...]
+    gone: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MuteWrite(Write):
+    """A mute becomes `record`, or goes (`ended`)."""
+
+    record: MuteRecord
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EventsWrite(Write):
     """Durable events of a node are applied: its record becomes `record`.
 
@@ -514,16 +621,34 @@ class CommandWrite(Write):
         return self.record.node
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IncidentWrite(Write):
+    """An incident becomes `record`. These nodes `joined` or changed in it, those `left`.
+
+    `forgotten` are the numbers of the oldest closed ones, which give way. It has rows only where
+    something happened to the incident itself; whether it landed is read from its record's key.
+    """
+
+    record: IncidentRecord
+    joined: tuple[IncidentNodeRecord, ...]
+    left: tuple[str, ...]
+    forgotten: tuple[int, ...] = ()
+
+
 AnyWrite = (
     LogWrite
     | AdminWrite
     | BaselineWrite
+    | PolicyWrite
     | ClaimWrite
     | ReleaseWrite
     | LedgerWrite
     | RiskWrite
+    | HealthWrite
+    | MuteWrite
     | EventsWrite
     | CommandWrite
+    | IncidentWrite
 )
 
 
@@ -535,6 +660,19 @@ class Clone:
     who: str
     at_s: float
     at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Something that puts the cluster in doubt and of which people are told (`cluster_notices`).
+
+    `at` is when it began, UTC; `seen_s` when it was there last, and `due_s` when people are to be
+    told, inf where they were or are being told; both monotonic.
+    """
+
+    at: str
+    seen_s: float
+    due_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -562,15 +700,23 @@ class State:
     waiters: Map[int, Waiter] = field(default_factory=Map)
     pending: Map[int, AnyWrite] = field(default_factory=Map)
     index: Index = field(default_factory=Index)
+    incidents: Incidents = field(default_factory=Incidents)
+    cohorts: Cohorts = field(default_factory=Cohorts)
+    policies: Map[str, PolicyHeld] = field(default_factory=Map)
     log: Map[int, LogRow] = field(default_factory=Map)
     log_first: int = 1
     refused: Map[str, PlaceRequest] = field(default_factory=Map)
     refused_order: tuple[str, ...] = ()
     clones: Map[str, Clone] = field(default_factory=Map)
+    alarms: Map[tuple[str, str], Alarm] = field(default_factory=Map)
+    census: Census = field(default_factory=Census)
+    mutes: Map[tuple[str, str], MuteHeld] = field(default_factory=Map)
     next_deadline_s: float = 0.0
     next_end: str = ""
     rewound: str = ""
     clock_doubt: str = ""
+    notify_trouble: str = ""
+    notify_again_s: float = math.inf
     stopped: bool = False
 
     @property

@@ -63,10 +63,17 @@ class AdminRecord:
 
 @dataclass(frozen=True, slots=True)
 class BaselineRecord:
-    """`baselines/<node>`: the accepted facts' digest and what was good then.
+    """`baselines/<node>/<number>`: one acceptance: the facts' digest, and what was good then.
 
     `passed` are the intended units that passed every gate, WARN included. `chunks` says how many
-    parts the compressed facts have.
+    parts the compressed facts have, 0 once they gave way to a newer acceptance of the same
+    firmware. `number` grows with each acceptance of the node; 0 is one from before there was a
+    history, at `baselines/<node>`. `firmware` is the firmware tuple of the facts (empty in such
+    an old one), `agent_version` that of the agent which told them. `reason` says why it was forced
+    on a broken host, "" where it was not. `accepted_by` is `auto:POLICY` where `policy` is True.
+    `board` is the maker and name of the board, "" for one that is not known. `passed_elsewhere` is
+    True where no unit passed under this firmware: what is there passed under another one, when
+    a new version of the checks judged it.
     """
 
     node: str
@@ -76,6 +83,23 @@ class BaselineRecord:
     checks_version: str
     accepted_by: str
     accepted_at: str
+    number: int = 0
+    firmware: tuple[tuple[str, str | None], ...] = ()
+    agent_version: str = ""
+    reason: str = ""
+    policy: bool = False
+    board: str = ""
+    passed_elsewhere: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRecord:
+    """`policies/<name>`: what a setting of `vfio_contract.policy` was set to, and by whom."""
+
+    name: str
+    value: str
+    by: str
+    at: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +175,11 @@ class VmRecord:
 
 @dataclass(frozen=True, slots=True)
 class LedgerRecord:
-    """`ledger/<node>/<identity>`: the coordinator's copy of a reset history."""
+    """`ledger/<node>/<identity>`: the coordinator's copy of a reset history.
+
+    `firmware` is the digest of the tuple that the state is told of, `agent_state` the journal that
+    told it; "" in a record from before they were kept.
+    """
 
     node: str
     identity: str
@@ -162,6 +190,8 @@ class LedgerRecord:
     last_evidence: str
     boot_id: str
     at: str
+    firmware: str = ""
+    agent_state: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +240,8 @@ class SpoolRecord:
 
 @dataclass(frozen=True, slots=True)
 class AttemptRecord:
-    """One reset as an agent told it. `told_at_ms` is the host's wall clock."""
+    """One reset as an agent told it. `told_at_ms` is the host's wall clock, `order` the node's
+    count of applied events then, `address` where the function was."""
 
     key: str
     boot_id: str
@@ -219,13 +250,17 @@ class AttemptRecord:
     evidence: str
     told_at_ms: int
     duration_ms: int | None = None
+    order: int = 0
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptsRecord:
-    """`attempts/<node>/...`: totals, and the newest attempts, oldest first.
+    """`attempts/<node>/...`: totals, and those attempts that `ledger.choose_kept` keeps, in order.
 
     `order` is the node's count of applied events at the last change: the lowest is the oldest.
+    `place` is the identity without a serial number and `address` where the function was, as last
+    told; `firmware_text` is the tuple for people.
     """
 
     node: str
@@ -235,6 +270,10 @@ class AttemptsRecord:
     attempts: int
     failures: int
     newest: tuple[AttemptRecord, ...] = ()
+    unobserved: int = 0
+    place: str = ""
+    address: str = ""
+    firmware_text: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,6 +306,36 @@ class CommandRecord:
     report: str = field(default="", repr=False)
     began_boottime_ms: int = 0
     taken: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CodeRecord:
+    """`health/<code>`: a health code that some node shows, and when the first one did."""
+
+    code: str
+    since: str
+
+
+@dataclass(frozen=True, slots=True)
+class MuteRecord:
+    """`mutes/<code>/<node or *>`: somebody does not want to hear of a code for a while.
+
+    `node` is "" for all. What it covers: `level` as it was then ("" when nothing showed it, which
+    covers either), as many `nodes`, and these `vms` at risk. `until` is its last second. Of a mute
+    of all nodes `covered` holds the digests of those that showed the code, and of the VMs that
+    `vms` has no room for (`mutes.cover`); "" where that was not kept yet.
+    """
+
+    code: str
+    node: str
+    reason: str
+    by: str
+    at: str
+    until: str
+    level: str
+    nodes: int
+    vms: tuple[str, ...] = ()
+    covered: str = ""
 
 
 def short_id(id: str) -> str:

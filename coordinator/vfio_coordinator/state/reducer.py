@@ -9,9 +9,14 @@ from __future__ import annotations
 
 from vfio_contract.errors import ClusterError, ErrorCode
 from vfio_coordinator.state.admin import request_admin
-from vfio_coordinator.state.baseline import accept_baseline, recheck_baseline
+from vfio_coordinator.state.baseline import (
+    accept_baseline,
+    accept_by_policy,
+    recheck_baseline,
+)
 from vfio_coordinator.state.claims import request_place
 from vfio_coordinator.state.clock_jump import follow_clock
+from vfio_coordinator.state.cluster_notices import hear_cluster_told, tell_cluster
 from vfio_coordinator.state.command_requests import request_command
 from vfio_coordinator.state.command_waits import answer_waiters, await_command
 from vfio_coordinator.state.commands import hear_answer
@@ -27,13 +32,17 @@ from vfio_coordinator.state.events import (
     Event,
     EventsReceived,
     Heartbeat,
+    IncidentAckRequested,
     InventoryReceived,
     JournalReported,
+    MuteRequested,
     NodeHello,
+    NotifyEnded,
     Now,
     ObservationChanged,
     ObservationReceived,
     PlaceRequested,
+    PolicySetRequested,
     ReleaseRequested,
     Restored,
     RiskAcceptRequested,
@@ -41,26 +50,37 @@ from vfio_coordinator.state.events import (
     SessionClosed,
     Tick,
     UncordonRequested,
+    UnmuteRequested,
 )
 from vfio_coordinator.state.evidence import observe, observe_change, receive_inventory
+from vfio_coordinator.state.incident_requests import acknowledge, hear_told
+from vfio_coordinator.state.incidents import correlate_touched
 from vfio_coordinator.state.model import State
+from vfio_coordinator.state.mutes import end_mutes, request_mute
+from vfio_coordinator.state.notify_trouble import follow_telling, tell_again
 from vfio_coordinator.state.outcomes import conclude
+from vfio_coordinator.state.policy import request_policy
 from vfio_coordinator.state.releases import request_release
 from vfio_coordinator.state.restore import restore
 from vfio_coordinator.state.risks import end_risks, request_risk
 from vfio_coordinator.state.sessions import close, greet, hear, tick
+from vfio_coordinator.state.standing_codes import count_others, count_touched, write_seen
 from vfio_coordinator.state.turn import Turn
 
 Request = (
     CordonRequested
     | UncordonRequested
     | BaselineAcceptRequested
+    | PolicySetRequested
     | RiskAcceptRequested
     | RiskRevokeRequested
+    | MuteRequested
+    | UnmuteRequested
     | PlaceRequested
     | ReleaseRequested
     | CommandRequested
     | CommandAwaited
+    | IncidentAckRequested
 )
 
 
@@ -78,6 +98,7 @@ def apply(state: State, event: Event, now: Now) -> tuple[State, tuple[Effect, ..
             restore(turn, event)
         case Tick():
             follow_clock(turn)
+            tell_again(turn)
             tick(turn, event)
         case NodeHello():
             greet(turn, event)
@@ -100,13 +121,33 @@ def apply(state: State, event: Event, now: Now) -> tuple[State, tuple[Effect, ..
             hear_answer(turn, event)
         case SessionClosed():
             close(turn, event)
+        case NotifyEnded():
+            hear_told(turn, event)
+            hear_cluster_told(turn, event)
+            follow_telling(turn, event)
         case CommitOutcome():
             conclude(turn, event)
         case _:
             _request(turn, event)
     answer_waiters(turn)
+    correlate_touched(turn, state)
+    _follow_health(turn, state, event)
     turn.flush_notes()
     return turn.state, tuple(turn.effects)
+
+
+def _follow_health(turn: Turn, before: State, event: Event) -> None:
+    """What follows from what the turn changed: the counts of health codes, and their mutes."""
+    ticked = isinstance(event, Tick)
+    count_touched(turn, before)
+    if ticked:
+        count_others(turn)
+    if turn.state.stopped or not (turn.touched or ticked):
+        return
+    end_mutes(turn, all_marks=ticked)
+    if ticked:
+        write_seen(turn)
+        tell_cluster(turn)
 
 
 def _request(turn: Turn, event: Request) -> None:
@@ -120,8 +161,12 @@ def _request(turn: Turn, event: Request) -> None:
                 request_admin(turn, event)
             case BaselineAcceptRequested():
                 accept_baseline(turn, event)
+            case PolicySetRequested():
+                request_policy(turn, event)
             case RiskAcceptRequested() | RiskRevokeRequested():
                 request_risk(turn, event)
+            case MuteRequested() | UnmuteRequested():
+                request_mute(turn, event)
             case PlaceRequested():
                 request_place(turn, event)
             case ReleaseRequested():
@@ -130,6 +175,8 @@ def _request(turn: Turn, event: Request) -> None:
                 request_command(turn, event)
             case CommandAwaited():
                 await_command(turn, event)
+            case IncidentAckRequested():
+                acknowledge(turn, event)
     except ClusterError as error:
         turn.fail((event.ticket,), error.code, error.detail)
 
@@ -137,3 +184,4 @@ def _request(turn: Turn, event: Request) -> None:
 def _recheck(turn: Turn, node: str) -> None:
     if node in turn.state.nodes:
         recheck_baseline(turn, node)
+        accept_by_policy(turn, node)

@@ -1,4 +1,4 @@
-"""What people see of the state: nodes, VMs, baselines, events and the one status screen.
+"""What people see of the state: nodes, VMs, events and the one status screen.
 
 Pure functions of the state and the moment. Offline or stale is unknown, never healthy. Nothing here
 decides anything: what is shown was judged when the evidence came.
@@ -9,29 +9,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
-from vfio_contract.artifact import ArtifactError
-from vfio_contract.drift import firmware_tuple
-from vfio_contract.errors import ClusterError, ErrorCode
 from vfio_contract.findings import Finding, Verdict, severity
+from vfio_contract.firmware import shorten
 from vfio_contract.views import (
-    BaselineView,
     ChangeView,
     ClusterStatus,
     Event,
     FindingView,
     NodeView,
-    UnitView,
 )
 from vfio_coordinator.scheduler.index import FREE
-from vfio_coordinator.scheduler.layout import survey
 from vfio_coordinator.state.command_waits import command_views
-from vfio_coordinator.state.drift import host_of, unpack_facts
 from vfio_coordinator.state.events import Now
 from vfio_coordinator.state.explain import explain
-from vfio_coordinator.state.health import find_health, level_of
-from vfio_coordinator.state.judge import claims_on
+from vfio_coordinator.state.health import find_health, level_of, next_of
+from vfio_coordinator.state.judge import claims_on, vms_of
 from vfio_coordinator.state.lookup import find_node
-from vfio_coordinator.state.model import Drift, Node, Presence, State
+from vfio_coordinator.state.model import Drift, Inventory, Node, Presence, State
+from vfio_coordinator.state.outliers import outlier_reasons
 from vfio_coordinator.state.presence import evidence_age, heard_age
 from vfio_coordinator.state.risk_report import decision_text, risk_views
 from vfio_coordinator.state.units_report import count_units, intended_states, unit_views
@@ -44,7 +39,7 @@ EVENTS_LIMIT = 1_000
 """Rows in one answer when the caller names no limit."""
 
 __all__ = [
-    "baseline_view",
+    "change_views",
     "explain",
     "find_node",
     "list_events",
@@ -74,7 +69,7 @@ def status(state: State, now: Now, *, coordinator: str = "") -> ClusterStatus:
         units=count_units(row for rows in counted.values() for row in rows),
         vms=vm_views(state, now),
         recent=tuple(islice(_newest_first(state), _RECENT)),
-        next=items[0].next if items else "",
+        next=next_of(items),
     )
 
 
@@ -113,7 +108,7 @@ def _node_view(
     return NodeView(
         name=node.name,
         state=judgement.state,
-        reasons=judgement.reasons,
+        reasons=(*judgement.reasons, *(outlier_reasons(state, node.name) if detail else ())),
         verdict=observation.verdict if vouched and observation is not None else Verdict.UNKNOWN,
         heard_age_s=heard_age(state, node, now),
         evidence_age_s=evidence_age(node, now),
@@ -126,14 +121,29 @@ def _node_view(
         units_total=len(counted),
         vms=tuple(dict.fromkeys(claim.vm for claim in claims_on(state, node.name))),
         units=unit_views(state, node) if detail else (),
-        drift=tuple(map(_change_view, node.drift)) if detail else (),
+        drift=change_views(state, node) if detail else (),
         findings=_finding_views(node) if detail else (),
         risks=risk_views(state, node.name) if detail else (),
         commands=command_views(state, node.name) if detail else (),
+        stale=node.stale if detail else (),
+        firmware_before=_before(inventory) if detail and inventory is not None else (),
     )
 
 
-def _change_view(drift: Drift) -> ChangeView:
+def _before(inventory: Inventory) -> tuple[str, ...]:
+    return tuple(
+        f"{name} {shorten(value) or 'empty'} in boot {boot_id[:8] or 'not known'}"
+        for name, value, boot_id in inventory.before
+    )
+
+
+def change_views(state: State, node: Node) -> tuple[ChangeView, ...]:
+    """What differs from the baseline, with the units and VMs that it concerns."""
+    claims = claims_on(state, node.name)
+    return tuple(_change_view(drift, vms_of(claims, drift.units)) for drift in node.drift)
+
+
+def _change_view(drift: Drift, claimed_by: tuple[str, ...]) -> ChangeView:
     change = drift.change
     return ChangeView(
         code=change.code,
@@ -144,6 +154,9 @@ def _change_view(drift: Drift) -> ChangeView:
         before=change.before,
         after=change.after,
         harms=change.harms,
+        confidence=change.confidence,
+        units=drift.units,
+        vms=tuple(dict.fromkeys((*claimed_by, *drift.named_by))),
     )
 
 
@@ -165,63 +178,7 @@ def _finding_view(node: Node, finding: Finding) -> FindingView:
     )
 
 
-# --- baselines and events ------------------------------------------------------------------------
-
-
-def baseline_view(state: State, name: str) -> BaselineView:
-    """The accepted baseline and what differs now. Raises ClusterError."""
-    node = state.nodes[find_node(state, name)]
-    if node.baseline is None:
-        raise ClusterError(ErrorCode.NO_BASELINE, f"node {node.name}")
-    record, facts_zlib = node.baseline.record, node.baseline.facts_zlib
-    try:
-        if facts_zlib is None:
-            raise ArtifactError("its facts are not here")
-        facts = unpack_facts(facts_zlib)
-    except ArtifactError as error:
-        raise ClusterError(ErrorCode.BAD_SNAPSHOT, f"baseline of {node.name}: {error}") from error
-    firmware = tuple(f"{part}: {value or 'not known'}" for part, value in firmware_tuple(facts))
-    present = {unit.id: unit for unit in unit_views(state, node)}
-    units = []
-    for layout in survey(host_of(facts)):
-        if not layout.intended:
-            continue
-        unit = present.get(layout.id)
-        if unit is None:
-            unit = UnitView(
-                id=layout.id,
-                kind=layout.kind,
-                model=layout.ids,
-                ids=layout.ids,
-                addresses=(*layout.assign, *layout.hold),
-                numa_node=-1 if layout.numa_node is None else layout.numa_node,
-                intended=True,
-                state="unknown",
-                why="not in the inventory now",
-                needs=(),
-                vm="",
-            )
-        units.append(unit)
-    why = _not_compared(node)
-    return BaselineView(
-        node=node.name,
-        digest=record.digest,
-        accepted_at=record.accepted_at,
-        accepted_by=record.accepted_by,
-        firmware=firmware,
-        intended_units=tuple(units),
-        drift=tuple(map(_change_view, node.drift)),
-        compared=not why,
-        why=why,
-    )
-
-
-def _not_compared(node: Node) -> str:
-    """Why the drift is not of now; "" where evidence that vouches for the node was compared."""
-    judgement = node.judgement
-    if judgement is None or not judgement.fresh:
-        return (judgement.why if judgement is not None else "") or "nothing vouches for it now"
-    return ""
+# --- events ------------------------------------------------------------------------------------
 
 
 def list_events(

@@ -15,24 +15,35 @@ from vfio_contract.artifact import ArtifactError, decode
 from vfio_contract.views import Event as LogRow
 from vfio_coordinator.state import keys
 from vfio_coordinator.state.admin import refresh, settle
+from vfio_coordinator.state.baseline_history import intern_firmware
 from vfio_coordinator.state.commands import forget_command, keep_command
 from vfio_coordinator.state.durable_events import keep_attempts, keep_record
 from vfio_coordinator.state.events import Restored
+from vfio_coordinator.state.evidence import renew_drift
 from vfio_coordinator.state.holdings import drop_claim, hold, keep_claim, unhold
+from vfio_coordinator.state.incident_keeping import keep_incident, keep_member
+from vfio_coordinator.state.incident_notices import notify_all
+from vfio_coordinator.state.incident_records import IncidentNodeRecord, IncidentRecord
 from vfio_coordinator.state.model import Baseline, Holding, LogWrite, Node, VmHeld
+from vfio_coordinator.state.mutes import forget_mute, keep_mute
+from vfio_coordinator.state.policy import forget_policy, keep_policy
 from vfio_coordinator.state.records import (
     AdminRecord,
     AttemptsRecord,
     BaselineRecord,
     Claim,
+    CodeRecord,
     CommandRecord,
     LedgerRecord,
+    MuteRecord,
+    PolicyRecord,
     RiskRecord,
     SpoolRecord,
     UnitRecord,
     VmRecord,
 )
 from vfio_coordinator.state.risks import end_risks, forget_risk, keep_risk
+from vfio_coordinator.state.standing_codes import keep_code
 from vfio_coordinator.state.turn import Note, Turn
 from vfio_coordinator.store.interface import Delete, KeyValue
 
@@ -68,9 +79,12 @@ def restore(turn: Turn, event: Restored) -> None:
     for item in event.items:
         if item.key.startswith(keys.BASELINES):
             _adopt_baseline(turn, item, items)
+    for name in turn.state.nodes:
+        renew_drift(turn, name)
     _start_log(turn, items)
     for name in turn.state.nodes:
         settle(turn, name)
+    notify_all(turn)
     end_risks(turn)
 
 
@@ -98,6 +112,14 @@ def adopt(turn: Turn, key: str, item: KeyValue | None) -> None:
         _adopt_events(turn, key, item)
     elif key.startswith(keys.COMMANDS):
         _adopt_command(turn, key, item)
+    elif key.startswith(keys.POLICIES):
+        _adopt_policy(turn, key, item)
+    elif key.startswith(keys.HEALTH) and item is not None:
+        keep_code(turn, read_record(CodeRecord, item))
+    elif key.startswith(keys.MUTES):
+        _adopt_mute(turn, key, item)
+    elif key.startswith(keys.INCIDENTS) and item is not None:
+        _adopt_incident(turn, key, item)
     elif key.startswith(keys.EVENTS) and item is not None:
         row = read_record(LogRow, item)
         turn.state = replace(
@@ -179,6 +201,17 @@ def _adopt_events(turn: Turn, key: str, item: KeyValue | None) -> None:
         keep_attempts(turn, read_record(AttemptsRecord, item))
 
 
+def _adopt_incident(turn: Turn, key: str, item: KeyValue) -> None:
+    if "/" in key.removeprefix(keys.INCIDENTS):
+        member = read_record(IncidentNodeRecord, item)
+        _node(turn, member.node)
+        if member.number not in turn.state.incidents.held:
+            raise RestoreError(key, f"the store holds no incident {member.number}")
+        keep_member(turn, member)
+    else:
+        keep_incident(turn, read_record(IncidentRecord, item), item.mod_revision)
+
+
 def _adopt_command(turn: Turn, key: str, item: KeyValue | None) -> None:
     if item is None:
         node, _, id = key.removeprefix(keys.COMMANDS).partition("/")
@@ -187,14 +220,34 @@ def _adopt_command(turn: Turn, key: str, item: KeyValue | None) -> None:
     keep_command(turn, read_record(CommandRecord, item), item.mod_revision)
 
 
+def _adopt_mute(turn: Turn, key: str, item: KeyValue | None) -> None:
+    if item is None:
+        code, _, node = key.removeprefix(keys.MUTES).partition("/")
+        forget_mute(turn, code, "" if node == "*" else node)
+        return
+    record = read_record(MuteRecord, item)
+    if record.node:
+        _node(turn, record.node)
+    keep_mute(turn, record, item.mod_revision)
+
+
+def _adopt_policy(turn: Turn, key: str, item: KeyValue | None) -> None:
+    if item is None:
+        forget_policy(turn, key.removeprefix(keys.POLICIES))
+    else:
+        keep_policy(turn, read_record(PolicyRecord, item), item.mod_revision)
+
+
 def _adopt_baseline(turn: Turn, item: KeyValue, items: Mapping[str, KeyValue]) -> None:
-    record = read_record(BaselineRecord, item)
+    record = intern_firmware(read_record(BaselineRecord, item))
     parts = [items.get(keys.chunk_key(record.node, record.digest, i)) for i in range(record.chunks)]
-    facts = None if None in parts else b"".join(part.value for part in parts if part is not None)
-    if facts is None:
+    if None in parts:
         raise RestoreError(item.key, "a part of its facts is missing from the store")
+    facts = b"".join(part.value for part in parts if part is not None) or None
     node = _node(turn, record.node)
-    turn.put_node(replace(node, baseline=Baseline(record, item.mod_revision, facts)))
+    rows = (*node.baselines, Baseline(record, item.mod_revision, facts))
+    rows = tuple(sorted(rows, key=lambda row: row.record.number))
+    turn.put_node(replace(node, baselines=rows))
 
 
 def _start_log(turn: Turn, items: Mapping[str, KeyValue]) -> None:

@@ -1,4 +1,4 @@
-"""What a risk decision must say: a known code, a reason, an end. Pure, and every refusal is typed.
+"""What a risk decision or a mute must say: a reason, an end. Pure, and every refusal is typed.
 
 A day counts to its last second in UTC; a duration counts from now. There is no decision without an
 end, and none longer than two years: whoever carries a risk looks at it again. This module must
@@ -39,14 +39,14 @@ def check_reason(text: str) -> str:
         raise _bad("reason", "it holds control characters; give one printable line")
     reason = text.strip()
     if not reason:
-        raise _bad("reason", "it is empty; say why the risk is acceptable, for whoever comes next")
+        raise _bad("reason", "it is empty; say why, for whoever comes next")
     if len(reason) > MAX_REASON:
         raise _bad("reason", f"it has {len(reason)} characters; at most {MAX_REASON}")
     return reason
 
 
-def read_end(text: str, *, now_utc: str) -> str:
-    """The last second of a decision, ISO 8601 UTC. Raises ClusterError BAD_REQUEST."""
+def read_end(text: str, *, now_utc: str, most_days: int = MAX_DAYS) -> str:
+    """The last second of a decision or a mute, ISO 8601 UTC. Raises ClusterError BAD_REQUEST."""
     now = datetime.fromisoformat(now_utc)
     if _DAY.fullmatch(text):
         end = datetime.combine(_read_day(text, now), time(23, 59, 59), UTC)
@@ -54,15 +54,15 @@ def read_end(text: str, *, now_utc: str) -> str:
         # the largest, 99999w, is still a time that exists
         end = now.replace(microsecond=0) + int(duration[1]) * _UNITS[duration[2]]
     else:
-        raise _bad("until", f"{_quote(text)} is no end: {_forms(now)}")
+        raise _bad("end", f"{_quote(text)} is no end: {_forms(now)}")
     if end <= now:
-        raise _bad("until", f"{_quote(text)} is not after now, {now_utc}: {_forms(now)}")
+        raise _bad("end", f"{_quote(text)} is not after now, {now_utc}: {_forms(now)}")
     days = (end.date() - now.date()).days
-    if days > MAX_DAYS:
+    if days > most_days:
         raise _bad(
-            "until",
-            f"{_quote(text)} is {days} days away; at most {MAX_DAYS}, so that somebody looks at "
-            "the risk again: accept it anew when it ends",
+            "end",
+            f"{_quote(text)} is {days} days away; at most {most_days}, so that somebody looks at "
+            "it again: say so anew when it ends",
         )
     return end.strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -76,7 +76,7 @@ def _read_day(text: str, now: datetime) -> date:
     try:
         return date.fromisoformat(text)
     except ValueError:
-        raise _bad("until", f"{text} is no day of the calendar: {_forms(now)}") from None
+        raise _bad("end", f"{text} is no day of the calendar: {_forms(now)}") from None
 
 
 def _bad(field: str, problem: str) -> ClusterError:

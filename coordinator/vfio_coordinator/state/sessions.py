@@ -17,7 +17,9 @@ from dataclasses import replace
 
 from vfio_contract import codes
 from vfio_contract.errors import ErrorCode
+from vfio_contract.machine import telling_uuid
 from vfio_coordinator.state.admin import settle
+from vfio_coordinator.state.cohorts import AGENT
 from vfio_coordinator.state.commands import pause_commands, resume_commands
 from vfio_coordinator.state.durable_events import begin_events, end_events, go_on
 from vfio_coordinator.state.effects import AcceptSession, CloseSession, RefuseSession
@@ -70,6 +72,7 @@ def greet(turn: Turn, event: NodeHello) -> None:
             unjudged=None,
         )
     )
+    turn.learn(event.node, {AGENT: event.agent_version or None})
     _hear(turn, event.node)
     turn.emit(AcceptSession(event.node, event.session, held))
     begin_events(turn, event)
@@ -95,8 +98,8 @@ def _refusal(turn: Turn, event: NodeHello, node: Node) -> tuple[ErrorCode, str] 
         return ErrorCode.STORE_REWOUND, detail
     if node.session is not None and node.session.id >= event.session:
         return ErrorCode.SESSION_REPLACED, f"session {node.session.id} is newer"
-    known = _known_uuid(state, node)
-    if known and event.product_uuid and known != event.product_uuid:
+    known = telling_uuid(_known_uuid(state, node))
+    if known and telling_uuid(event.product_uuid) and known != event.product_uuid:
         detail = f"{event.node} is the machine {known}; {event.product_uuid} was refused"
         _remember_clone(turn, event, event.product_uuid, detail)
         return ErrorCode.NODE_CLONED, detail

@@ -1,20 +1,21 @@
 """One event's work: the state so far, the moment, and the effects in order.
 
 A `Turn` lives inside one call of `apply`; handlers change its `state` by putting a new value there,
-never the value itself, so that `apply` stays a function from the outside. Every durable change
-goes through `commit`, which adds the fence and the rows of the event log to the same transaction:
-there is no other way to write.
+never the value itself, so that `apply` stays a function from the outside; `touched` names the
+nodes that were put. Every durable change goes through `commit`, which adds the fence and the rows
+of the event log to the same transaction: there is no other way to write.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vfio_contract.artifact import encode
 from vfio_contract.errors import ErrorCode
 from vfio_contract.views import Event as LogRow
 from vfio_coordinator.state import keys
+from vfio_coordinator.state.cohorts import learn
 from vfio_coordinator.state.effects import Answer, Commit, Effect, Failure, Reply
 from vfio_coordinator.state.events import Now
 from vfio_coordinator.state.model import AnyWrite, LogWrite, Node, State
@@ -41,6 +42,7 @@ class Turn:
         self.state = state
         self.now = now
         self.effects: list[Effect] = []
+        self.touched: set[str] = set()
         self._notes: list[Note] = []
 
     def emit(self, effect: Effect) -> None:
@@ -58,7 +60,12 @@ class Turn:
 
     def put_node(self, node: Node) -> None:
         """The state with this node as given."""
+        self.touched.add(node.name)
         self.state = replace(self.state, nodes=self.state.nodes.set(node.name, node))
+
+    def learn(self, node: str, told: Mapping[str, str | None]) -> None:
+        """What a node's agent told of what it has in common with others (`cohorts`)."""
+        self.state = replace(self.state, cohorts=learn(self.state.cohorts, node, told))
 
     def next_txn(self) -> int:
         """A number for a transaction, never used before in this process."""

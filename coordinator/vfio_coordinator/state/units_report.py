@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from vfio_contract.ledger import WORST_FIRST
 from vfio_contract.views import UnitCount, UnitView
 from vfio_coordinator.scheduler.index import (
     CLAIMED,
@@ -25,6 +26,7 @@ from vfio_coordinator.scheduler.standing import Offer
 from vfio_coordinator.state.judge import claims_on
 from vfio_coordinator.state.model import Node, State
 from vfio_coordinator.state.records import ClaimedUnit
+from vfio_coordinator.state.reset_history import state_of
 
 _KIND_ORDER = ("gpu", "accel", "nic", "nvme", "storage", "usb", "audio", "crypto", "other")
 
@@ -102,7 +104,13 @@ def _view(node: Node, entry: Entry | None, offer: Offer) -> UnitView:
         why=why,
         needs=tuple(dict.fromkeys(need.word for need in offer.standing.needs)),
         vm=offer.vm,
+        reset=_worst_reset(node, layout.keys),
     )
+
+
+def _worst_reset(node: Node, identities: Iterable[str]) -> str:
+    found = {state_of(node, identity) for identity in identities}
+    return next((str(state) for state in WORST_FIRST if state in found), "")
 
 
 def _unseen(state: State, node: Node) -> Iterator[tuple[ClaimedUnit, str]]:

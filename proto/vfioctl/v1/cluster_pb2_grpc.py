@@ -91,6 +91,31 @@ class ClusterServiceStub:
                 request_serializer=vfioctl_dot_v1_dot_cluster__pb2.GetBaselineRequest.SerializeToString,
                 response_deserializer=vfioctl_dot_v1_dot_cluster__pb2.GetBaselineResponse.FromString,
                 _registered_method=True)
+        self.ListBaselines = channel.unary_unary(
+                '/vfioctl.v1.ClusterService/ListBaselines',
+                request_serializer=vfioctl_dot_v1_dot_cluster__pb2.ListBaselinesRequest.SerializeToString,
+                response_deserializer=vfioctl_dot_v1_dot_cluster__pb2.ListBaselinesResponse.FromString,
+                _registered_method=True)
+        self.GetBaselineFacts = channel.unary_unary(
+                '/vfioctl.v1.ClusterService/GetBaselineFacts',
+                request_serializer=vfioctl_dot_v1_dot_cluster__pb2.GetBaselineFactsRequest.SerializeToString,
+                response_deserializer=vfioctl_dot_v1_dot_cluster__pb2.GetBaselineFactsResponse.FromString,
+                _registered_method=True)
+        self.GetNodeFacts = channel.unary_unary(
+                '/vfioctl.v1.ClusterService/GetNodeFacts',
+                request_serializer=vfioctl_dot_v1_dot_cluster__pb2.GetNodeFactsRequest.SerializeToString,
+                response_deserializer=vfioctl_dot_v1_dot_cluster__pb2.GetNodeFactsResponse.FromString,
+                _registered_method=True)
+        self.GetPolicy = channel.unary_unary(
+                '/vfioctl.v1.ClusterService/GetPolicy',
+                request_serializer=vfioctl_dot_v1_dot_cluster__pb2.GetPolicyRequest.SerializeToString,
+                response_deserializer=vfioctl_dot_v1_dot_cluster__pb2.GetPolicyResponse.FromString,
+                _registered_method=True)
+        self.SetPolicy = channel.unary_unary(
+                '/vfioctl.v1.ClusterService/SetPolicy',
+                request_serializer=vfioctl_dot_v1_dot_cluster__pb2.SetPolicyRequest.SerializeToString,
+                response_deserializer=vfioctl_dot_v1_dot_cluster__pb2.SetPolicyResponse.FromString,
+                _registered_method=True)
         self.ListEvents = channel.unary_unary(
                 '/vfioctl.v1.ClusterService/ListEvents',
                 request_serializer=vfioctl_dot_v1_dot_cluster__pb2.ListEventsRequest.SerializeToString,
@@ -110,6 +135,46 @@ class ClusterServiceStub:
                 '/vfioctl.v1.ClusterService/ListRisks',
                 request_serializer=vfioctl_dot_v1_dot_cluster__pb2.ListRisksRequest.SerializeToString,
                 response_deserializer=vfioctl_dot_v1_dot_cluster__pb2.ListRisksResponse.FromString,
+                _registered_method=True)
+        self.ListIncidents = channel.unary_unary(
+                '/vfioctl.v1.ClusterService/ListIncidents',
+                request_serializer=vfioctl_dot_v1_dot_cluster__pb2.ListIncidentsRequest.SerializeToString,
+                response_deserializer=vfioctl_dot_v1_dot_cluster__pb2.ListIncidentsResponse.FromString,
+                _registered_method=True)
+        self.GetIncident = channel.unary_unary(
+                '/vfioctl.v1.ClusterService/GetIncident',
+                request_serializer=vfioctl_dot_v1_dot_cluster__pb2.GetIncidentRequest.SerializeToString,
+                response_deserializer=vfioctl_dot_v1_dot_cluster__pb2.GetIncidentResponse.FromString,
+                _registered_method=True)
+        self.AckIncident = channel.unary_unary(
+                '/vfioctl.v1.ClusterService/AckIncident',
+                request_serializer=vfioctl_dot_v1_dot_cluster__pb2.AckIncidentRequest.SerializeToString,
+                response_deserializer=vfioctl_dot_v1_dot_cluster__pb2.AckIncidentResponse.FromString,
+                _registered_method=True)
+        self.AddMute = channel.unary_unary(
+                '/vfioctl.v1.ClusterService/AddMute',
+                request_serializer=vfioctl_dot_v1_dot_cluster__pb2.AddMuteRequest.SerializeToString,
+                response_deserializer=vfioctl_dot_v1_dot_cluster__pb2.AddMuteResponse.FromString,
+                _registered_method=True)
+        self.RemoveMute = channel.unary_unary(
+                '/vfioctl.v1.ClusterService/RemoveMute',
+                request_serializer=vfioctl_dot_v1_dot_cluster__pb2.RemoveMuteRequest.SerializeToString,
+                response_deserializer=vfioctl_dot_v1_dot_cluster__pb2.RemoveMuteResponse.FromString,
+                _registered_method=True)
+        self.ListMutes = channel.unary_unary(
+                '/vfioctl.v1.ClusterService/ListMutes',
+                request_serializer=vfioctl_dot_v1_dot_cluster__pb2.ListMutesRequest.SerializeToString,
+                response_deserializer=vfioctl_dot_v1_dot_cluster__pb2.ListMutesResponse.FromString,
+                _registered_method=True)
+        self.GetForecast = channel.unary_unary(
+                '/vfioctl.v1.ClusterService/GetForecast',
+                request_serializer=vfioctl_dot_v1_dot_cluster__pb2.GetForecastRequest.SerializeToString,
+                response_deserializer=vfioctl_dot_v1_dot_cluster__pb2.GetForecastResponse.FromString,
+                _registered_method=True)
+        self.GetDeviceHistory = channel.unary_unary(
+                '/vfioctl.v1.ClusterService/GetDeviceHistory',
+                request_serializer=vfioctl_dot_v1_dot_cluster__pb2.GetDeviceHistoryRequest.SerializeToString,
+                response_deserializer=vfioctl_dot_v1_dot_cluster__pb2.GetDeviceHistoryResponse.FromString,
                 _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/vfioctl.v1.ClusterService/Watch',
@@ -207,7 +272,7 @@ class ClusterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AcceptBaseline(self, request, context):
-        """Accepts a node's present facts as known-good.
+        """Accepts a node's present facts as known-good; refused with the problems of a broken host.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -215,6 +280,41 @@ class ClusterServiceServicer:
 
     def GetBaseline(self, request, context):
         """The accepted baseline and what differs from it now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBaselines(self, request, context):
+        """Every acceptance that is kept, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetBaselineFacts(self, request, context):
+        """The facts of the baseline in force. Needs the operator role.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetNodeFacts(self, request, context):
+        """The node's facts as last received. Needs the operator role.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPolicy(self, request, context):
+        """What the cluster does by itself, and who said so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetPolicy(self, request, context):
+        """Changes the policy. Needs the admin role.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -243,6 +343,62 @@ class ClusterServiceServicer:
 
     def ListRisks(self, request, context):
         """The last decision about each risk, ended ones too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListIncidents(self, request, context):
+        """Incidents: open ones, worst first, or all, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetIncident(self, request, context):
+        """One incident with its nodes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AckIncident(self, request, context):
+        """Records that somebody has seen an incident.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddMute(self, request, context):
+        """Keeps a health code out of the roll-up for a while; what it hides stays visible.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveMute(self, request, context):
+        """Ends a mute before its time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListMutes(self, request, context):
+        """The mutes in force, by code and node.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetForecast(self, request, context):
+        """What would happen to nodes with a BIOS or kernel, by what is known. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDeviceHistory(self, request, context):
+        """The resets of one function of a node; viewer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -344,6 +500,31 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     request_deserializer=vfioctl_dot_v1_dot_cluster__pb2.GetBaselineRequest.FromString,
                     response_serializer=vfioctl_dot_v1_dot_cluster__pb2.GetBaselineResponse.SerializeToString,
             ),
+            'ListBaselines': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBaselines,
+                    request_deserializer=vfioctl_dot_v1_dot_cluster__pb2.ListBaselinesRequest.FromString,
+                    response_serializer=vfioctl_dot_v1_dot_cluster__pb2.ListBaselinesResponse.SerializeToString,
+            ),
+            'GetBaselineFacts': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBaselineFacts,
+                    request_deserializer=vfioctl_dot_v1_dot_cluster__pb2.GetBaselineFactsRequest.FromString,
+                    response_serializer=vfioctl_dot_v1_dot_cluster__pb2.GetBaselineFactsResponse.SerializeToString,
+            ),
+            'GetNodeFacts': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetNodeFacts,
+                    request_deserializer=vfioctl_dot_v1_dot_cluster__pb2.GetNodeFactsRequest.FromString,
+                    response_serializer=vfioctl_dot_v1_dot_cluster__pb2.GetNodeFactsResponse.SerializeToString,
+            ),
+            'GetPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPolicy,
+                    request_deserializer=vfioctl_dot_v1_dot_cluster__pb2.GetPolicyRequest.FromString,
+                    response_serializer=vfioctl_dot_v1_dot_cluster__pb2.GetPolicyResponse.SerializeToString,
+            ),
+            'SetPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetPolicy,
+                    request_deserializer=vfioctl_dot_v1_dot_cluster__pb2.SetPolicyRequest.FromString,
+                    response_serializer=vfioctl_dot_v1_dot_cluster__pb2.SetPolicyResponse.SerializeToString,
+            ),
             'ListEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListEvents,
                     request_deserializer=vfioctl_dot_v1_dot_cluster__pb2.ListEventsRequest.FromString,
@@ -363,6 +544,46 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.ListRisks,
                     request_deserializer=vfioctl_dot_v1_dot_cluster__pb2.ListRisksRequest.FromString,
                     response_serializer=vfioctl_dot_v1_dot_cluster__pb2.ListRisksResponse.SerializeToString,
+            ),
+            'ListIncidents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListIncidents,
+                    request_deserializer=vfioctl_dot_v1_dot_cluster__pb2.ListIncidentsRequest.FromString,
+                    response_serializer=vfioctl_dot_v1_dot_cluster__pb2.ListIncidentsResponse.SerializeToString,
+            ),
+            'GetIncident': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetIncident,
+                    request_deserializer=vfioctl_dot_v1_dot_cluster__pb2.GetIncidentRequest.FromString,
+                    response_serializer=vfioctl_dot_v1_dot_cluster__pb2.GetIncidentResponse.SerializeToString,
+            ),
+            'AckIncident': grpc.unary_unary_rpc_method_handler(
+                    servicer.AckIncident,
+                    request_deserializer=vfioctl_dot_v1_dot_cluster__pb2.AckIncidentRequest.FromString,
+                    response_serializer=vfioctl_dot_v1_dot_cluster__pb2.AckIncidentResponse.SerializeToString,
+            ),
+            'AddMute': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddMute,
+                    request_deserializer=vfioctl_dot_v1_dot_cluster__pb2.AddMuteRequest.FromString,
+                    response_serializer=vfioctl_dot_v1_dot_cluster__pb2.AddMuteResponse.SerializeToString,
+            ),
+            'RemoveMute': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveMute,
+                    request_deserializer=vfioctl_dot_v1_dot_cluster__pb2.RemoveMuteRequest.FromString,
+                    response_serializer=vfioctl_dot_v1_dot_cluster__pb2.RemoveMuteResponse.SerializeToString,
+            ),
+            'ListMutes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMutes,
+                    request_deserializer=vfioctl_dot_v1_dot_cluster__pb2.ListMutesRequest.FromString,
+                    response_serializer=vfioctl_dot_v1_dot_cluster__pb2.ListMutesResponse.SerializeToString,
+            ),
+            'GetForecast': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetForecast,
+                    request_deserializer=vfioctl_dot_v1_dot_cluster__pb2.GetForecastRequest.FromString,
+                    response_serializer=vfioctl_dot_v1_dot_cluster__pb2.GetForecastResponse.SerializeToString,
+            ),
+            'GetDeviceHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDeviceHistory,
+                    request_deserializer=vfioctl_dot_v1_dot_cluster__pb2.GetDeviceHistoryRequest.FromString,
+                    response_serializer=vfioctl_dot_v1_dot_cluster__pb2.GetDeviceHistoryResponse.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
@@ -700,6 +921,141 @@ class ClusterService:
             _registered_method=True)
 
     @staticmethod
+    def ListBaselines(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfioctl.v1.ClusterService/ListBaselines',
+            vfioctl_dot_v1_dot_cluster__pb2.ListBaselinesRequest.SerializeToString,
+            vfioctl_dot_v1_dot_cluster__pb2.ListBaselinesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBaselineFacts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfioctl.v1.ClusterService/GetBaselineFacts',
+            vfioctl_dot_v1_dot_cluster__pb2.GetBaselineFactsRequest.SerializeToString,
+            vfioctl_dot_v1_dot_cluster__pb2.GetBaselineFactsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetNodeFacts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfioctl.v1.ClusterService/GetNodeFacts',
+            vfioctl_dot_v1_dot_cluster__pb2.GetNodeFactsRequest.SerializeToString,
+            vfioctl_dot_v1_dot_cluster__pb2.GetNodeFactsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfioctl.v1.ClusterService/GetPolicy',
+            vfioctl_dot_v1_dot_cluster__pb2.GetPolicyRequest.SerializeToString,
+            vfioctl_dot_v1_dot_cluster__pb2.GetPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfioctl.v1.ClusterService/SetPolicy',
+            vfioctl_dot_v1_dot_cluster__pb2.SetPolicyRequest.SerializeToString,
+            vfioctl_dot_v1_dot_cluster__pb2.SetPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListEvents(request,
             target,
             options=(),
@@ -797,6 +1153,222 @@ class ClusterService:
             '/vfioctl.v1.ClusterService/ListRisks',
             vfioctl_dot_v1_dot_cluster__pb2.ListRisksRequest.SerializeToString,
             vfioctl_dot_v1_dot_cluster__pb2.ListRisksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListIncidents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfioctl.v1.ClusterService/ListIncidents',
+            vfioctl_dot_v1_dot_cluster__pb2.ListIncidentsRequest.SerializeToString,
+            vfioctl_dot_v1_dot_cluster__pb2.ListIncidentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetIncident(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfioctl.v1.ClusterService/GetIncident',
+            vfioctl_dot_v1_dot_cluster__pb2.GetIncidentRequest.SerializeToString,
+            vfioctl_dot_v1_dot_cluster__pb2.GetIncidentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AckIncident(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfioctl.v1.ClusterService/AckIncident',
+            vfioctl_dot_v1_dot_cluster__pb2.AckIncidentRequest.SerializeToString,
+            vfioctl_dot_v1_dot_cluster__pb2.AckIncidentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddMute(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfioctl.v1.ClusterService/AddMute',
+            vfioctl_dot_v1_dot_cluster__pb2.AddMuteRequest.SerializeToString,
+            vfioctl_dot_v1_dot_cluster__pb2.AddMuteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveMute(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfioctl.v1.ClusterService/RemoveMute',
+            vfioctl_dot_v1_dot_cluster__pb2.RemoveMuteRequest.SerializeToString,
+            vfioctl_dot_v1_dot_cluster__pb2.RemoveMuteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMutes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfioctl.v1.ClusterService/ListMutes',
+            vfioctl_dot_v1_dot_cluster__pb2.ListMutesRequest.SerializeToString,
+            vfioctl_dot_v1_dot_cluster__pb2.ListMutesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetForecast(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfioctl.v1.ClusterService/GetForecast',
+            vfioctl_dot_v1_dot_cluster__pb2.GetForecastRequest.SerializeToString,
+            vfioctl_dot_v1_dot_cluster__pb2.GetForecastResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDeviceHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfioctl.v1.ClusterService/GetDeviceHistory',
+            vfioctl_dot_v1_dot_cluster__pb2.GetDeviceHistoryRequest.SerializeToString,
+            vfioctl_dot_v1_dot_cluster__pb2.GetDeviceHistoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,9 +54,19 @@ class ClusterServiceStub:
     ExplainVm: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ExplainVmRequest, _cluster_pb2.ExplainVmResponse]
     """Why a VM is where it is, or why nothing fits, node by node, judged now."""
     AcceptBaseline: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.AcceptBaselineRequest, _cluster_pb2.AcceptBaselineResponse]
-    """Accepts a node's present facts as known-good."""
+    """Accepts a node's present facts as known-good; refused with the problems of a broken host."""
     GetBaseline: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.GetBaselineRequest, _cluster_pb2.GetBaselineResponse]
     """The accepted baseline and what differs from it now."""
+    ListBaselines: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ListBaselinesRequest, _cluster_pb2.ListBaselinesResponse]
+    """Every acceptance that is kept, newest first."""
+    GetBaselineFacts: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.GetBaselineFactsRequest, _cluster_pb2.GetBaselineFactsResponse]
+    """The facts of the baseline in force. Needs the operator role."""
+    GetNodeFacts: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.GetNodeFactsRequest, _cluster_pb2.GetNodeFactsResponse]
+    """The node's facts as last received. Needs the operator role."""
+    GetPolicy: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.GetPolicyRequest, _cluster_pb2.GetPolicyResponse]
+    """What the cluster does by itself, and who said so."""
+    SetPolicy: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.SetPolicyRequest, _cluster_pb2.SetPolicyResponse]
+    """Changes the policy. Needs the admin role."""
     ListEvents: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ListEventsRequest, _cluster_pb2.ListEventsResponse]
     """Events after a sequence number, oldest first."""
     AcceptRisk: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.AcceptRiskRequest, _cluster_pb2.AcceptRiskResponse]
@@ -65,6 +75,22 @@ class ClusterServiceStub:
     """Ends a risk decision before its day. VMs that stand on it are left alone."""
     ListRisks: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ListRisksRequest, _cluster_pb2.ListRisksResponse]
     """The last decision about each risk, ended ones too."""
+    ListIncidents: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ListIncidentsRequest, _cluster_pb2.ListIncidentsResponse]
+    """Incidents: open ones, worst first, or all, newest first."""
+    GetIncident: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.GetIncidentRequest, _cluster_pb2.GetIncidentResponse]
+    """One incident with its nodes."""
+    AckIncident: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.AckIncidentRequest, _cluster_pb2.AckIncidentResponse]
+    """Records that somebody has seen an incident."""
+    AddMute: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.AddMuteRequest, _cluster_pb2.AddMuteResponse]
+    """Keeps a health code out of the roll-up for a while; what it hides stays visible."""
+    RemoveMute: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.RemoveMuteRequest, _cluster_pb2.RemoveMuteResponse]
+    """Ends a mute before its time."""
+    ListMutes: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ListMutesRequest, _cluster_pb2.ListMutesResponse]
+    """The mutes in force, by code and node."""
+    GetForecast: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.GetForecastRequest, _cluster_pb2.GetForecastResponse]
+    """What would happen to nodes with a BIOS or kernel, by what is known. Changes nothing."""
+    GetDeviceHistory: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.GetDeviceHistoryRequest, _cluster_pb2.GetDeviceHistoryResponse]
+    """The resets of one function of a node; viewer."""
     Watch: _grpc.UnaryStreamMultiCallable[_cluster_pb2.WatchRequest, _cluster_pb2.WatchResponse]
     """What changes, as it changes, for ever. Ends with SLOW_CONSUMER when nobody reads it, and with
     COMPACTED when it should begin after events that are no longer kept; both carry the cursor to
@@ -107,9 +133,19 @@ class ClusterServiceAsyncStub(ClusterServiceStub):
     ExplainVm: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ExplainVmRequest, _cluster_pb2.ExplainVmResponse]  # type: ignore[assignment]
     """Why a VM is where it is, or why nothing fits, node by node, judged now."""
     AcceptBaseline: _aio.UnaryUnaryMultiCallable[_cluster_pb2.AcceptBaselineRequest, _cluster_pb2.AcceptBaselineResponse]  # type: ignore[assignment]
-    """Accepts a node's present facts as known-good."""
+    """Accepts a node's present facts as known-good; refused with the problems of a broken host."""
     GetBaseline: _aio.UnaryUnaryMultiCallable[_cluster_pb2.GetBaselineRequest, _cluster_pb2.GetBaselineResponse]  # type: ignore[assignment]
     """The accepted baseline and what differs from it now."""
+    ListBaselines: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ListBaselinesRequest, _cluster_pb2.ListBaselinesResponse]  # type: ignore[assignment]
+    """Every acceptance that is kept, newest first."""
+    GetBaselineFacts: _aio.UnaryUnaryMultiCallable[_cluster_pb2.GetBaselineFactsRequest, _cluster_pb2.GetBaselineFactsResponse]  # type: ignore[assignment]
+    """The facts of the baseline in force. Needs the operator role."""
+    GetNodeFacts: _aio.UnaryUnaryMultiCallable[_cluster_pb2.GetNodeFactsRequest, _cluster_pb2.GetNodeFactsResponse]  # type: ignore[assignment]
+    """The node's facts as last received. Needs the operator role."""
+    GetPolicy: _aio.UnaryUnaryMultiCallable[_cluster_pb2.GetPolicyRequest, _cluster_pb2.GetPolicyResponse]  # type: ignore[assignment]
+    """What the cluster does by itself, and who said so."""
+    SetPolicy: _aio.UnaryUnaryMultiCallable[_cluster_pb2.SetPolicyRequest, _cluster_pb2.SetPolicyResponse]  # type: ignore[assignment]
+    """Changes the policy. Needs the admin role."""
     ListEvents: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ListEventsRequest, _cluster_pb2.ListEventsResponse]  # type: ignore[assignment]
     """Events after a sequence number, oldest first."""
     AcceptRisk: _aio.UnaryUnaryMultiCallable[_cluster_pb2.AcceptRiskRequest, _cluster_pb2.AcceptRiskResponse]  # type: ignore[assignment]
@@ -118,6 +154,22 @@ class ClusterServiceAsyncStub(ClusterServiceStub):
     """Ends a risk decision before its day. VMs that stand on it are left alone."""
     ListRisks: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ListRisksRequest, _cluster_pb2.ListRisksResponse]  # type: ignore[assignment]
     """The last decision about each risk, ended ones too."""
+    ListIncidents: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ListIncidentsRequest, _cluster_pb2.ListIncidentsResponse]  # type: ignore[assignment]
+    """Incidents: open ones, worst first, or all, newest first."""
+    GetIncident: _aio.UnaryUnaryMultiCallable[_cluster_pb2.GetIncidentRequest, _cluster_pb2.GetIncidentResponse]  # type: ignore[assignment]
+    """One incident with its nodes."""
+    AckIncident: _aio.UnaryUnaryMultiCallable[_cluster_pb2.AckIncidentRequest, _cluster_pb2.AckIncidentResponse]  # type: ignore[assignment]
+    """Records that somebody has seen an incident."""
+    AddMute: _aio.UnaryUnaryMultiCallable[_cluster_pb2.AddMuteRequest, _cluster_pb2.AddMuteResponse]  # type: ignore[assignment]
+    """Keeps a health code out of the roll-up for a while; what it hides stays visible."""
+    RemoveMute: _aio.UnaryUnaryMultiCallable[_cluster_pb2.RemoveMuteRequest, _cluster_pb2.RemoveMuteResponse]  # type: ignore[assignment]
+    """Ends a mute before its time."""
+    ListMutes: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ListMutesRequest, _cluster_pb2.ListMutesResponse]  # type: ignore[assignment]
+    """The mutes in force, by code and node."""
+    GetForecast: _aio.UnaryUnaryMultiCallable[_cluster_pb2.GetForecastRequest, _cluster_pb2.GetForecastResponse]  # type: ignore[assignment]
+    """What would happen to nodes with a BIOS or kernel, by what is known. Changes nothing."""
+    GetDeviceHistory: _aio.UnaryUnaryMultiCallable[_cluster_pb2.GetDeviceHistoryRequest, _cluster_pb2.GetDeviceHistoryResponse]  # type: ignore[assignment]
+    """The resets of one function of a node; viewer."""
     Watch: _aio.UnaryStreamMultiCallable[_cluster_pb2.WatchRequest, _cluster_pb2.WatchResponse]  # type: ignore[assignment]
     """What changes, as it changes, for ever. Ends with SLOW_CONSUMER when nobody reads it, and with
     COMPACTED when it should begin after events that are no longer kept; both carry the cursor to
@@ -217,7 +269,7 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cluster_pb2.AcceptBaselineRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_pb2.AcceptBaselineResponse, _abc.Awaitable[_cluster_pb2.AcceptBaselineResponse]]:
-        """Accepts a node's present facts as known-good."""
+        """Accepts a node's present facts as known-good; refused with the problems of a broken host."""
 
     @_abc_1.abstractmethod
     def GetBaseline(
@@ -226,6 +278,46 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_pb2.GetBaselineResponse, _abc.Awaitable[_cluster_pb2.GetBaselineResponse]]:
         """The accepted baseline and what differs from it now."""
+
+    @_abc_1.abstractmethod
+    def ListBaselines(
+        self,
+        request: _cluster_pb2.ListBaselinesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.ListBaselinesResponse, _abc.Awaitable[_cluster_pb2.ListBaselinesResponse]]:
+        """Every acceptance that is kept, newest first."""
+
+    @_abc_1.abstractmethod
+    def GetBaselineFacts(
+        self,
+        request: _cluster_pb2.GetBaselineFactsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.GetBaselineFactsResponse, _abc.Awaitable[_cluster_pb2.GetBaselineFactsResponse]]:
+        """The facts of the baseline in force. Needs the operator role."""
+
+    @_abc_1.abstractmethod
+    def GetNodeFacts(
+        self,
+        request: _cluster_pb2.GetNodeFactsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.GetNodeFactsResponse, _abc.Awaitable[_cluster_pb2.GetNodeFactsResponse]]:
+        """The node's facts as last received. Needs the operator role."""
+
+    @_abc_1.abstractmethod
+    def GetPolicy(
+        self,
+        request: _cluster_pb2.GetPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.GetPolicyResponse, _abc.Awaitable[_cluster_pb2.GetPolicyResponse]]:
+        """What the cluster does by itself, and who said so."""
+
+    @_abc_1.abstractmethod
+    def SetPolicy(
+        self,
+        request: _cluster_pb2.SetPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.SetPolicyResponse, _abc.Awaitable[_cluster_pb2.SetPolicyResponse]]:
+        """Changes the policy. Needs the admin role."""
 
     @_abc_1.abstractmethod
     def ListEvents(
@@ -258,6 +350,70 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_pb2.ListRisksResponse, _abc.Awaitable[_cluster_pb2.ListRisksResponse]]:
         """The last decision about each risk, ended ones too."""
+
+    @_abc_1.abstractmethod
+    def ListIncidents(
+        self,
+        request: _cluster_pb2.ListIncidentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.ListIncidentsResponse, _abc.Awaitable[_cluster_pb2.ListIncidentsResponse]]:
+        """Incidents: open ones, worst first, or all, newest first."""
+
+    @_abc_1.abstractmethod
+    def GetIncident(
+        self,
+        request: _cluster_pb2.GetIncidentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.GetIncidentResponse, _abc.Awaitable[_cluster_pb2.GetIncidentResponse]]:
+        """One incident with its nodes."""
+
+    @_abc_1.abstractmethod
+    def AckIncident(
+        self,
+        request: _cluster_pb2.AckIncidentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.AckIncidentResponse, _abc.Awaitable[_cluster_pb2.AckIncidentResponse]]:
+        """Records that somebody has seen an incident."""
+
+    @_abc_1.abstractmethod
+    def AddMute(
+        self,
+        request: _cluster_pb2.AddMuteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.AddMuteResponse, _abc.Awaitable[_cluster_pb2.AddMuteResponse]]:
+        """Keeps a health code out of the roll-up for a while; what it hides stays visible."""
+
+    @_abc_1.abstractmethod
+    def RemoveMute(
+        self,
+        request: _cluster_pb2.RemoveMuteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.RemoveMuteResponse, _abc.Awaitable[_cluster_pb2.RemoveMuteResponse]]:
+        """Ends a mute before its time."""
+
+    @_abc_1.abstractmethod
+    def ListMutes(
+        self,
+        request: _cluster_pb2.ListMutesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.ListMutesResponse, _abc.Awaitable[_cluster_pb2.ListMutesResponse]]:
+        """The mutes in force, by code and node."""
+
+    @_abc_1.abstractmethod
+    def GetForecast(
+        self,
+        request: _cluster_pb2.GetForecastRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.GetForecastResponse, _abc.Awaitable[_cluster_pb2.GetForecastResponse]]:
+        """What would happen to nodes with a BIOS or kernel, by what is known. Changes nothing."""
+
+    @_abc_1.abstractmethod
+    def GetDeviceHistory(
+        self,
+        request: _cluster_pb2.GetDeviceHistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.GetDeviceHistoryResponse, _abc.Awaitable[_cluster_pb2.GetDeviceHistoryResponse]]:
+        """The resets of one function of a node; viewer."""
 
     @_abc_1.abstractmethod
     def Watch(

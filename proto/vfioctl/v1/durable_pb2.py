@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18vfioctl/v1/durable.proto\x12\nvfioctl.v1\"\xf8\x04\n\x0c\x44urableEvent\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x13\n\x0b\x62oottime_ms\x18\x03 \x01(\x03\x12\x0f\n\x07wall_ms\x18\x04 \x01(\x03\x12\x10\n\x08identity\x18\x05 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12\x35\n\x0freset_attempted\x18\x10 \x01(\x0b\x32\x1a.vfioctl.v1.ResetAttemptedH\x00\x12-\n\x0bkernel_line\x18\x11 \x01(\x0b\x32\x16.vfioctl.v1.KernelLineH\x00\x12\x35\n\x0f\x62inding_changed\x18\x12 \x01(\x0b\x32\x1a.vfioctl.v1.BindingChangedH\x00\x12\x35\n\x0f\x64\x65vice_appeared\x18\x13 \x01(\x0b\x32\x1a.vfioctl.v1.DeviceAppearedH\x00\x12\x33\n\x0e\x64\x65vice_removed\x18\x14 \x01(\x0b\x32\x19.vfioctl.v1.DeviceRemovedH\x00\x12+\n\nvm_started\x18\x15 \x01(\x0b\x32\x15.vfioctl.v1.VmStartedH\x00\x12+\n\nvm_stopped\x18\x16 \x01(\x0b\x32\x15.vfioctl.v1.VmStoppedH\x00\x12\x33\n\x0eholder_changed\x18\x17 \x01(\x0b\x32\x19.vfioctl.v1.HolderChangedH\x00\x12/\n\x0c\x61\x63tion_ended\x18\x18 \x01(\x0b\x32\x17.vfioctl.v1.ActionEndedH\x00\x12-\n\x0b\x65vents_lost\x18\x19 \x01(\x0b\x32\x16.vfioctl.v1.EventsLostH\x00\x42\t\n\x07payload\"\x9b\x01\n\x0eResetAttempted\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08\x66irmware\x18\x02 \x01(\t\x12\x0e\n\x06method\x18\x03 \x01(\t\x12\x0f\n\x07outcome\x18\x04 \x01(\t\x12\x10\n\x08\x65vidence\x18\x05 \x01(\t\x12\r\n\x05place\x18\x06 \x01(\t\x12\x18\n\x0b\x64uration_ms\x18\x07 \x01(\x03H\x00\x88\x01\x01\x42\x0e\n\x0c_duration_ms\"Q\n\nKernelLine\x12\x10\n\x08\x63\x61tegory\x18\x01 \x01(\t\x12\x0c\n\x04line\x18\x02 \x01(\t\x12\x12\n\nsuppressed\x18\x03 \x01(\x03\x12\x0f\n\x07\x66oreign\x18\x04 \x01(\x08\"@\n\x0e\x42indingChanged\x12\x0e\n\x06\x62\x65\x66ore\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\x0f\n\x07\x62\x65tween\x18\x03 \x01(\x03\".\n\x0e\x44\x65viceAppeared\x12\x0b\n\x03ids\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x65tween\x18\x02 \x01(\x03\"-\n\rDeviceRemoved\x12\x0b\n\x03ids\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x65tween\x18\x02 \x01(\x03\"+\n\tVmStarted\x12\n\n\x02vm\x18\x01 \x01(\t\x12\x12\n\nhypervisor\x18\x02 \x01(\t\"+\n\tVmStopped\x12\n\n\x02vm\x18\x01 \x01(\t\x12\x12\n\nhypervisor\x18\x02 \x01(\t\"?\n\rHolderChanged\x12\x0f\n\x07process\x18\x01 \x01(\t\x12\x0c\n\x04held\x18\x02 \x01(\x08\x12\x0f\n\x07\x62\x65tween\x18\x03 \x01(\x03\"X\n\x0b\x41\x63tionEnded\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04verb\x18\x02 \x01(\t\x12\x0f\n\x07outcome\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x0e\n\x06report\x18\x05 \x01(\x0c\"A\n\nEventsLost\x12\r\n\x05\x66irst\x18\x01 \x01(\x03\x12$\n\x05kinds\x18\x02 \x03(\x0b\x32\x15.vfioctl.v1.KindCount\"(\n\tKindCount\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18vfioctl/v1/durable.proto\x12\nvfioctl.v1\"\xf8\x04\n\x0c\x44urableEvent\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\t\x12\x13\n\x0b\x62oottime_ms\x18\x03 \x01(\x03\x12\x0f\n\x07wall_ms\x18\x04 \x01(\x03\x12\x10\n\x08identity\x18\x05 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12\x35\n\x0freset_attempted\x18\x10 \x01(\x0b\x32\x1a.vfioctl.v1.ResetAttemptedH\x00\x12-\n\x0bkernel_line\x18\x11 \x01(\x0b\x32\x16.vfioctl.v1.KernelLineH\x00\x12\x35\n\x0f\x62inding_changed\x18\x12 \x01(\x0b\x32\x1a.vfioctl.v1.BindingChangedH\x00\x12\x35\n\x0f\x64\x65vice_appeared\x18\x13 \x01(\x0b\x32\x1a.vfioctl.v1.DeviceAppearedH\x00\x12\x33\n\x0e\x64\x65vice_removed\x18\x14 \x01(\x0b\x32\x19.vfioctl.v1.DeviceRemovedH\x00\x12+\n\nvm_started\x18\x15 \x01(\x0b\x32\x15.vfioctl.v1.VmStartedH\x00\x12+\n\nvm_stopped\x18\x16 \x01(\x0b\x32\x15.vfioctl.v1.VmStoppedH\x00\x12\x33\n\x0eholder_changed\x18\x17 \x01(\x0b\x32\x19.vfioctl.v1.HolderChangedH\x00\x12/\n\x0c\x61\x63tion_ended\x18\x18 \x01(\x0b\x32\x17.vfioctl.v1.ActionEndedH\x00\x12-\n\x0b\x65vents_lost\x18\x19 \x01(\x0b\x32\x16.vfioctl.v1.EventsLostH\x00\x42\t\n\x07payload\"\xc3\x01\n\x0eResetAttempted\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08\x66irmware\x18\x02 \x01(\t\x12\x0e\n\x06method\x18\x03 \x01(\t\x12\x0f\n\x07outcome\x18\x04 \x01(\t\x12\x10\n\x08\x65vidence\x18\x05 \x01(\t\x12\r\n\x05place\x18\x06 \x01(\t\x12\x18\n\x0b\x64uration_ms\x18\x07 \x01(\x03H\x00\x88\x01\x01\x12\x0f\n\x07\x62oot_id\x18\x08 \x01(\t\x12\x15\n\rfirmware_text\x18\t \x01(\tB\x0e\n\x0c_duration_ms\"Q\n\nKernelLine\x12\x10\n\x08\x63\x61tegory\x18\x01 \x01(\t\x12\x0c\n\x04line\x18\x02 \x01(\t\x12\x12\n\nsuppressed\x18\x03 \x01(\x03\x12\x0f\n\x07\x66oreign\x18\x04 \x01(\x08\"@\n\x0e\x42indingChanged\x12\x0e\n\x06\x62\x65\x66ore\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\x0f\n\x07\x62\x65tween\x18\x03 \x01(\x03\".\n\x0e\x44\x65viceAppeared\x12\x0b\n\x03ids\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x65tween\x18\x02 \x01(\x03\"-\n\rDeviceRemoved\x12\x0b\n\x03ids\x18\x01 \x01(\t\x12\x0f\n\x07\x62\x65tween\x18\x02 \x01(\x03\"+\n\tVmStarted\x12\n\n\x02vm\x18\x01 \x01(\t\x12\x12\n\nhypervisor\x18\x02 \x01(\t\"+\n\tVmStopped\x12\n\n\x02vm\x18\x01 \x01(\t\x12\x12\n\nhypervisor\x18\x02 \x01(\t\"?\n\rHolderChanged\x12\x0f\n\x07process\x18\x01 \x01(\t\x12\x0c\n\x04held\x18\x02 \x01(\x08\x12\x0f\n\x07\x62\x65tween\x18\x03 \x01(\x03\"X\n\x0b\x41\x63tionEnded\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04verb\x18\x02 \x01(\t\x12\x0f\n\x07outcome\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x12\x0e\n\x06report\x18\x05 \x01(\x0c\"A\n\nEventsLost\x12\r\n\x05\x66irst\x18\x01 \x01(\x03\x12$\n\x05kinds\x18\x02 \x03(\x0b\x32\x15.vfioctl.v1.KindCount\"(\n\tKindCount\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,25 +34,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DURABLEEVENT']._serialized_start=41
   _globals['_DURABLEEVENT']._serialized_end=673
   _globals['_RESETATTEMPTED']._serialized_start=676
-  _globals['_RESETATTEMPTED']._serialized_end=831
-  _globals['_KERNELLINE']._serialized_start=833
-  _globals['_KERNELLINE']._serialized_end=914
-  _globals['_BINDINGCHANGED']._serialized_start=916
-  _globals['_BINDINGCHANGED']._serialized_end=980
-  _globals['_DEVICEAPPEARED']._serialized_start=982
-  _globals['_DEVICEAPPEARED']._serialized_end=1028
-  _globals['_DEVICEREMOVED']._serialized_start=1030
-  _globals['_DEVICEREMOVED']._serialized_end=1075
-  _globals['_VMSTARTED']._serialized_start=1077
-  _globals['_VMSTARTED']._serialized_end=1120
-  _globals['_VMSTOPPED']._serialized_start=1122
-  _globals['_VMSTOPPED']._serialized_end=1165
-  _globals['_HOLDERCHANGED']._serialized_start=1167
-  _globals['_HOLDERCHANGED']._serialized_end=1230
-  _globals['_ACTIONENDED']._serialized_start=1232
-  _globals['_ACTIONENDED']._serialized_end=1320
-  _globals['_EVENTSLOST']._serialized_start=1322
-  _globals['_EVENTSLOST']._serialized_end=1387
-  _globals['_KINDCOUNT']._serialized_start=1389
-  _globals['_KINDCOUNT']._serialized_end=1429
+  _globals['_RESETATTEMPTED']._serialized_end=871
+  _globals['_KERNELLINE']._serialized_start=873
+  _globals['_KERNELLINE']._serialized_end=954
+  _globals['_BINDINGCHANGED']._serialized_start=956
+  _globals['_BINDINGCHANGED']._serialized_end=1020
+  _globals['_DEVICEAPPEARED']._serialized_start=1022
+  _globals['_DEVICEAPPEARED']._serialized_end=1068
+  _globals['_DEVICEREMOVED']._serialized_start=1070
+  _globals['_DEVICEREMOVED']._serialized_end=1115
+  _globals['_VMSTARTED']._serialized_start=1117
+  _globals['_VMSTARTED']._serialized_end=1160
+  _globals['_VMSTOPPED']._serialized_start=1162
+  _globals['_VMSTOPPED']._serialized_end=1205
+  _globals['_HOLDERCHANGED']._serialized_start=1207
+  _globals['_HOLDERCHANGED']._serialized_end=1270
+  _globals['_ACTIONENDED']._serialized_start=1272
+  _globals['_ACTIONENDED']._serialized_end=1360
+  _globals['_EVENTSLOST']._serialized_start=1362
+  _globals['_EVENTSLOST']._serialized_end=1427
+  _globals['_KINDCOUNT']._serialized_start=1429
+  _globals['_KINDCOUNT']._serialized_end=1469
 # @@protoc_insertion_point(module_scope)

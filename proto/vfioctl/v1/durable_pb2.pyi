@@ -137,6 +137,8 @@ class ResetAttempted(_message.Message):
     EVIDENCE_FIELD_NUMBER: _builtins.int
     PLACE_FIELD_NUMBER: _builtins.int
     DURATION_MS_FIELD_NUMBER: _builtins.int
+    BOOT_ID_FIELD_NUMBER: _builtins.int
+    FIRMWARE_TEXT_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """Tells the same attempt from another: the kernel line's key, or the action's id."""
     firmware: _builtins.str
@@ -151,6 +153,12 @@ class ResetAttempted(_message.Message):
     """What the identity is without a serial number, "" where not known."""
     duration_ms: _builtins.int
     """How long it took, absent where nobody measured it."""
+    boot_id: _builtins.str
+    """The boot in which it was tried, which may be an earlier one than that in which it is told; ""
+    from an agent that does not say.
+    """
+    firmware_text: _builtins.str
+    """The firmware tuple for people, such as `BIOS F10, kernel 6.1.0`; "" where not known."""
     def __init__(
         self,
         *,
@@ -161,10 +169,12 @@ class ResetAttempted(_message.Message):
         evidence: _builtins.str = ...,
         place: _builtins.str = ...,
         duration_ms: _builtins.int | None = ...,
+        boot_id: _builtins.str = ...,
+        firmware_text: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_duration_ms", b"_duration_ms", "duration_ms", b"duration_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duration_ms", b"_duration_ms", "duration_ms", b"duration_ms", "evidence", b"evidence", "firmware", b"firmware", "key", b"key", "method", b"method", "outcome", b"outcome", "place", b"place"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duration_ms", b"_duration_ms", "boot_id", b"boot_id", "duration_ms", b"duration_ms", "evidence", b"evidence", "firmware", b"firmware", "firmware_text", b"firmware_text", "key", b"key", "method", b"method", "outcome", b"outcome", "place", b"place"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__duration_ms: _TypeAlias = _typing.Literal["duration_ms"]  # noqa: Y015
     _WhichOneofArgType__duration_ms: _TypeAlias = _typing.Literal["_duration_ms", b"_duration_ms"]  # noqa: Y015

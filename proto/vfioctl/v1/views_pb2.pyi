@@ -70,6 +70,7 @@ class UnitView(_message.Message):
     WHY_FIELD_NUMBER: _builtins.int
     NEEDS_FIELD_NUMBER: _builtins.int
     VM_FIELD_NUMBER: _builtins.int
+    RESET_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """`KIND-8HEX`, stable across renumbering."""
     kind: _builtins.str
@@ -88,6 +89,10 @@ class UnitView(_message.Message):
     """The first gate that refuses, in words."""
     vm: _builtins.str
     """Holder of the claim, "" for none."""
+    reset: _builtins.str
+    """Worst class of its functions' reset histories, as in HistoryTuple; "" where its agent told of
+    no reset.
+    """
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """PCI addresses, assigned functions first."""
@@ -110,10 +115,11 @@ class UnitView(_message.Message):
         why: _builtins.str = ...,
         needs: _abc.Iterable[_builtins.str] | None = ...,
         vm: _builtins.str = ...,
+        reset: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "id", b"id", "ids", b"ids", "intended", b"intended", "kind", b"kind", "model", b"model", "needs", b"needs", "numa_node", b"numa_node", "state", b"state", "vm", b"vm", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "id", b"id", "ids", b"ids", "intended", b"intended", "kind", b"kind", "model", b"model", "needs", b"needs", "numa_node", b"numa_node", "reset", b"reset", "state", b"state", "vm", b"vm", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -133,6 +139,9 @@ class ChangeView(_message.Message):
     BEFORE_FIELD_NUMBER: _builtins.int
     AFTER_FIELD_NUMBER: _builtins.int
     HARMS_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
+    VMS_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """Stable upper-case name."""
     identity: _builtins.str
@@ -149,6 +158,16 @@ class ChangeView(_message.Message):
     """Value now."""
     harms: _builtins.bool
     """Isolation or function was taken away."""
+    confidence: _builtins.str
+    """How the device was recognised, in words; empty where that is certain."""
+    @_builtins.property
+    def units(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the intended or claimed units that it concerns."""
+
+    @_builtins.property
+    def vms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """VMs that have a claim on those units, or whose configuration on the host names them."""
+
     def __init__(
         self,
         *,
@@ -160,14 +179,63 @@ class ChangeView(_message.Message):
         before: _builtins.str = ...,
         after: _builtins.str = ...,
         harms: _builtins.bool = ...,
+        confidence: _builtins.str = ...,
+        units: _abc.Iterable[_builtins.str] | None = ...,
+        vms: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address_after", b"address_after", "address_before", b"address_before", "after", b"after", "before", b"before", "code", b"code", "detail", b"detail", "harms", b"harms", "identity", b"identity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address_after", b"address_after", "address_before", b"address_before", "after", b"after", "before", b"before", "code", b"code", "confidence", b"confidence", "detail", b"detail", "harms", b"harms", "identity", b"identity", "units", b"units", "vms", b"vms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChangeView: _TypeAlias = ChangeView  # noqa: Y015
+
+@_typing.final
+class StaleReference(_message.Message):
+    """A line of a VM's configuration or of a mapping that means another device than it was written for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    LINE_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    MEANS_NOW_FIELD_NUMBER: _builtins.int
+    EDIT_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """VM_ADDRESS_STALE or MAPPING_STALE."""
+    owner: _builtins.str
+    """Whose line it is: `vm NAME` or `mapping NAME`."""
+    file: _builtins.str
+    """The file, or the process whose command line it is."""
+    line: _builtins.int
+    """From 1; of a command line the place of the argument."""
+    names: _builtins.str
+    """What is written there."""
+    means_now: _builtins.str
+    """What that means now, in words."""
+    edit: _builtins.str
+    """The change to make, as it stands in the file."""
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        owner: _builtins.str = ...,
+        file: _builtins.str = ...,
+        line: _builtins.int = ...,
+        names: _builtins.str = ...,
+        means_now: _builtins.str = ...,
+        edit: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "edit", b"edit", "file", b"file", "line", b"line", "means_now", b"means_now", "names", b"names", "owner", b"owner"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StaleReference: _TypeAlias = StaleReference  # noqa: Y015
 
 @_typing.final
 class FindingView(_message.Message):
@@ -246,6 +314,8 @@ class NodeView(_message.Message):
     FINDINGS_FIELD_NUMBER: _builtins.int
     RISKS_FIELD_NUMBER: _builtins.int
     COMMANDS_FIELD_NUMBER: _builtins.int
+    STALE_FIELD_NUMBER: _builtins.int
+    FIRMWARE_BEFORE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     state: _builtins.str
@@ -298,6 +368,14 @@ class NodeView(_message.Message):
     def commands(self) -> _containers.RepeatedCompositeFieldContainer[Global___CommandView]:
         """The newest commands of the node, newest first."""
 
+    @_builtins.property
+    def stale(self) -> _containers.RepeatedCompositeFieldContainer[Global___StaleReference]:
+        """Lines of VM configurations and mappings to edit since devices moved."""
+
+    @_builtins.property
+    def firmware_before(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Parts of the firmware that cannot be read now, as last known and of which boot, in words."""
+
     def __init__(
         self,
         *,
@@ -320,10 +398,12 @@ class NodeView(_message.Message):
         findings: _abc.Iterable[Global___FindingView] | None = ...,
         risks: _abc.Iterable[Global___RiskView] | None = ...,
         commands: _abc.Iterable[Global___CommandView] | None = ...,
+        stale: _abc.Iterable[Global___StaleReference] | None = ...,
+        firmware_before: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "baseline", b"baseline", "boot_id", b"boot_id", "commands", b"commands", "drift", b"drift", "evidence_age_s", b"evidence_age_s", "findings", b"findings", "firmware", b"firmware", "heard_age_s", b"heard_age_s", "kernel", b"kernel", "name", b"name", "reasons", b"reasons", "risks", b"risks", "state", b"state", "units", b"units", "units_free", b"units_free", "units_total", b"units_total", "verdict", b"verdict", "vms", b"vms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "baseline", b"baseline", "boot_id", b"boot_id", "commands", b"commands", "drift", b"drift", "evidence_age_s", b"evidence_age_s", "findings", b"findings", "firmware", b"firmware", "firmware_before", b"firmware_before", "heard_age_s", b"heard_age_s", "kernel", b"kernel", "name", b"name", "reasons", b"reasons", "risks", b"risks", "stale", b"stale", "state", b"state", "units", b"units", "units_free", b"units_free", "units_total", b"units_total", "verdict", b"verdict", "vms", b"vms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -474,6 +554,11 @@ class HealthItem(_message.Message):
     SCOPE_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     NEXT_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    MUTED_FIELD_NUMBER: _builtins.int
+    INCIDENT_FIELD_NUMBER: _builtins.int
+    COMMON_FIELD_NUMBER: _builtins.int
     level: _builtins.str
     """ERR or WARN."""
     code: _builtins.str
@@ -484,6 +569,16 @@ class HealthItem(_message.Message):
     """In words."""
     next: _builtins.str
     """What to run next."""
+    count: _builtins.int
+    """How many nodes; 0 for the cluster itself."""
+    since: _builtins.str
+    """When the code was first seen in the cluster, UTC in ISO 8601; empty where not known."""
+    muted: _builtins.str
+    """Who does not want to hear of it and until when, in words; empty for nobody."""
+    incident: _builtins.str
+    """Id of the open incident that it is about; empty for none."""
+    common: _builtins.str
+    """What the nodes of that incident have in common, in words; empty for nothing."""
     def __init__(
         self,
         *,
@@ -492,14 +587,79 @@ class HealthItem(_message.Message):
         scope: _builtins.str = ...,
         text: _builtins.str = ...,
         next: _builtins.str = ...,
+        count: _builtins.int = ...,
+        since: _builtins.str = ...,
+        muted: _builtins.str = ...,
+        incident: _builtins.str = ...,
+        common: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "level", b"level", "next", b"next", "scope", b"scope", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "common", b"common", "count", b"count", "incident", b"incident", "level", b"level", "muted", b"muted", "next", b"next", "scope", b"scope", "since", b"since", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HealthItem: _TypeAlias = HealthItem  # noqa: Y015
+
+@_typing.final
+class MuteView(_message.Message):
+    """A health code that somebody does not want to hear of for a while."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MUTED_BY_FIELD_NUMBER: _builtins.int
+    MUTED_AT_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    VMS_FIELD_NUMBER: _builtins.int
+    HIDES_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """The health code."""
+    node: _builtins.str
+    """The node; empty for all."""
+    reason: _builtins.str
+    """Why."""
+    muted_by: _builtins.str
+    """Bare user name."""
+    muted_at: _builtins.str
+    """UTC in ISO 8601."""
+    until: _builtins.str
+    """The last second in which it holds, UTC in ISO 8601."""
+    level: _builtins.str
+    """ERR or WARN as it was then; empty where nothing showed the code."""
+    nodes: _builtins.int
+    """How many nodes showed the code then; more break it."""
+    hides: _builtins.int
+    """How many nodes show the code under it now."""
+    @_builtins.property
+    def vms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """VMs that were at risk then; another one breaks it."""
+
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        node: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        muted_by: _builtins.str = ...,
+        muted_at: _builtins.str = ...,
+        until: _builtins.str = ...,
+        level: _builtins.str = ...,
+        nodes: _builtins.int = ...,
+        vms: _abc.Iterable[_builtins.str] | None = ...,
+        hides: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "hides", b"hides", "level", b"level", "muted_at", b"muted_at", "muted_by", b"muted_by", "node", b"node", "nodes", b"nodes", "reason", b"reason", "until", b"until", "vms", b"vms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MuteView: _TypeAlias = MuteView  # noqa: Y015
 
 @_typing.final
 class UnitCount(_message.Message):
@@ -1288,6 +1448,12 @@ class BaselineView(_message.Message):
     DRIFT_FIELD_NUMBER: _builtins.int
     COMPARED_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DOUBT_FIELD_NUMBER: _builtins.int
+    OF_THIS_FIRMWARE_FIELD_NUMBER: _builtins.int
+    STALE_FIELD_NUMBER: _builtins.int
+    PRESENT_DIGEST_FIELD_NUMBER: _builtins.int
+    PASSED_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """A node's name."""
     digest: _builtins.str
@@ -1300,17 +1466,33 @@ class BaselineView(_message.Message):
     """True when the differences are of evidence that vouches for the node now."""
     why: _builtins.str
     """Why they are not, in words; empty when they are."""
+    reason: _builtins.str
+    """Why it was accepted on a broken host; empty where nobody forced it."""
+    doubt: _builtins.str
+    """What keeps it from being compared (BASELINE_FOREIGN, BASELINE_UNREADABLE); empty for nothing."""
+    of_this_firmware: _builtins.bool
+    """True when it was accepted under the firmware that the node has now, as far as both are known."""
+    present_digest: _builtins.str
+    """Digest of the facts that it is compared with; empty where there are none."""
     @_builtins.property
     def firmware(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The firmware tuple, `part: value`."""
 
     @_builtins.property
     def intended_units(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnitView]:
-        """Units that it vouches for."""
+        """Units that were meant for VMs, at their addresses of then."""
 
     @_builtins.property
     def drift(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChangeView]:
         """Differences from the baseline; as last heard where they are not known of now."""
+
+    @_builtins.property
+    def stale(self) -> _containers.RepeatedCompositeFieldContainer[Global___StaleReference]:
+        """Lines of VM configurations and mappings to edit since devices moved."""
+
+    @_builtins.property
+    def passed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the units that it vouches for: they passed every gate."""
 
     def __init__(
         self,
@@ -1324,11 +1506,815 @@ class BaselineView(_message.Message):
         drift: _abc.Iterable[Global___ChangeView] | None = ...,
         compared: _builtins.bool = ...,
         why: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        doubt: _builtins.str = ...,
+        of_this_firmware: _builtins.bool = ...,
+        stale: _abc.Iterable[Global___StaleReference] | None = ...,
+        present_digest: _builtins.str = ...,
+        passed: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "accepted_by", b"accepted_by", "compared", b"compared", "digest", b"digest", "drift", b"drift", "firmware", b"firmware", "intended_units", b"intended_units", "node", b"node", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "accepted_by", b"accepted_by", "compared", b"compared", "digest", b"digest", "doubt", b"doubt", "drift", b"drift", "firmware", b"firmware", "intended_units", b"intended_units", "node", b"node", "of_this_firmware", b"of_this_firmware", "passed", b"passed", "present_digest", b"present_digest", "reason", b"reason", "stale", b"stale", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BaselineView: _TypeAlias = BaselineView  # noqa: Y015
+
+@_typing.final
+class BaselineProblem(_message.Message):
+    """Something that speaks against accepting a node as it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """Its stable code."""
+    subject: _builtins.str
+    """Whom it concerns: a unit, a function, a VM."""
+    text: _builtins.str
+    """What is wrong, in words."""
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "subject", b"subject", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BaselineProblem: _TypeAlias = BaselineProblem  # noqa: Y015
+
+@_typing.final
+class BaselineRow(_message.Message):
+    """One acceptance of a node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    ACCEPTED_AT_FIELD_NUMBER: _builtins.int
+    ACCEPTED_BY_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    FIRMWARE_FIELD_NUMBER: _builtins.int
+    PASSED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    AGENT_VERSION_FIELD_NUMBER: _builtins.int
+    IN_FORCE_FIELD_NUMBER: _builtins.int
+    FACTS_KEPT_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Grows with each acceptance of the node."""
+    accepted_at: _builtins.str
+    """UTC, ISO 8601."""
+    accepted_by: _builtins.str
+    """Who accepted it: a user's name or `auto:POLICY`."""
+    digest: _builtins.str
+    """Digest of its facts."""
+    reason: _builtins.str
+    """Why it was accepted on a broken host; empty where nobody forced it."""
+    agent_version: _builtins.str
+    """Version of the agent whose facts they are; empty where it was not recorded."""
+    in_force: _builtins.bool
+    """True for the one that the node is compared with now."""
+    facts_kept: _builtins.bool
+    """True while its facts are kept: those of the newest acceptance of each firmware."""
+    @_builtins.property
+    def firmware(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The firmware tuple, `part: value`."""
+
+    @_builtins.property
+    def passed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the units that passed every gate."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        accepted_at: _builtins.str = ...,
+        accepted_by: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        firmware: _abc.Iterable[_builtins.str] | None = ...,
+        passed: _abc.Iterable[_builtins.str] | None = ...,
+        reason: _builtins.str = ...,
+        agent_version: _builtins.str = ...,
+        in_force: _builtins.bool = ...,
+        facts_kept: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "accepted_by", b"accepted_by", "agent_version", b"agent_version", "digest", b"digest", "facts_kept", b"facts_kept", "firmware", b"firmware", "in_force", b"in_force", "number", b"number", "passed", b"passed", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BaselineRow: _TypeAlias = BaselineRow  # noqa: Y015
+
+@_typing.final
+class PolicySetting(_message.Message):
+    """One setting of the policy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    MEANING_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    value: _builtins.str
+    """What it is now."""
+    by: _builtins.str
+    """Who set it; empty for nobody: it is the default."""
+    at: _builtins.str
+    """When, UTC, ISO 8601; empty for never."""
+    meaning: _builtins.str
+    """What the present value means."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What it may be, the default first."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        value: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+        by: _builtins.str = ...,
+        at: _builtins.str = ...,
+        meaning: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "by", b"by", "meaning", b"meaning", "name", b"name", "value", b"value", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicySetting: _TypeAlias = PolicySetting  # noqa: Y015
+
+@_typing.final
+class IncidentFactor(_message.Message):
+    """Something that the affected nodes of an incident have in common."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PART_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
+    UNAFFECTED_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FIELD_NUMBER: _builtins.int
+    part: _builtins.str
+    """A part of the firmware tuple, `agent` or `checks`."""
+    before: _builtins.str
+    """Value at the baselines; "" where they differ, or where it did not change."""
+    after: _builtins.str
+    """Value that the affected nodes share."""
+    changed: _builtins.bool
+    """It changed on each of them since its baseline."""
+    unaffected: _builtins.int
+    """Nodes that have it and are fine: they speak against it. Absent where nobody counted."""
+    waiting: _builtins.int
+    """Nodes of the same boards that do not have it yet. Absent where nobody counted."""
+    unknown: _builtins.int
+    """Nodes that may be such peers, of which it is not known. Absent where nobody counted."""
+    def __init__(
+        self,
+        *,
+        part: _builtins.str = ...,
+        before: _builtins.str = ...,
+        after: _builtins.str = ...,
+        changed: _builtins.bool = ...,
+        unaffected: _builtins.int | None = ...,
+        waiting: _builtins.int | None = ...,
+        unknown: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_unaffected", b"_unaffected", "_unknown", b"_unknown", "_waiting", b"_waiting", "unaffected", b"unaffected", "unknown", b"unknown", "waiting", b"waiting"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_unaffected", b"_unaffected", "_unknown", b"_unknown", "_waiting", b"_waiting", "after", b"after", "before", b"before", "changed", b"changed", "part", b"part", "unaffected", b"unaffected", "unknown", b"unknown", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__unaffected: _TypeAlias = _typing.Literal["unaffected"]  # noqa: Y015
+    _WhichOneofArgType__unaffected: _TypeAlias = _typing.Literal["_unaffected", b"_unaffected"]  # noqa: Y015
+    _WhichOneofReturnType__unknown: _TypeAlias = _typing.Literal["unknown"]  # noqa: Y015
+    _WhichOneofArgType__unknown: _TypeAlias = _typing.Literal["_unknown", b"_unknown"]  # noqa: Y015
+    _WhichOneofReturnType__waiting: _TypeAlias = _typing.Literal["waiting"]  # noqa: Y015
+    _WhichOneofArgType__waiting: _TypeAlias = _typing.Literal["_waiting", b"_waiting"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__unaffected) -> _WhichOneofReturnType__unaffected | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__unknown) -> _WhichOneofReturnType__unknown | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__waiting) -> _WhichOneofReturnType__waiting | None: ...
+
+Global___IncidentFactor: _TypeAlias = IncidentFactor  # noqa: Y015
+
+@_typing.final
+class IncidentMember(_message.Message):
+    """A node that an incident affects."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    HEARD_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    VMS_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """A node's name."""
+    since: _builtins.str
+    """When it was first seen so, UTC, ISO 8601."""
+    heard: _builtins.bool
+    """False while nobody knows whether it still is so."""
+    text: _builtins.str
+    """What was seen."""
+    @_builtins.property
+    def vms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The VMs that it concerns."""
+
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        since: _builtins.str = ...,
+        heard: _builtins.bool = ...,
+        text: _builtins.str = ...,
+        vms: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heard", b"heard", "node", b"node", "since", b"since", "text", b"text", "vms", b"vms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IncidentMember: _TypeAlias = IncidentMember  # noqa: Y015
+
+@_typing.final
+class IncidentView(_message.Message):
+    """One cause, seen on one node or on many."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    OPENED_AT_FIELD_NUMBER: _builtins.int
+    CLOSED_AT_FIELD_NUMBER: _builtins.int
+    FIRST_NODE_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    PEAK_FIELD_NUMBER: _builtins.int
+    VMS_FIELD_NUMBER: _builtins.int
+    ACKED_BY_FIELD_NUMBER: _builtins.int
+    ACKED_AT_FIELD_NUMBER: _builtins.int
+    ACK_REASON_FIELD_NUMBER: _builtins.int
+    FACTORS_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    FORMER_FIELD_NUMBER: _builtins.int
+    UNAFFECTED_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """`INC-<number>`; numbers only grow."""
+    code: _builtins.str
+    """Stable upper-case name of what the nodes show."""
+    level: _builtins.str
+    """ERR or WARN."""
+    state: _builtins.str
+    """open or closed."""
+    text: _builtins.str
+    """What the first node showed."""
+    opened_at: _builtins.str
+    """UTC, ISO 8601."""
+    closed_at: _builtins.str
+    """UTC, ISO 8601; "" while it is open."""
+    first_node: _builtins.str
+    """The first affected node."""
+    nodes: _builtins.int
+    """Nodes affected now."""
+    peak: _builtins.int
+    """Most nodes that were affected at once."""
+    vms: _builtins.int
+    """VMs concerned now."""
+    acked_by: _builtins.str
+    """Who acknowledged it, "" for nobody, and again once it got worse."""
+    acked_at: _builtins.str
+    """UTC, ISO 8601."""
+    ack_reason: _builtins.str
+    """What they said."""
+    next: _builtins.str
+    """What to do next."""
+    @_builtins.property
+    def factors(self) -> _containers.RepeatedCompositeFieldContainer[Global___IncidentFactor]:
+        """What the nodes have in common, the most telling first; with one node, what changed on it."""
+
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___IncidentMember]:
+        """The affected nodes, by name; only where one incident is asked for, as all that follows."""
+
+    @_builtins.property
+    def former(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The last nodes that left it."""
+
+    @_builtins.property
+    def unaffected(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Nodes that have the first factor and are fine."""
+
+    @_builtins.property
+    def waiting(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Nodes of the same boards that do not have the first factor yet."""
+
+    @_builtins.property
+    def unknown(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Nodes that may be such peers, of which it is not known."""
+
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:
+        """Its rows of the event log, oldest first."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        code: _builtins.str = ...,
+        level: _builtins.str = ...,
+        state: _builtins.str = ...,
+        text: _builtins.str = ...,
+        opened_at: _builtins.str = ...,
+        closed_at: _builtins.str = ...,
+        first_node: _builtins.str = ...,
+        nodes: _builtins.int = ...,
+        peak: _builtins.int = ...,
+        vms: _builtins.int = ...,
+        acked_by: _builtins.str = ...,
+        acked_at: _builtins.str = ...,
+        ack_reason: _builtins.str = ...,
+        factors: _abc.Iterable[Global___IncidentFactor] | None = ...,
+        next: _builtins.str = ...,
+        members: _abc.Iterable[Global___IncidentMember] | None = ...,
+        former: _abc.Iterable[_builtins.str] | None = ...,
+        unaffected: _abc.Iterable[_builtins.str] | None = ...,
+        waiting: _abc.Iterable[_builtins.str] | None = ...,
+        unknown: _abc.Iterable[_builtins.str] | None = ...,
+        events: _abc.Iterable[Global___Event] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack_reason", b"ack_reason", "acked_at", b"acked_at", "acked_by", b"acked_by", "closed_at", b"closed_at", "code", b"code", "events", b"events", "factors", b"factors", "first_node", b"first_node", "former", b"former", "id", b"id", "level", b"level", "members", b"members", "next", b"next", "nodes", b"nodes", "opened_at", b"opened_at", "peak", b"peak", "state", b"state", "text", b"text", "unaffected", b"unaffected", "unknown", b"unknown", "vms", b"vms", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IncidentView: _TypeAlias = IncidentView  # noqa: Y015
+
+@_typing.final
+class ForecastBoard(_message.Message):
+    """What is known of the versions asked for on one board."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BOARD_FIELD_NUMBER: _builtins.int
+    BIOS_FIELD_NUMBER: _builtins.int
+    KERNEL_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    PASSED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    UNJUDGED_FIELD_NUMBER: _builtins.int
+    CODES_FIELD_NUMBER: _builtins.int
+    INCIDENTS_FIELD_NUMBER: _builtins.int
+    WEAKER_FIELD_NUMBER: _builtins.int
+    KNOWN_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    board: _builtins.str
+    """Maker and name, "" for a board that is not known."""
+    bios: _builtins.str
+    """In full; as typed where nothing like it is known, "" where not asked for."""
+    kernel: _builtins.str
+    """Likewise."""
+    outcome: _builtins.str
+    """good, bad, mixed or unknown."""
+    nodes: _builtins.int
+    """How many of the nodes asked about have this board."""
+    @_builtins.property
+    def passed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Nodes whose intended units all passed with them, now or when they were accepted."""
+
+    @_builtins.property
+    def failed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Nodes that fail with them."""
+
+    @_builtins.property
+    def unjudged(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Nodes that run them, of which neither is known."""
+
+    @_builtins.property
+    def codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the failed ones show."""
+
+    @_builtins.property
+    def incidents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The incidents that those are in."""
+
+    @_builtins.property
+    def weaker(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is known of a part of it only, or on other boards, in words."""
+
+    @_builtins.property
+    def known(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Versions that are known of this board, where the one asked for is not."""
+
+    def __init__(
+        self,
+        *,
+        board: _builtins.str = ...,
+        bios: _builtins.str = ...,
+        kernel: _builtins.str = ...,
+        outcome: _builtins.str = ...,
+        passed: _abc.Iterable[_builtins.str] | None = ...,
+        failed: _abc.Iterable[_builtins.str] | None = ...,
+        unjudged: _abc.Iterable[_builtins.str] | None = ...,
+        codes: _abc.Iterable[_builtins.str] | None = ...,
+        incidents: _abc.Iterable[_builtins.str] | None = ...,
+        weaker: _abc.Iterable[_builtins.str] | None = ...,
+        known: _abc.Iterable[_builtins.str] | None = ...,
+        nodes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bios", b"bios", "board", b"board", "codes", b"codes", "failed", b"failed", "incidents", b"incidents", "kernel", b"kernel", "known", b"known", "nodes", b"nodes", "outcome", b"outcome", "passed", b"passed", "unjudged", b"unjudged", "weaker", b"weaker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForecastBoard: _TypeAlias = ForecastBoard  # noqa: Y015
+
+@_typing.final
+class ForecastNode(_message.Message):
+    """What would happen to one node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    BOARD_FIELD_NUMBER: _builtins.int
+    BIOS_FIELD_NUMBER: _builtins.int
+    KERNEL_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    VMS_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """Its name."""
+    board: _builtins.str
+    """Maker and name of its board, "" for not known."""
+    bios: _builtins.str
+    """What it runs, "" for not known."""
+    kernel: _builtins.str
+    """Kernel release that it runs, "" for not known."""
+    outcome: _builtins.str
+    """good, bad, mixed, unknown, or there where it runs that already."""
+    why: _builtins.str
+    """What this rests on."""
+    @_builtins.property
+    def vms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """VMs with a claim there."""
+
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        board: _builtins.str = ...,
+        bios: _builtins.str = ...,
+        kernel: _builtins.str = ...,
+        outcome: _builtins.str = ...,
+        why: _builtins.str = ...,
+        vms: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bios", b"bios", "board", b"board", "kernel", b"kernel", "node", b"node", "outcome", b"outcome", "vms", b"vms", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForecastNode: _TypeAlias = ForecastNode  # noqa: Y015
+
+@_typing.final
+class ForecastMove(_message.Message):
+    """A VM that would need another home."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VM_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    STAGES_FIELD_NUMBER: _builtins.int
+    vm: _builtins.str
+    """Its name."""
+    node: _builtins.str
+    """Where it is."""
+    outcome: _builtins.str
+    """What would happen to that node: bad, or one of those that may be."""
+    to: _builtins.str
+    """Where its request fits now, "" for nowhere."""
+    why: _builtins.str
+    """Why it fits nowhere, in words."""
+    @_builtins.property
+    def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageCount]:
+        """The other nodes, by what refuses it there."""
+
+    def __init__(
+        self,
+        *,
+        vm: _builtins.str = ...,
+        node: _builtins.str = ...,
+        outcome: _builtins.str = ...,
+        to: _builtins.str = ...,
+        why: _builtins.str = ...,
+        stages: _abc.Iterable[Global___StageCount] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "outcome", b"outcome", "stages", b"stages", "to", b"to", "vm", b"vm", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForecastMove: _TypeAlias = ForecastMove  # noqa: Y015
+
+@_typing.final
+class ForecastView(_message.Message):
+    """What would happen with a BIOS or kernel."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    BIOS_FIELD_NUMBER: _builtins.int
+    KERNEL_FIELD_NUMBER: _builtins.int
+    BOARDS_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    MOVES_FIELD_NUMBER: _builtins.int
+    HEARD_FIELD_NUMBER: _builtins.int
+    UNTRIED_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
+    at: _builtins.str
+    """UTC, ISO 8601."""
+    revision: _builtins.int
+    """The store's revision."""
+    bios: _builtins.str
+    """As asked for, "" for none."""
+    kernel: _builtins.str
+    """As asked for, "" for none."""
+    heard: _builtins.int
+    """How many of the nodes were heard since the coordinator's start."""
+    untried: _builtins.int
+    """VMs beyond those in `moves`, for which no place was looked for."""
+    next: _builtins.str
+    """What to do next, "" for nothing."""
+    @_builtins.property
+    def boards(self) -> _containers.RepeatedCompositeFieldContainer[Global___ForecastBoard]:
+        """What is known, a board each, worst first."""
+
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ForecastNode]:
+        """The nodes asked about, worst first."""
+
+    @_builtins.property
+    def moves(self) -> _containers.RepeatedCompositeFieldContainer[Global___ForecastMove]:
+        """VMs that would lose their home, and then those that may."""
+
+    def __init__(
+        self,
+        *,
+        at: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        bios: _builtins.str = ...,
+        kernel: _builtins.str = ...,
+        boards: _abc.Iterable[Global___ForecastBoard] | None = ...,
+        nodes: _abc.Iterable[Global___ForecastNode] | None = ...,
+        moves: _abc.Iterable[Global___ForecastMove] | None = ...,
+        heard: _builtins.int = ...,
+        untried: _builtins.int = ...,
+        next: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "bios", b"bios", "boards", b"boards", "heard", b"heard", "kernel", b"kernel", "moves", b"moves", "next", b"next", "nodes", b"nodes", "revision", b"revision", "untried", b"untried"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForecastView: _TypeAlias = ForecastView  # noqa: Y015
+
+@_typing.final
+class HistoryAttempt(_message.Message):
+    """One reset of a function."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOLD_AT_MS_FIELD_NUMBER: _builtins.int
+    BOOT_ID_FIELD_NUMBER: _builtins.int
+    THIS_BOOT_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    DURATION_MS_FIELD_NUMBER: _builtins.int
+    told_at_ms: _builtins.int
+    """When it was written down, milliseconds since 1970 by the host's clock; absent where not known."""
+    boot_id: _builtins.str
+    """The boot in which it was tried, "" where not known."""
+    this_boot: _builtins.bool
+    """Whether that is the host's present boot, absent where not known."""
+    method: _builtins.str
+    """A `reset_method` name, vm-start, vm-cycle, or "" where the evidence does not tell."""
+    outcome: _builtins.str
+    """success, failed, wedged or unobserved."""
+    evidence: _builtins.str
+    """The line that says so."""
+    address: _builtins.str
+    """Where the function was then, "" where not known."""
+    duration_ms: _builtins.int
+    """How long it took, absent where nobody measured it."""
+    def __init__(
+        self,
+        *,
+        told_at_ms: _builtins.int | None = ...,
+        boot_id: _builtins.str = ...,
+        this_boot: _builtins.bool | None = ...,
+        method: _builtins.str = ...,
+        outcome: _builtins.str = ...,
+        evidence: _builtins.str = ...,
+        address: _builtins.str = ...,
+        duration_ms: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_duration_ms", b"_duration_ms", "_this_boot", b"_this_boot", "_told_at_ms", b"_told_at_ms", "duration_ms", b"duration_ms", "this_boot", b"this_boot", "told_at_ms", b"told_at_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duration_ms", b"_duration_ms", "_this_boot", b"_this_boot", "_told_at_ms", b"_told_at_ms", "address", b"address", "boot_id", b"boot_id", "duration_ms", b"duration_ms", "evidence", b"evidence", "method", b"method", "outcome", b"outcome", "this_boot", b"this_boot", "told_at_ms", b"told_at_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__duration_ms: _TypeAlias = _typing.Literal["duration_ms"]  # noqa: Y015
+    _WhichOneofArgType__duration_ms: _TypeAlias = _typing.Literal["_duration_ms", b"_duration_ms"]  # noqa: Y015
+    _WhichOneofReturnType__this_boot: _TypeAlias = _typing.Literal["this_boot"]  # noqa: Y015
+    _WhichOneofArgType__this_boot: _TypeAlias = _typing.Literal["_this_boot", b"_this_boot"]  # noqa: Y015
+    _WhichOneofReturnType__told_at_ms: _TypeAlias = _typing.Literal["told_at_ms"]  # noqa: Y015
+    _WhichOneofArgType__told_at_ms: _TypeAlias = _typing.Literal["_told_at_ms", b"_told_at_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__duration_ms) -> _WhichOneofReturnType__duration_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__this_boot) -> _WhichOneofReturnType__this_boot | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__told_at_ms) -> _WhichOneofReturnType__told_at_ms | None: ...
+
+Global___HistoryAttempt: _TypeAlias = HistoryAttempt  # noqa: Y015
+
+@_typing.final
+class HistoryDuration(_message.Message):
+    """How long the resets of one method took."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METHOD_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    MIN_MS_FIELD_NUMBER: _builtins.int
+    MEDIAN_MS_FIELD_NUMBER: _builtins.int
+    MAX_MS_FIELD_NUMBER: _builtins.int
+    method: _builtins.str
+    """As in HistoryAttempt."""
+    count: _builtins.int
+    """How many were measured."""
+    min_ms: _builtins.int
+    """The shortest."""
+    median_ms: _builtins.int
+    """The middle one."""
+    max_ms: _builtins.int
+    """The longest."""
+    def __init__(
+        self,
+        *,
+        method: _builtins.str = ...,
+        count: _builtins.int = ...,
+        min_ms: _builtins.int = ...,
+        median_ms: _builtins.int = ...,
+        max_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "max_ms", b"max_ms", "median_ms", b"median_ms", "method", b"method", "min_ms", b"min_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HistoryDuration: _TypeAlias = HistoryDuration  # noqa: Y015
+
+@_typing.final
+class HistoryTuple(_message.Message):
+    """The resets of a function on one firmware tuple."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRMWARE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    PRESENT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    UNOBSERVED_FIELD_NUMBER: _builtins.int
+    DURATIONS_FIELD_NUMBER: _builtins.int
+    NEWEST_FIELD_NUMBER: _builtins.int
+    firmware: _builtins.str
+    """Digest of the tuple."""
+    text: _builtins.str
+    """The tuple for people, "" where not known."""
+    present: _builtins.bool
+    """Whether it runs now."""
+    state: _builtins.str
+    """capable, proven, one-shot, probation, failing or wedged, while this tuple runs."""
+    attempts: _builtins.int
+    """All that ever were."""
+    failures: _builtins.int
+    """Of them, those that failed or wedged the function."""
+    unobserved: _builtins.int
+    """Of them, those of which nobody saw how they went."""
+    @_builtins.property
+    def durations(self) -> _containers.RepeatedCompositeFieldContainer[Global___HistoryDuration]:
+        """By method."""
+
+    @_builtins.property
+    def newest(self) -> _containers.RepeatedCompositeFieldContainer[Global___HistoryAttempt]:
+        """Those that are kept, in the order they happened."""
+
+    def __init__(
+        self,
+        *,
+        firmware: _builtins.str = ...,
+        text: _builtins.str = ...,
+        present: _builtins.bool = ...,
+        state: _builtins.str = ...,
+        attempts: _builtins.int = ...,
+        failures: _builtins.int = ...,
+        unobserved: _builtins.int = ...,
+        durations: _abc.Iterable[Global___HistoryDuration] | None = ...,
+        newest: _abc.Iterable[Global___HistoryAttempt] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "durations", b"durations", "failures", b"failures", "firmware", b"firmware", "newest", b"newest", "present", b"present", "state", b"state", "text", b"text", "unobserved", b"unobserved"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HistoryTuple: _TypeAlias = HistoryTuple  # noqa: Y015
+
+@_typing.final
+class DeviceHistory(_message.Message):
+    """All that is known of one function's resets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    GONE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
+    TUPLES_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """The host."""
+    identity: _builtins.str
+    """Who the function is."""
+    address: _builtins.str
+    """Where it is, or was when it was last told of."""
+    gone: _builtins.bool
+    """Whether it is not in the host's inventory."""
+    state: _builtins.str
+    """As in HistoryTuple, on the tuple that runs."""
+    evidence: _builtins.str
+    """The line that this rests on, "" for none."""
+    used: _builtins.bool
+    """Whether a VM has had it in this boot."""
+    @_builtins.property
+    def tuples(self) -> _containers.RepeatedCompositeFieldContainer[Global___HistoryTuple]:
+        """The tuple that runs, then the others, the newest first."""
+
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+        identity: _builtins.str = ...,
+        address: _builtins.str = ...,
+        gone: _builtins.bool = ...,
+        state: _builtins.str = ...,
+        evidence: _builtins.str = ...,
+        used: _builtins.bool = ...,
+        tuples: _abc.Iterable[Global___HistoryTuple] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "evidence", b"evidence", "gone", b"gone", "identity", b"identity", "node", b"node", "state", b"state", "tuples", b"tuples", "used", b"used"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeviceHistory: _TypeAlias = DeviceHistory  # noqa: Y015

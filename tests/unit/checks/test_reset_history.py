@@ -17,7 +17,7 @@ from tests.unit.checks.lookup import commands, find, texts
 from vfio_agent.checks.reset_history import judge
 from vfio_contract.findings import Finding, Verdict
 from vfio_contract.ledger import ResetState
-from vfio_contract.model import PciFunction, ResetEvent, ResetSummary
+from vfio_contract.model import Holder, PciFunction, ResetEvent, ResetSummary
 
 SERIAL = config_space(serial_number="00-1b-21-ff-ff-5f-12-34")
 CARD = nic("0000:01:00.0", config=SERIAL)
@@ -36,8 +36,9 @@ def row(state: ResetState, **changes: Any) -> ResetSummary:
     ("state", "verdict", "code"),
     [
         (ResetState.PROVEN, Verdict.PASS, "RESET_PROVEN"),
-        (ResetState.CLEAN, Verdict.PASS, "RESET_CLEAN"),
+        (ResetState.CAPABLE, Verdict.PASS, "RESET_CLEAN"),
         (ResetState.PROBATION, Verdict.WARN, "RESET_PROBATION"),
+        (ResetState.ONE_SHOT, Verdict.WARN, "RESET_ONE_SHOT"),
         (ResetState.FAILING, Verdict.FAIL, "RESET_FAILED"),
         (ResetState.WEDGED, Verdict.FAIL, "RESET_WEDGED"),
     ],
@@ -50,6 +51,30 @@ def test_states(state: ResetState, verdict: Verdict, code: str) -> None:
     assert judged(CARD, OTHER, address="0000:02:00.0", ledger=(row(state),)).code == "RESET_CLEAN"
 
 
+def test_what_a_place_was_told_proves_nothing_of_a_card_with_a_serial() -> None:
+    place = make_host(CARD, OTHER).identities[CARD.address].place
+    for state, code in ((ResetState.PROVEN, "RESET_CLEAN"), (ResetState.WEDGED, "RESET_WEDGED")):
+        ledger = (replace(row(state), identity=place),)
+        log = make_log("Linux version 6.12.0")
+        assert judged(CARD, OTHER, ledger=ledger, kernel_log=log).code == code
+
+
+def test_a_one_shot_device_is_spent_once_its_vm_let_go_of_it() -> None:
+    used = replace(row(ResetState.ONE_SHOT), used=True)
+    holder = Holder(path="/dev/vfio/1", pid=900, command="qemu-system-x86", vm="web")
+    assert CARD.group == 1
+    held = judged(CARD, OTHER, ledger=(used,), holders=(holder,))
+    assert (held.verdict, held.code) == (Verdict.WARN, "RESET_ONE_SHOT")
+    for holders in ((), None):
+        free = judged(CARD, OTHER, ledger=(used,), holders=holders)
+        assert (free.verdict, free.code) == (Verdict.FAIL, "RESET_SPENT")
+
+
+def test_the_word_of_an_agent_before_is_read() -> None:
+    (before,) = (replace(row(ResetState.CAPABLE), state="clean"),)
+    assert judged(CARD, OTHER, ledger=(before,)).code == "RESET_CLEAN"
+
+
 def test_no_row_and_a_whole_log_is_clean_but_not_proven() -> None:
     finding = judged(CARD)
     assert (finding.verdict, finding.code) == (Verdict.PASS, "RESET_CLEAN")
@@ -60,9 +85,9 @@ def test_no_row_and_a_whole_log_is_clean_but_not_proven() -> None:
 def test_a_lost_log_is_not_success(log: Any) -> None:
     finding = judged(CARD, kernel_log=log)
     assert (finding.verdict, finding.code) == (Verdict.WARN, "RESET_UNOBSERVED")
-    empty = row(ResetState.CLEAN, attempts=0)
+    empty = row(ResetState.CAPABLE, attempts=0)
     assert judged(CARD, OTHER, kernel_log=log, ledger=(empty,)).code == "RESET_UNOBSERVED"
-    seen = row(ResetState.CLEAN, attempts=3)
+    seen = row(ResetState.CAPABLE, attempts=3)
     assert judged(CARD, OTHER, kernel_log=log, ledger=(seen,)).code == "RESET_CLEAN"
 
 
@@ -73,7 +98,7 @@ def test_where_nobody_keeps_a_ledger_nothing_is_clean(live: bool) -> None:
     assert (finding.verdict, finding.code) == (Verdict.WARN, "RESET_UNOBSERVED")
     assert "reset ledger: there is none; only the kernel log of this boot" in texts(finding)
     assert "no attempt recorded" not in texts(finding)
-    empty = row(ResetState.CLEAN, attempts=0)
+    empty = row(ResetState.CAPABLE, attempts=0)
     other: dict[str, Any] = {"live": live, "ledger_kept": False}
     assert judged(CARD, OTHER, ledger=(empty,), **other).code == "RESET_UNOBSERVED"
     bad = row(ResetState.FAILING, failures=1)
@@ -101,7 +126,7 @@ def test_no_ledger_is_unknown() -> None:
 
 
 def test_a_state_of_a_newer_version_is_unknown() -> None:
-    unknown = ResetSummary(row(ResetState.CLEAN).identity, "melted", 1, 1, "failed", "")
+    unknown = ResetSummary(row(ResetState.CAPABLE).identity, "melted", 1, 1, "failed", "")
     assert judged(CARD, OTHER, ledger=(unknown,)).verdict is Verdict.UNKNOWN
 
 

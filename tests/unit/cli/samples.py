@@ -171,13 +171,41 @@ def cluster_status() -> ClusterStatus:
                 "ERR",
                 "GROUP_WIDENED",
                 "3 nodes",
-                "GPU now grouped with AHCI; common: BIOS F10 -> F11; 5 peers still on F10",
-                "vfioctl node show pve07",
+                "INC-7, 14:19: pve07 pve08 pve09: GPU now grouped with AHCI",
+                "vfioctl incident show INC-7",
+                count=3,
+                since="2026-11-22T14:19:00Z",
+                incident="INC-7",
+                common="common: BIOS F10 -> F11; 5 peers still on F10",
             ),
             HealthItem(
-                "ERR", "NODE_LOST", "1 node", "heard 6m04s ago; its 2 VMs may still run", ""
+                "ERR",
+                "NODE_LOST",
+                "1 node",
+                "pve12: heard 6m04s ago; its 2 VMs may still run",
+                "",
+                count=1,
+                since="2026-11-21T14:26:00Z",
             ),
-            HealthItem("WARN", "ACS_OVERRIDE", "1 node", "pve03, isolation is artificial", ""),
+            HealthItem(
+                "WARN",
+                "ACS_OVERRIDE",
+                "2 nodes",
+                "pve03 pve04: isolation is artificial",
+                "vfioctl node show pve03",
+                count=2,
+                since="2026-10-01T08:00:00Z",
+                muted="by ops until 2027-02-01: one tenant; the boards are replaced in "
+                "February, see TICKET-12",
+            ),
+            HealthItem(
+                "WARN",
+                "LINK_DOWNGRADED",
+                "1 node",
+                "pve05: x8 of x16",
+                "",
+                muted="by ann until 2026-11-22T18:32:07Z: known",
+            ),
         ),
         nodes=nodes,
         units=(UnitCount("gpu", 48, 14, 23, 2, 5, 4), UnitCount("nic", 24, 9, 13, 0, 0, 2)),
@@ -203,7 +231,7 @@ def cluster_status() -> ClusterStatus:
                 7, "2026-11-21T23:19:00Z", "vm:train-2", "VM_PLACED", "placed on pve08", "user:ops"
             ),
         ),
-        next="vfioctl node show pve07",
+        next="vfioctl incident show INC-7",
     )
 
 
@@ -310,9 +338,11 @@ def baseline(*, drifted: bool, why: str = "") -> BaselineView:
         accepted_by="user:ops",
         firmware=("BIOS: F10 01/02/2025", "kernel: 6.12.0-1-amd64", "cmdline: intel_iommu=on"),
         intended_units=(unit(1), unit(2)),
+        passed=("gpu-00000001", "gpu-00000002"),
         drift=drift() if drifted else (),
         compared=not why,
         why=why,
+        present_digest=DIGEST,
     )
 
 

@@ -96,6 +96,16 @@ def test_our_own_faults_are_unknown(serve: Callable[[Answer], str]) -> None:
     assert (stop.status, stop.message) == (3, "INTERNAL: its log says why")
 
 
+@pytest.mark.parametrize("code", [grpc.StatusCode.CANCELLED, grpc.StatusCode.RESOURCE_EXHAUSTED])
+def test_what_grpc_says_stands_behind_what_it_means(
+    code: grpc.StatusCode, serve: Callable[[Answer], str]
+) -> None:
+    stop = ask(serve(refuse(code, "Received RST_STREAM with error code 8")))
+    assert "the call broke off; a change may still have been made" in stop.message
+    assert stop.message.endswith("(Received RST_STREAM with error code 8)")
+    assert ask(serve(refuse(code, ""))).message.endswith(f"({code.name})")
+
+
 def test_an_older_coordinator_is_named_as_such(serve: Callable[[Answer], str]) -> None:
     endpoint = serve(refuse(grpc.StatusCode.INTERNAL, "not asked"))
     with client.connect(endpoint, None) as coordinator, pytest.raises(Stop) as caught:
@@ -133,7 +143,7 @@ def test_a_socket_that_nobody_serves(tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "api.sock").write_text("")
     assert run(["node", "list", "--endpoint", f"unix:{tmp_path}/api.sock"]) == 3
     said = capsys.readouterr().err
-    assert "cannot be reached" in said
+    assert said.partition(": cannot be reached: is it running? ")[1], said
     assert "vfioctl up" in said
     assert said.count("\n") == 1
 
@@ -146,11 +156,11 @@ def test_a_bundle_that_cannot_be_used_is_said_before_connecting(
     assert "ca.pem is missing" in capsys.readouterr().err
 
 
-def test_grpc_is_imported_by_the_client_alone() -> None:
+def test_grpc_is_imported_by_the_client_and_its_channel_alone() -> None:
     package = Path(client.__file__).parent
     importing = {
         path.relative_to(package).as_posix()
         for path in package.rglob("*.py")
         if "import grpc" in path.read_text() or "vfioctl.v1" in path.read_text()
     }
-    assert importing == {"client.py"}
+    assert importing == {"channel.py", "client.py"}

@@ -11,9 +11,13 @@ import pytest
 
 from tests.fakes.snapshots import make_host, nic
 from vfio_agent.inspect import inspect_host
+from vfio_agent.vmconf.mapping import parse_mappings
+from vfio_agent.vmconf.proxmox import parse_proxmox
 from vfio_cli.comparison import compare_evidence
 from vfio_cli.main import run
+from vfio_contract.artifact import encode_artifact
 from vfio_contract.host import Host
+from vfio_contract.model import NO_GROUP
 
 HOSTS = Path(__file__).resolve().parents[2] / "data" / "hosts"
 F10, F11 = str(HOSTS / "gpubox-f10.tar.gz"), str(HOSTS / "gpubox-f11.tar.gz")
@@ -202,3 +206,78 @@ def test_the_document_says_how_devices_were_matched(
     document = json.loads(capsys.readouterr().out)
     assert document["unmatched"] == 0
     assert len(document["notes"]) == 1
+
+
+def test_two_machines_and_a_side_without_groups_are_said(tmp_path: Path, capsys: Captured) -> None:
+    snapshot = inspect_host(F10).snapshot
+    facts = snapshot.facts
+    other = replace(facts.firmware, product_uuid=None, board_name="Other board")
+    functions = tuple(replace(f, group=NO_GROUP) for f in facts.functions or ())
+    changed = replace(facts, firmware=other, functions=functions, groups=())
+    target = tmp_path / "other.json"
+    target.write_bytes(encode_artifact(replace(snapshot, facts=changed)))
+    _, text = compare_files(F10, str(target), capsys)
+    flat = " ".join(text.split())
+    assert "the two sides are different machines: board" in flat
+    assert "AFTER has no IOMMU group at all" in flat
+    _, text = compare_files(F10, F11, capsys)
+    assert "MATCHED" not in text
+
+
+# --- what to edit --------------------------------------------------------------------------------
+
+VM_101 = "name: render\nhostpci0: 01:00,pcie=1\nhostpci1: 0000:03:00\n"
+MAPPINGS = "disk\n\tmap id=1b36:0010,iommugroup={group},node={node},path=0000:02:00.0\n"
+
+
+def with_vms(root: str, target: Path) -> str:
+    """The captured host, with a VM and a mapping that name its devices as they were under F10."""
+    f10, snapshot = inspect_host(F10).host, inspect_host(root).snapshot
+    group = next(f.group for f in f10.functions if f.address == "0000:02:00.0")
+    source = "/etc/pve/qemu-server/101.conf"
+    facts = replace(
+        snapshot.facts,
+        vms=(parse_proxmox(VM_101, name="101", source=source),),
+        mappings=parse_mappings(
+            MAPPINGS.format(group=group, node=snapshot.facts.host),
+            source="/etc/pve/mapping/pci.cfg",
+        ),
+    )
+    target.write_bytes(encode_artifact(replace(snapshot, facts=facts)))
+    return str(target)
+
+
+def test_the_lines_of_vms_and_mappings_to_edit_are_listed(tmp_path: Path, capsys: Captured) -> None:
+    before = with_vms(F10, tmp_path / "f10.json")
+    after = with_vms(F11, tmp_path / "f11.json")
+    status, text = compare_files(before, after, capsys)
+    assert status == 2
+    for moved in ("01:00.0 -> 0000:04:00.0", "02:00.0 -> 0000:05:00.0", "03:00.1 -> 0000:06:00.1"):
+        assert moved in text
+    flat = " ".join(text.split())
+    assert "EDIT 3 lines that mean another device now" in flat
+    assert "/etc/pve/qemu-server/101.conf:2 hostpci0: 01:00 -> 04:00" in flat
+    assert "/etc/pve/qemu-server/101.conf:3 hostpci1: 0000:03:00 -> 0000:06:00" in flat
+    assert "path=0000:02:00.0 -> 0000:05:00.0, iommugroup=" in flat
+    run(["diff", before, after, "-o", "json"])
+    document = json.loads(capsys.readouterr().out)
+    assert [row["code"] for row in document["stale"]] == [
+        "MAPPING_STALE",
+        "VM_ADDRESS_STALE",
+        "VM_ADDRESS_STALE",
+    ]
+    run(["diff", before, before, "-o", "json"])
+    assert json.loads(capsys.readouterr().out)["stale"] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([F10], "give BEFORE and AFTER"),
+        ([F10, F11, "--node", "pve01"], "--node pve01 needs --baseline"),
+        (["--baseline", F10, F11], "--baseline is BEFORE"),
+    ],
+)
+def test_which_sides_are_meant_must_be_said(words: list[str], said: str, capsys: Captured) -> None:
+    assert run(["diff", *words]) == 64
+    assert said in capsys.readouterr().err

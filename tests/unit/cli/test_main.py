@@ -21,6 +21,7 @@ MAP = {
     "check",
     "device list",
     "device show",
+    "device history",
     "collect",
     "diff",
     "diagnose",
@@ -32,6 +33,7 @@ MAP = {
     "coordinator run",
     "status",
     "events",
+    "forecast",
     "device bind",
     "device unbind",
     "device reset-test",
@@ -39,6 +41,7 @@ MAP = {
     "node show",
     "node cordon",
     "node uncordon",
+    "node revalidate",
     "vm place",
     "vm claim",
     "vm release",
@@ -47,6 +50,15 @@ MAP = {
     "vm lint",
     "baseline show",
     "baseline accept",
+    "baseline history",
+    "incident list",
+    "incident show",
+    "incident ack",
+    "mute add",
+    "mute list",
+    "mute remove",
+    "policy set",
+    "policy show",
     "risk accept",
     "risk list",
     "risk revoke",
@@ -138,7 +150,7 @@ def test_the_map_by_section_fits_and_tells_each_purpose(
 
 
 @pytest.mark.parametrize(
-    "group", ["device", "node", "vm", "baseline", "risk", "agent", "coordinator"]
+    "group", ["device", "node", "vm", "baseline", "policy", "risk", "agent", "coordinator"]
 )
 def test_the_purposes_in_a_group_are_whole(group: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([group, "--help"]) == 0

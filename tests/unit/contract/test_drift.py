@@ -10,7 +10,7 @@ from tests.fakes.snapshots import bridge, make_facts, nic, nvme
 from tests.fakes.snapshots import make_host as build
 from vfio_contract.drift import Change, compare
 from vfio_contract.host import Host
-from vfio_contract.model import PciFunction
+from vfio_contract.model import NO_GROUP, PciFunction
 
 
 def make_host(*, functions: tuple[PciFunction, ...], bios_version: str | None = "F10") -> Host:
@@ -104,6 +104,17 @@ def test_cleared_acs_bits_on_a_hop_are_harm() -> None:
     assert _codes(changes) == [("ACS_CLEARED", "0000:00:02.0", "")]
 
 
+def test_acs_bits_that_an_inactive_iommu_never_set_are_not_cleared() -> None:
+    rows = _rows()
+    hop = rows[0]
+    assert hop.config is not None
+    assert hop.config.acs is not None
+    cleared = replace(hop, config=replace(hop.config, acs=replace(hop.config.acs, control=0x00)))
+    off = tuple(replace(f, group=NO_GROUP) for f in (cleared, *rows[1:]))
+    changes = compare(make_host(functions=rows), make_host(functions=off))
+    assert "ACS_CLEARED" not in {change.code for change in changes}
+
+
 def test_firmware_parts_that_one_side_does_not_know_are_not_changes() -> None:
     before = make_host(functions=_rows(), bios_version="F10")
     unknown = make_host(functions=_rows(), bios_version=None)
@@ -117,10 +128,13 @@ def test_identity_read_with_and_without_privilege_is_the_same_device() -> None:
     rows = _rows()
     target = rows[2]
     assert target.config is not None
-    serial = replace(target, config=replace(target.config, serial_number="a0-36-9f-ff-ff-12-34-56"))
-    assert (
-        compare(make_host(functions=rows), make_host(functions=(*rows[:2], serial, rows[3]))) == ()
-    )
+    blind = replace(target, config=replace(target.config, length=256, extended=None))
+    number = "a0-36-9f-ff-ff-12-34-56"
+    serial = replace(target, config=replace(target.config, extended=(0x03,), serial_number=number))
+    without, with_it = (make_host(functions=(*rows[:2], one, rows[3])) for one in (blind, serial))
+    assert with_it.identities[target.address].method == "dsn"
+    assert compare(without, with_it) == ()
+    assert compare(with_it, without) == ()
 
 
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 0xFF))

@@ -29,13 +29,14 @@ from vfio_coordinator.state.events import (
     CordonRequested,
     Heartbeat,
     PlaceRequested,
+    PolicySetRequested,
     ReleaseRequested,
     RiskRevokeRequested,
     UncordonRequested,
 )
 from vfio_coordinator.state.model import Limits, Presence
 from vfio_coordinator.state.presence import is_fresh, presence_of
-from vfio_coordinator.state.records import Claim, UnitRecord
+from vfio_coordinator.state.records import BaselineRecord, Claim, UnitRecord
 
 NAMES = ("pve01", "pve02", "pve03")
 VMS = ("vm1", "vm2", "vm3")
@@ -88,12 +89,13 @@ class Chaos(RuleBasedStateMachine):
         hardware=st.sampled_from(sorted(HARDWARE)),
         boot=st.integers(0, 3),
         clean=st.booleans(),
+        bios=st.sampled_from(("F10", "F10", "F11")),
     )
-    def join(self, name: str, hardware: str, boot: int, clean: bool) -> None:
+    def join(self, name: str, hardware: str, boot: int, clean: bool, bios: str) -> None:
         agent = self.agents.setdefault(name, Agent(name, snapshot(*cards(2))))
         if clean:
             self.cluster.close(agent)  # else an earlier boot is taken for a copy
-        agent.snapshot = snapshot(*HARDWARE[hardware], boot=boot)
+        agent.snapshot = snapshot(*HARDWARE[hardware], boot=boot, bios=bios)
         self.cluster.hello(agent)
         self.cluster.inventory(agent)
         self.cluster.observe(agent)
@@ -176,9 +178,17 @@ class Chaos(RuleBasedStateMachine):
         self.cordoned.discard(name)
         self.ask("uncordon", lambda t: UncordonRequested(ticket=t, node=name, actor="ann"))
 
-    @rule(name=names)
-    def accept(self, name: str) -> None:
-        self.ask("accept", lambda t: BaselineAcceptRequested(ticket=t, node=name, actor="ann"))
+    @rule(name=names, force=st.booleans())
+    def accept(self, name: str, force: bool) -> None:
+        event = BaselineAcceptRequested(
+            ticket=0, node=name, actor="ann", force=force, reason="chaos" if force else ""
+        )
+        self.ask("accept", lambda t: replace(event, ticket=t))
+
+    @rule(value=st.sampled_from(("auto", "person")))
+    def set_policy(self, value: str) -> None:
+        changes = (("baseline", value),)
+        self.ask("policy", lambda t: PolicySetRequested(ticket=t, changes=changes, actor="root"))
 
     @rule(name=names, until=st.sampled_from(("1h", "2d")))
     def accept_risk(self, name: str, until: str) -> None:
@@ -253,6 +263,26 @@ class Chaos(RuleBasedStateMachine):
                 claim = self.cluster.state.claims.get((vm, generation))
                 if claim is not None and claim.claim.risks:
                     assert live.get(claim.claim.node), row
+
+    @invariant()
+    def the_store_has_whole_histories(self) -> None:
+        """At every commit, whatever waits: a process that starts now reads one history a node."""
+        rows = [
+            decode(BaselineRecord, item.value) for item in self.cluster.store.range(keys.BASELINES)
+        ]
+        wanted = {
+            keys.chunk_key(row.node, row.digest, number)
+            for row in rows
+            for number in range(row.chunks)
+        }
+        assert wanted == {item.key for item in self.cluster.store.range(keys.CHUNKS)}
+        for row in rows:
+            if row.policy:
+                assert (row.accepted_by, row.reason) == ("auto:POLICY", "")
+        if not self.cluster.queue:
+            shown = {name: node.baselines for name, node in self.cluster.state.nodes.items()}
+            kept = {(name, b.record.number): b.record for name, bs in shown.items() for b in bs}
+            assert kept == {(row.node, row.number): row for row in rows}
 
     @invariant()
     def nobody_elses_cordon_is_lifted(self) -> None:

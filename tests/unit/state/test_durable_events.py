@@ -22,10 +22,11 @@ from vfio_contract.durable import (
     Spooled,
 )
 from vfio_contract.errors import ErrorCode
+from vfio_contract.ledger import KEPT_ATTEMPTS
 from vfio_contract.views import Event as LogRow
 from vfio_coordinator.state import keys, report
 from vfio_coordinator.state.effects import CloseSession, Effect, HoldEvents, WantRescan
-from vfio_coordinator.state.event_batch import KEPT_ATTEMPTS, KEPT_HISTORIES
+from vfio_coordinator.state.event_batch import KEPT_HISTORIES
 from vfio_coordinator.state.events import EventsReceived, JournalReported, Tick
 from vfio_coordinator.state.health import find_health
 from vfio_coordinator.state.model import Limits

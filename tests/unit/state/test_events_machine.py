@@ -109,18 +109,16 @@ class Exchange(RuleBasedStateMachine):
         self.reserved.append((self.journal.state_id, reservation))
 
     @precondition(lambda self: self.reserved)
-    @rule(done=st.booleans())
-    def end_action(self, done: bool) -> None:
+    @rule()
+    def end_action(self) -> None:
         state_id, reservation = self.reserved.pop(0)
         if (
             state_id != self.journal.state_id
             or reservation not in self.journal.spool.reservations()
         ):
             return  # of a file that is not in use now
-        if not done:
-            self.journal.spool.cancel(reservation)
-            return
-        self.journal.spool.fulfil(reservation, ended(self.next))  # it always fits
+        with self.journal.spool.ending(ended(self.next), reservation):
+            pass  # it always fits
         self.appended.append(self.next)
         self.critical.add(self.next)
         self.next += 1

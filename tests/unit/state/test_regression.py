@@ -20,6 +20,15 @@ def test_a_regression_cordons_and_lifts() -> None:
     assert cluster.view("pve01").state == "ready"
 
 
+def test_a_one_shot_device_that_was_used_is_as_expected() -> None:
+    cluster, one = accepted(*cards(2))
+    one.replaced = {("reset-history", "function:0000:01:00.0"): (Verdict.FAIL, "RESET_SPENT")}
+    cluster.observe(one)
+    view = cluster.view("pve01")
+    assert (view.state, view.units_free) == ("ready", 1)
+    assert [unit.state for unit in view.units] == ["unfit", "free"]
+
+
 def test_unknown_is_no_regression_and_not_healthy() -> None:
     cluster, one = accepted(*cards(2))
     one.replaced = {("reset-history", "function:0000:01:00.0"): (Verdict.UNKNOWN, "X_UNKNOWN")}

@@ -16,6 +16,7 @@ from vfio_contract.findings import Verdict
 from vfio_contract.model import Holder
 from vfio_contract.views import Decision, HealthItem, NodeView, VmView
 from vfio_coordinator.state import report
+from vfio_coordinator.state.baseline_report import baseline_view
 from vfio_coordinator.state.model import Limits
 from vfio_coordinator.state.risk_report import decision_text
 
@@ -143,25 +144,25 @@ def test_the_evidence_of_one_node_never_stands_as_that_of_several() -> None:
         one.replaced = {key: (Verdict.FAIL, "RESET_WEDGED")}
         cluster.join(one)
     (item,) = status_of(cluster)[2]
-    assert item.text == "pve01 pve02 pve03; pve01: 0000:02:00.0"
+    assert item.text == "INC-1, 00:16: pve01 pve02 pve03; pve01: 0000:02:00.0"
     cluster.close(one)
     cluster.join(agent("pve01"))
     cluster.join(one)
     (item,) = status_of(cluster)[2]
-    assert item.text == "pve02 pve03: 0000:01:00.0"
+    assert item.text == "INC-1, 00:16: pve02 pve03: 0000:01:00.0"
 
 
 def test_a_baseline_is_compared_with_evidence_of_now_only() -> None:
     cluster, one = accepted(*cards(2))
-    view = report.baseline_view(cluster.state, "pve01")
+    view = baseline_view(cluster.state, "pve01")
     assert (view.compared, view.why, view.drift) == (True, "", ())
     reboot(cluster, one, *cards(2), bios="F11")
     cluster.close(one)
-    view = report.baseline_view(cluster.state, "pve01")
+    view = baseline_view(cluster.state, "pve01")
     assert (view.compared, [d.code for d in view.drift]) == (False, ["FIRMWARE_CHANGED"])
     assert view.why.startswith("heard ")
     cluster.restart()
-    view = report.baseline_view(cluster.state, "pve01")
+    view = baseline_view(cluster.state, "pve01")
     assert (view.compared, view.drift) == (False, ())
     assert view.why == "not heard since the coordinator's start"
 
@@ -276,7 +277,7 @@ def test_questions_about_nothing() -> None:
     cluster = Cluster()
     cluster.join(agent("pve01"))
     with pytest.raises(ClusterError) as refused:
-        report.baseline_view(cluster.state, "pve01")
+        baseline_view(cluster.state, "pve01")
     assert refused.value.code is ErrorCode.NO_BASELINE
     with pytest.raises(ClusterError) as refused:
         report.explain(cluster.state, "vm1", cluster.now)

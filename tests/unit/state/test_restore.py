@@ -11,7 +11,7 @@ from vfio_contract.ledger import ResetState
 from vfio_contract.model import ResetSummary
 from vfio_contract.views import BaselineView, Decision, NodeView, Placement
 from vfio_coordinator.state import keys, report
-from vfio_coordinator.state.baseline import split_chunks
+from vfio_coordinator.state.baseline_history import split_chunks
 from vfio_coordinator.state.bootstrap import open_cluster
 from vfio_coordinator.state.effects import Failure, RefuseSession, Reply
 from vfio_coordinator.state.events import NodeHello, Now, PlaceRequested, Tick
@@ -216,10 +216,10 @@ def test_the_coordinators_copy_gates_when_the_agent_forgot() -> None:
 def test_what_the_agent_knows_better_replaces_the_copy() -> None:
     cluster = Cluster()
     wedged(cluster)
-    wedged(cluster, attempts=3, state=ResetState.CLEAN)
+    wedged(cluster, attempts=3, state=ResetState.CAPABLE)
     assert [u.state for u in cluster.view("pve01").units] == ["free"]
     rows = len(store_text(cluster.store, keys.EVENTS))
-    wedged(cluster, attempts=3, state=ResetState.CLEAN)
+    wedged(cluster, attempts=3, state=ResetState.CAPABLE)
     assert len(store_text(cluster.store, keys.EVENTS)) == rows
 
 

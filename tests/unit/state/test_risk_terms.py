@@ -77,12 +77,12 @@ def test_an_end_is_a_day_to_its_last_second_or_a_duration(text: str, end: str) -
         ("99999w", "at most 731"),
         ("99999h", "at most 731"),
         ("9999-12-31", "at most 731"),
-        ("2028-11-23", "so that somebody looks at the risk again"),
+        ("2028-11-23", "so that somebody looks at it again"),
     ],
 )
 def test_an_end_that_is_none_says_so_and_what_to_write(text: str, words: str) -> None:
     detail = problem(lambda: read_end(text, now_utc=NOW))
-    assert detail.startswith("until: ")
+    assert detail.startswith("end: ")
     assert words in detail
 
 

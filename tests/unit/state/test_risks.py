@@ -186,8 +186,8 @@ def test_a_decision_may_come_before_the_risk_is_seen() -> None:
         ({"code": "GROUP_DIRTY"}, ErrorCode.BAD_REQUEST, "code: 'GROUP_DIRTY'"),
         ({"reason": " "}, ErrorCode.BAD_REQUEST, "reason: it is empty"),
         ({"reason": "a\x1b"}, ErrorCode.BAD_REQUEST, "reason: it holds control"),
-        ({"until": "forever"}, ErrorCode.BAD_REQUEST, "until: 'forever'"),
-        ({"until": "2026-11-21"}, ErrorCode.BAD_REQUEST, "until: '2026-11-21' is not after"),
+        ({"until": "forever"}, ErrorCode.BAD_REQUEST, "end: 'forever'"),
+        ({"until": "2026-11-21"}, ErrorCode.BAD_REQUEST, "end: '2026-11-21' is not after"),
     ],
 )
 def test_what_is_no_decision_is_refused_and_changes_nothing(

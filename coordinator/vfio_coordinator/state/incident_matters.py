@@ -1,0 +1,161 @@
+"""What of a node's conditions makes an incident, and what had changed on the node before.
+
+Of all conditions those matter that somebody must act on: harm, holds that wait for a person, reset
+histories that refuse, and silence. A finding that was there at the baseline too, or that merely
+follows from such a cause, makes none: health tells it. Silence is a matter of its own, of which
+nothing on the host is suspected: what a node said before it fell silent proves nothing about why.
+Pure over one node; nothing here decides what belongs together.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from hashlib import sha256
+
+from vfio_contract import codes
+from vfio_coordinator.state.cohorts import AGENT, CHECKS
+from vfio_coordinator.state.conditions import CHANGED, ERR, WARN, Condition, conditions_of
+from vfio_coordinator.state.incident_records import Suspect
+from vfio_coordinator.state.judge import claims_on
+from vfio_coordinator.state.model import Judgement, Node, Presence, State
+
+SILENCE = frozenset(
+    {
+        codes.NODE_LOST.name,
+        codes.HOSTD_AWAY.name,
+        codes.JOURNAL_FAILED.name,
+        codes.SPOOL_FULL.name,
+    }
+)
+"""What says that we do not see enough, not what is wrong with the host's passthrough."""
+
+_PASSING = frozenset({codes.REVALIDATING.name, codes.EVENTS_LOST.name})
+"""Holds that end by themselves."""
+
+_RESETS = frozenset({"RESET_FAILED", "RESET_WEDGED"})
+"""What the reset-history check says of a device that must not be given away."""
+
+MAX_TEXT = 200
+"""Characters of what was seen, in a record; the node itself says all of it."""
+
+MAX_VALUE = 200
+"""Bytes of a suspect's value as a record holds it; a longer one stands as its digest. A control
+character is six there."""
+
+_DIGEST = "sha256:"
+
+_MAX_VMS = 32
+"""VMs in one node's record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matter:
+    """What a node shows under one code."""
+
+    level: str
+    text: str
+
+
+def matters_of(state: State, node: Node) -> dict[str, Matter]:
+    """By code, what makes incidents on this node as far as is known now.
+
+    What rests on evidence is there only while the evidence is fresh.
+    """
+    judgement = node.judgement
+    if judgement is None:
+        return {}
+    waits = {hold.code for hold in judgement.holds} - _PASSING
+    lifted = _lifted(node, judgement) - waits
+    found: dict[str, Matter] = {}
+    for condition in conditions_of(node):
+        known = found.get(condition.code)
+        over = condition.rank == CHANGED and condition.code in lifted
+        if over or not _matters(condition, waits) or (known is not None and known.level == ERR):
+            continue
+        vouched = judgement.fresh or condition.code in SILENCE
+        if vouched and (known is None or condition.level == ERR):
+            found[condition.code] = Matter(condition.level, _lasting(condition)[:MAX_TEXT])
+    intake = state.intakes.get(node.name)
+    if intake is not None and intake.status.code in SILENCE:
+        found.setdefault(intake.status.code, Matter(ERR, intake.status.text[:MAX_TEXT]))
+    return found
+
+
+def _lifted(node: Node, judgement: Judgement) -> set[str]:
+    """Codes of cordons whose causes are gone: they are being lifted and say nothing of now."""
+    cordons = node.admin.cordons if node.admin is not None else ()
+    own = {cordon.code for cordon in cordons if cordon.owner.startswith("auto:")}
+    return own - {cause.code for cause in judgement.causes} if judgement.fresh else set()
+
+
+def _lasting(condition: Condition) -> str:
+    """What was seen, in words that stay true: a record is read much later."""
+    if condition.code != codes.NODE_LOST.name:
+        return condition.text
+    _, mark, rest = condition.text.partition("; ")
+    return f"its agent is silent{mark}{rest}"
+
+
+def _matters(condition: Condition, waits: set[str]) -> bool:
+    if condition.code in _RESETS or condition.code in SILENCE:
+        return True
+    if condition.rank != CHANGED:
+        return False
+    return condition.level == ERR or (condition.level == WARN and condition.code in waits)
+
+
+def can_tell(judgement: Judgement, code: str) -> bool:
+    """True where the node's not showing this code now proves that it is over."""
+    if code == codes.NODE_LOST.name:
+        return judgement.presence is Presence.HEARD
+    return judgement.fresh
+
+
+def suspects_of(node: Node, code: str) -> tuple[Suspect, ...]:
+    """What changed on the node since its baseline in force; () where nothing did, where that is
+    not known, and for silence. In the order of the firmware tuple, versions of ours last."""
+    baseline = node.baseline
+    if baseline is None or code in SILENCE:
+        return ()
+    found = {
+        d.change.detail: (d.change.before, d.change.after)
+        for d in node.drift
+        if d.change.code == codes.FIRMWARE_CHANGED.name
+    }
+    known, session, observation = baseline.record, node.session, node.observation
+    if session is not None and known.agent_version not in ("", session.agent_version):
+        found[AGENT] = (known.agent_version, session.agent_version)
+    if observation is not None and known.checks_version != observation.checks_version:
+        found[CHECKS] = (known.checks_version, observation.checks_version)
+    return tuple(
+        Suspect(part, shorten(before), shorten(after)) for part, (before, after) in found.items()
+    )
+
+
+def shorten(value: str) -> str:
+    """A value as suspects hold it: a host may say anything, at any length."""
+    if len(value) <= MAX_VALUE and len(json.dumps(value)) <= MAX_VALUE + 2:  # its quotes
+        return value
+    return _DIGEST + sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+
+
+def is_shortened(value: str) -> bool:
+    """True where only the digest of a value is kept."""
+    return value.startswith(_DIGEST)
+
+
+def vms_of(state: State, node: Node, code: str) -> tuple[str, ...]:
+    """The VMs with a claim on the node that the code concerns, all of them for silence; and the
+    host's own whose configuration is to be edited."""
+    judgement = node.judgement
+    if judgement is None or not (node.held or node.stale):
+        return ()
+    if code in SILENCE:
+        found = {claim.vm for claim in claims_on(state, node.name)}
+    else:
+        found = {vm for cause in judgement.causes if cause.code == code for vm in cause.vms}
+        found |= {vm for vm, why in judgement.at_risk if why.startswith(f"{code}: ")}
+        lines = (line for line in node.stale if line.code == code)
+        found |= {line.owner[3:] for line in lines if line.owner.startswith("vm ")}
+    return tuple(sorted(found)[:_MAX_VMS])
