@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,10 +52,9 @@ class Answer:
 class Cluster:
     """A running coordinator with its state in `folder`."""
 
-    def __init__(self, folder: Path, coordinator: Coordinator, port: int) -> None:
+    def __init__(self, folder: Path, server: _Server) -> None:
         self._folder = folder
-        self._coordinator = coordinator
-        self._port = port
+        self._server = server
         self._logs: dict[str, list[Path]] = {}
 
     def join(self, guest: Guest, node: str) -> None:
@@ -67,7 +67,7 @@ class Cluster:
         guest.call(
             "agent.start",
             node=node,
-            endpoint=f"{HOST_INSIDE}:{self._port}",
+            endpoint=f"{HOST_INSIDE}:{self._server.port}",
             bundle=f"{guest.out_inside}/bundle",
             journal=f"{guest.out_inside}/journal-before" if journal.is_dir() else "",
             log=f"{guest.out_inside}/agent.log",
@@ -102,11 +102,16 @@ class Cluster:
 
     def ask(self) -> Coordinator:
         """The command line's own client."""
-        return self._coordinator
+        return self._server.client
+
+    def kill_and_start_again(self) -> None:
+        """Kill the coordinator as no shutdown does; the next one has its state and its port."""
+        self._server.kill()
+        self._server.start()
 
     def place(self, vm: str, kind: str, *, node: str = "", dry_run: bool = False) -> Decision:
         """Ask for one device of a kind, anywhere or on this node."""
-        return self._coordinator.place(
+        return self.ask().place(
             PlaceRequest(
                 vm=vm,
                 devices=(DeviceRequest(kind, "", 1),),
@@ -121,7 +126,7 @@ class Cluster:
 
     def events(self) -> tuple[Event, ...]:
         """The whole event log, oldest first."""
-        events, last = self._coordinator.list_events(after_seq=0, limit=500, node="")
+        events, last = self.ask().list_events(after_seq=0, limit=500, node="")
         assert len(events) == last, f"{len(events)} of {last} events"
         return events
 
@@ -147,7 +152,7 @@ class Cluster:
 
     def _show(self, node: str) -> NodeView | None:
         try:
-            return self._coordinator.show_node(node)
+            return self.ask().show_node(node)
         except Stop as stop:
             if stop.code != ErrorCode.UNKNOWN_NODE:
                 raise
@@ -157,32 +162,70 @@ class Cluster:
         return self._folder.with_name(f"{self._folder.name}-journals") / node
 
 
+class _Server:
+    """The coordinator's process, started as often as a test asks."""
+
+    def __init__(self, folder: Path, nodes: Sequence[str]) -> None:
+        self.port = 0
+        self._folder = folder
+        self._log = folder.with_name(f"{folder.name}.log")
+        self._argv = [sys.executable, "-m", "vfio_coordinator", "--state", str(folder)]
+        self._argv += ["--name", HOST_INSIDE]
+        self._argv += [word for node in nodes for word in ("--node", node)]
+        self._started: ExitStack | None = None
+
+    @property
+    def client(self) -> Coordinator:
+        return self._client
+
+    def start(self) -> None:
+        """LabError with its log if it does not serve. Its end is the warden's affair, as a
+        machine's is."""
+        argv = [*self._argv, "--listen", f"127.0.0.1:{self.port}"]
+        with ExitStack() as stack:
+            output = stack.enter_context(self._log.open("wb"))
+            self._warden = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(WARDEN), str(COORDINATOR_LIMIT_S), *argv],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+            stack.callback(self._end)
+            self.port = _await_port(self._folder / ENDPOINT_FILE, self._warden, self._log)
+            socket = f"unix:{self._folder / 'api.sock'}"
+            self._client = stack.enter_context(connect(socket, None))
+            self._started = stack.pop_all()
+
+    def kill(self) -> None:
+        """SIGKILL; what it had not made durable is lost."""
+        warden = self._warden.pid
+        for pid in Path(f"/proc/{warden}/task/{warden}/children").read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+        self._warden.wait(START_LIMIT_S)
+        self.close()
+
+    def close(self) -> None:
+        if self._started is not None:
+            self._started.close()
+
+    def _end(self) -> None:
+        with self._warden as warden:  # closes its standard input, and waits
+            warden.terminate()
+
+
 @contextmanager
 def serving(folder: Path, *nodes: str) -> Iterator[Cluster]:
     """A coordinator with certificates for these nodes; LabError with its log if it does not start.
 
     `folder` must have a short path: a Unix socket is made there.
     """
-    log = folder.with_name(f"{folder.name}.log")
-    argv = [sys.executable, "-m", "vfio_coordinator", "--state", str(folder)]
-    argv += ["--listen", "127.0.0.1:0", "--name", HOST_INSIDE]
-    argv += [word for node in nodes for word in ("--node", node)]
-    with log.open("wb") as output:
-        # Its end is the warden's affair, as a machine's is.
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(WARDEN), str(COORDINATOR_LIMIT_S), *argv],
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+    server = _Server(folder, nodes)
+    server.start()
     try:
-        port = _await_port(folder / ENDPOINT_FILE, process, log)
-        with connect(f"unix:{folder / 'api.sock'}", None) as coordinator:
-            yield Cluster(folder, coordinator, port)
+        yield Cluster(folder, server)
     finally:
-        with process:  # closes its standard input, and waits
-            process.terminate()
+        server.close()
 
 
 def _await_port(told: Path, process: subprocess.Popen[bytes], log: Path) -> int:

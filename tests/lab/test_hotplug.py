@@ -19,7 +19,7 @@ from tests.lab.harness import scenarios
 from tests.lab.harness.machine import Guest
 from tests.lab.observation import Observation, Row, check, observe
 from tests.lab.prediction import Report
-from vfio_contract.views import Event, NodeView, VmView
+from vfio_contract.views import BaselineView, Event, NodeView, VmView
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1500)]
 
@@ -214,7 +214,7 @@ def told(guest: Guest, story: Story, cluster: Cluster) -> Told:
     """The machine of the story, whose slots are empty again."""
     cluster.join(guest, NODE)
     cluster.until_state(NODE, "ready")
-    cluster.ask().accept_baseline(NODE)
+    assert isinstance(cluster.ask().accept_baseline(NODE), BaselineView)
     empty = cluster.until_state(NODE, "ready")
 
     # vfio-pci takes drives of this id by itself: they are meant for VMs from the first look on.

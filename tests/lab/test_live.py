@@ -19,15 +19,18 @@ from tests.lab.conftest import Boot
 from tests.lab.harness import scenarios
 from tests.lab.harness.machine import Guest
 from tests.lab.watching import EventWatch, StatusWatch, following_events, watching_status
-from vfio_contract.views import Event
+from vfio_contract.views import BaselineView, Event, NodeView
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
 NODE = "livebox"
 # No look by the clock comes into it; the longest that hostd lets itself be told.
 SELDOM_S = 600
+# What nobody is told of, a register for one, is found by the clock.
+OFTEN_S = 20
 NIC, NVME, IGB = "0000:01:00.0", "0000:02:00.0", "0000:03:00.0"
 VFS = ("0000:03:10.0", "0000:03:10.2")
+NIC_PORT = "0000:00:02.0"
 # What happens to the host is an event of one of these codes; the others are the coordinator's own.
 CODES = {
     *("DEVICE_ADDED", "DEVICE_REMOVED", "BINDING_CHANGED", "HOLDER_CHANGED", "KERNEL_LINE"),
@@ -77,7 +80,7 @@ def live(boot: Boot, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]
         asleep = guest.call("asleep.power", address=NVME)
         cluster.join(guest, NODE)
         cluster.until_state(NODE, "ready")
-        cluster.ask().accept_baseline(NODE)
+        assert isinstance(cluster.ask().accept_baseline(NODE), BaselineView)
         cluster.until_state(NODE, "ready")
         guest.call("agent.look_seldom", interval_s=SELDOM_S)
         with watching_status(cluster) as screen, following_events(cluster) as events:
@@ -137,7 +140,8 @@ def test_a_line_written_while_hostd_was_dead_is_told_once_it_is_back(live: Live)
 
     live.guest.call("agent.start_again", which="hostd")
     live.see("KERNEL_LINE", told, NVME)
-    live.screen.until_so(lambda text: "HOSTD_AWAY" not in text, what="hostd is back")
+    # Its absence is still among what was told last.
+    live.screen.until_so(lambda text: "HOSTD_AWAY" not in health_of(text), what="hostd is back")
 
 
 def test_a_holder_that_goes_while_nobody_can_tell_is_told_of_later(live: Live) -> None:
@@ -148,6 +152,8 @@ def test_a_holder_that_goes_while_nobody_can_tell_is_told_of_later(live: Live) -
 
     live.guest.call("agent.start_again", which="network")
     live.see("HOLDER_CHANGED", f"qemu-system-x86 ({holder}) let go of it", NIC)
+    # How its start went, or that nobody could tell.
+    live.told.append(("RESET_ATTEMPT", NIC, f"(pid {holder}, started"))
     live.screen.until("nic110000")
 
 
@@ -172,6 +178,84 @@ def test_each_of_it_is_in_the_log_once(live: Live) -> None:
         assert len(found) == 1, (code, address, words, found)
 
 
+def health_of(text: str) -> str:
+    """The first part of the cluster's screen."""
+    return text.partition("NODES")[0]
+
+
 def _is_probe(row: Event) -> bool:
     """A look may fall between a function that is added and its driver."""
     return row.code == "BINDING_CHANGED" and NIC in row.text and "no driver -> vfio-pci" in row.text
+
+
+# --- what is no longer as at the baseline --------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Drifted:
+    """The node before its changes, after all of them, and when they are undone. `groups` are the
+    kernel's numbers for NIC, before and after."""
+
+    before: NodeView
+    after: NodeView
+    undone: NodeView
+    groups: tuple[str, str]
+
+
+@pytest.fixture(scope="module")
+def drifted(live: Live) -> Drifted:
+    """The port of a VM's card loses its ACS, a drive its driver, and a card lends functions."""
+    guest, cluster = live.guest, live.cluster
+    assert cluster.place("train-9", "nic").placement is not None
+    before = cluster.until_state(NODE, "ready")
+    group = guest.call("hotplug.group_of", address=NIC)
+    guest.call("agent.look_seldom", interval_s=OFTEN_S)
+    control = guest.call("port.clear_acs", port=NIC_PORT)
+    assert guest.call("host.bind", address=NVME, driver="nvme") == "nvme"
+    assert guest.call("sriov.make", address=IGB, count=2) == list(VFS)
+    wanted = {"ACS_CLEARED", "BINDING_LOST", "VF_COUNT_CHANGED"}
+    cluster.until(NODE, lambda view: wanted <= codes_of(view), what=f"told of {wanted}")
+    after = cluster.until_state(NODE, "cordoned")
+    groups = (group, guest.call("hotplug.group_of", address=NIC))
+
+    guest.call("port.set_acs", port=NIC_PORT, control=control)
+    assert guest.call("host.bind", address=NVME) == "vfio-pci"
+    guest.call("sriov.begin_removal", address=IGB)
+    assert guest.call("sriov.end_removal", address=IGB) == ""
+    cluster.until(NODE, lambda view: not wanted & codes_of(view), what="as it was")
+    return Drifted(before, after, cluster.until_state(NODE, "ready"), groups)
+
+
+def codes_of(view: NodeView) -> set[str]:
+    return {change.code for change in view.drift}
+
+
+def test_nothing_differs_from_the_baseline_before(drifted: Drifted) -> None:
+    assert codes_of(drifted.before) == set()
+
+
+def test_acs_that_was_cleared_cordons_though_the_groups_look_clean(drifted: Drifted) -> None:
+    """The kernel made its groups at boot and does not look again."""
+    (cordon,) = [r for r in drifted.after.reasons if r.owner == "auto:ACS_CLEARED"]
+    (change,) = [c for c in drifted.after.drift if c.code == "ACS_CLEARED"]
+
+    assert drifted.groups[0] == drifted.groups[1] != ""
+    assert drifted.after.state == "cordoned"
+    assert change.address_after == NIC_PORT
+    assert (change.before, change.after) == ("ACSCtl 0x1d", "ACSCtl 0x00")
+    assert "affects train-9" in cordon.text
+
+
+def test_a_lost_binding_and_lent_functions_are_told_apart(drifted: Drifted) -> None:
+    changes = {c.code: c for c in drifted.after.drift}
+
+    assert changes["BINDING_LOST"].address_after == NVME
+    assert (changes["BINDING_LOST"].before, changes["BINDING_LOST"].after) == ("vfio-pci", "nvme")
+    assert changes["VF_COUNT_CHANGED"].address_after == IGB
+    assert {c.address_after for c in drifted.after.drift if c.code == "DEVICE_APPEARED"} == set(VFS)
+
+
+def test_what_is_undone_lifts_what_it_had_set(drifted: Drifted) -> None:
+    assert codes_of(drifted.undone) == set()
+    assert drifted.undone.state == "ready"
+    assert drifted.undone.reasons == ()

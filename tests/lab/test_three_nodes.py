@@ -22,7 +22,7 @@ from tests.lab.harness import scenarios
 from tests.lab.harness.machine import Guest
 from tests.lab.observation import Row
 from vfio_contract.findings import Verdict
-from vfio_contract.views import Decision, NodeView, Placement
+from vfio_contract.views import BaselineView, Decision, NodeView, Placement
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1500)]
 
@@ -111,7 +111,7 @@ def placed(three: Three) -> Placed:
     """What is there now is accepted as known-good, and the VM gets the card."""
     cluster = three.cluster
     elsewhere = {n: cluster.place("render-1", "gpu", node=n, dry_run=True) for n in WHY_NOT}
-    cluster.ask().accept_baseline(CLEAN.name)
+    assert isinstance(cluster.ask().accept_baseline(CLEAN.name), BaselineView)
     cluster.until_state(CLEAN.name, "ready")
     screen = cluster.vfioctl("vm", "place", "render-1", "--device", "gpu")
     _, _, placement = cluster.ask().explain("render-1")

@@ -25,6 +25,10 @@ JOURNAL = agent.STATE / "journal.db"
 # A command, a hostd that starts anew, and what both look at, on a busy host.
 LIMIT_S = 180
 POLL_S = 0.01
+# A reset test is on record; what is told of it if nobody comes back is; the process that makes it
+# runs; its end is on record.
+RESET_STEPS = ("asked", "foreseen", "making", "ended")
+CHILD = b"vfio_agent.actuate.reset_child"
 
 _commands: list[subprocess.Popen[bytes]] = []
 
@@ -73,6 +77,19 @@ def kill_at(*, before: str, step: int | None, which: list[str]) -> dict[str, Any
         return {"id": id, "last": _lines(journal, id)[-1:]}
 
 
+def kill_in_reset(*, before: str, step: str) -> dict[str, str]:
+    """Once there is another action than `before`, a reset test, and it came to this step of
+    RESET_STEPS: kill hostd. {"id": the action's, "last": the step at which it was found dead}."""
+    with _journal() as journal:
+        limit = time.monotonic() + LIMIT_S
+        while (id := _newest(journal)) == before or not _is_at(journal, id, step):
+            if time.monotonic() > limit:
+                raise TimeoutError(f"{id} has not come to {step}")
+            time.sleep(POLL_S)
+        agent.kill(which=agent.HOSTD)
+        return {"id": id, "last": [s for s in RESET_STEPS if _is_at(journal, id, s)][-1]}
+
+
 def newest() -> str:
     """The id of the action that was asked for last, "" for none."""
     with _journal() as journal:
@@ -100,6 +117,18 @@ def _newest(journal: sqlite3.Connection) -> str:
 
 def _has_come_to(journal: sqlite3.Connection, id: str, step: int | None) -> bool:
     return step is None or step in {at for at, _ in _lines(journal, id)}
+
+
+def _is_at(journal: sqlite3.Connection, id: str, step: str) -> bool:
+    asked, _, making, ended = RESET_STEPS
+    if step == making:
+        return any(CHILD in path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline"))
+    ((loss, report),) = journal.execute(
+        "SELECT loss, report FROM actions WHERE id = ?", (id,)
+    ).fetchall() or [(None, None)]
+    if step == ended:
+        return report is not None
+    return step == asked or bool(loss and json.loads(loss)["attempts"])
 
 
 def _lines(journal: sqlite3.Connection, id: str) -> list[tuple[int, str]]:

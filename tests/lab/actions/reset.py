@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from vfio_agent.journal import Journal
 
 DEVICES = Path("/sys/bus/pci/devices")
 JOURNAL = STATE / "journal.db"
+
+_begun: list[Future[dict[str, Any]]] = []
 
 
 def methods(*, address: str) -> list[str] | None:
@@ -58,6 +61,16 @@ def once(*, address: str, method: str = "") -> dict[str, Any]:
     got["seconds"] = round(time.monotonic() - started, 2)
     got["log"] = kernel_log(since=before)
     return got
+
+
+def begin(*, address: str, method: str) -> None:
+    """Start one reset by this method alone: the kernel may take a minute to come back from it."""
+    _begun.append(ThreadPoolExecutor(1).submit(once, address=address, method=method))
+
+
+def end(*, within_s: float) -> dict[str, Any]:
+    """What `once` gives of it. TimeoutError after `within_s` seconds."""
+    return _begun.pop().result(within_s)
 
 
 def _write(path: Path, text: str) -> None:

@@ -32,8 +32,8 @@ from tests.lab.observation import ROWS_FILE, Row, render
 SCENARIOS = CHECKOUT / "tests" / "lab"
 # The long ones first, so that the short ones fill the end; any file that is not named comes after.
 LONGEST_FIRST = (
-    *("readiness", "hands", "hotplug", "firmware", "reset", "live", "three_nodes", "hands_proof"),
-    *("sriov", "captures"),
+    *("readiness", "hands", "ledger", "firmware", "hotplug", "reset", "live", "three_nodes"),
+    *("hands_proof", "sriov", "captures"),
 )
 LANES = 3
 # What guests run: compiled here once, instead of by each emulated process that starts.

@@ -35,6 +35,8 @@ IOMMU_ABSENT = _variant("ready-none", "iommu-off", iommu="", cmdline="intel_iomm
 NO_INTERRUPT_REMAPPING = _variant("ready-ir-off", "ir-off")
 
 RESETS = _variant("reset-6.1", "m3-intel-6.1")
+# Its node joins a cluster; one of its cards will not come back from a reset.
+LEDGER = _variant("ledger-6.1", "gpubox-f10", reaches_host=True)
 BROKEN_BUS_RESET = _variant("reset-broken", "gpubox-f10", bus_reset_broken=True)
 
 # The igb stays with the host; its owner makes and removes virtual functions by hand.
@@ -77,8 +79,38 @@ HOTPLUG = _variant(
 
 # One machine before a firmware update and after one of three. F10r only finds the second slot
 # first: no address changes, and two groups swap their numbers. The others put a switch ahead of
-# everything, which moves every bus and shifts the groups; F11 drops the slots' ACS besides.
-UPDATE_F10 = _variant("update-f10", "gpubox-f10", reaches_host=True)
+# everything, which moves every bus and shifts the groups; F11 drops the slots' ACS besides, and
+# the graphics card has another BAR there.
+# Their owner wrote down where the network card was before: a VM's configuration, and for F11 a
+# mapping too.
+VM_CONFIG = "/etc/pve/qemu-server/101.conf"
+MAPPINGS = "/etc/pve/mapping/pci.cfg"
+_WRITTEN = (
+    "mkdir -p /etc/pve/qemu-server /etc/pve/mapping",
+    f"printf 'machine: q35\\nbios: ovmf\\nhostpci0: 0000:01:00.0,pcie=1\\n' >{VM_CONFIG}",
+)
+_MAPPED = (
+    "printf 'disk\\n\\tmap id=1b36:0010,iommugroup=11,node=update-f11,path=0000:02:00.0\\n' "
+    f">{MAPPINGS}",
+)
+UPDATE_F10 = _variant(
+    "update-f10",
+    "gpubox-f10",
+    setup=(*_WRITTEN, *_CAPTURED["gpubox-f10"].setup),
+    reaches_host=True,
+)
+# Another machine of the same make, which stays as it is.
+PEER = _variant(
+    "update-peer",
+    "gpubox-f10",
+    firmware=replace(
+        _CAPTURED["gpubox-f10"].firmware,
+        uuid="6c616221-0016-4000-8000-000000000016",
+        serial="ACME0016",
+    ),
+    devices=gpubox(16, acs=True, switch=False),
+    reaches_host=True,
+)
 UPDATE_F10R = _variant(
     "update-f10r",
     "gpubox-f10",
@@ -89,7 +121,7 @@ UPDATE_F10R = _variant(
         # The lowest free group number goes to whoever is found first.
         "echo 1 >/sys/class/pci_bus/0000:02/rescan",
         "echo 1 >/sys/class/pci_bus/0000:01/rescan",
-        *_CAPTURED["gpubox-f10"].setup,
+        *UPDATE_F10.setup,
     ),
     reaches_host=True,
 )
@@ -98,10 +130,20 @@ UPDATE_F10A = _variant(
     "gpubox-f10",
     firmware=replace(_CAPTURED["gpubox-f10"].firmware, version="F10a", date="03/04/2025"),
     devices=gpubox(6, acs=True, switch=True),
+    setup=UPDATE_F10.setup,
     bound=F11_BOUND,
     reaches_host=True,
 )
-UPDATE_F11 = _variant("update-f11", "gpubox-f11", reaches_host=True)
+UPDATE_F11 = _variant(
+    "update-f11",
+    "gpubox-f11",
+    devices=tuple(
+        device.replace("bochs-display,", "bochs-display,vgamem=32M,")
+        for device in _CAPTURED["gpubox-f11"].devices
+    ),
+    setup=(*UPDATE_F10.setup, *_MAPPED),
+    reaches_host=True,
+)
 
 # Three nodes of one cluster, each with a NIC, an NVMe drive and a graphics card. Only the first's
 # card can go to a VM: the second's audio function is with the host, the third cannot remap
@@ -126,6 +168,6 @@ SCENARIOS = (
         IOMMU_ABSENT,
         NO_INTERRUPT_REMAPPING,
     ),
-    *(RESETS, BROKEN_BUS_RESET, SRIOV, LIVE, HANDS, HOTPLUG),
-    *(UPDATE_F10, UPDATE_F10R, UPDATE_F10A, UPDATE_F11, NODE_CLEAN, NODE_DIRTY, NODE_IR_OFF),
+    *(RESETS, LEDGER, BROKEN_BUS_RESET, SRIOV, LIVE, HANDS, HOTPLUG),
+    *(UPDATE_F10, UPDATE_F10R, UPDATE_F10A, UPDATE_F11, PEER, NODE_CLEAN, NODE_DIRTY, NODE_IR_OFF),
 )
