@@ -191,6 +191,12 @@ def _play(stage: Stage) -> None:
     stage.show("vm", "place", "render-5", "--device", "nic", "--node", "gpubox", expect=(2,))
     stage.show("events")
 
+    _say("6. The cluster remembers what was good: one incident, its cause, and who comes next.")
+    stage.show("diff", "--baseline", "--node", "gpubox", expect=(2,))
+    stage.show("incident", "list", expect=(2,))
+    stage.show("incident", "show", "INC-1", expect=(2,))
+    stage.show("forecast", "--bios", "F11", expect=(0, 1, 2))
+
 
 def _start_fleet(stage: Stage, nodes: list[str]) -> None:
     named = [word for node in nodes for word in ("--node", node)]
