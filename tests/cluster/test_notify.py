@@ -307,19 +307,23 @@ async def test_a_cluster_in_doubt_is_no_incident(tmp_path: Path) -> None:
 async def test_a_storm_is_ten_notifications_and_one_digest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PER_S", 5.0)
+    monkeypatch.setattr(module, "PER_S", 1.0)
     with web_server() as web:
         async with telling(tmp_path, webhook(web.port)) as told:
             storm = [notice(n, nodes=n) for n in range(1, 51)]
             storm[40] = notice(41, level="WARN", nodes=900)
             told.tell(*storm)
-            singles = [await web.next() for _ in range(module.AT_ONCE)]
-            digest = await web.next()
+            singles = []
+            while (digest := await web.next())["kind"] != "digest":
+                singles.append(digest)
             ends = [await told.end() for _ in range(50)]
-        assert [s["incident"]["id"] for s in singles] == [f"INC-{n}" for n in range(1, 11)]
-        assert (digest["kind"], digest["count"], digest["level"]) == ("digest", 40, "ERR")
+        # ten at once, and what the bucket lets through while a slow machine tells those
+        many = len(singles)
+        assert module.AT_ONCE <= many < 30
+        assert [s["incident"]["id"] for s in singles] == [f"INC-{n}" for n in range(1, many + 1)]
+        assert (digest["kind"], digest["count"], digest["level"]) == ("digest", 50 - many, "ERR")
         assert digest["text"].startswith("INC-50 GROUP_WIDENED on 50 nodes: ")
-        assert digest["text"].endswith(" and 39 more")
+        assert digest["text"].endswith(f" and {50 - many - 1} more")
         assert len(digest["incidents"]) == module.LISTED
         assert digest["incidents"][0]["id"] == "cluster-1/3/INC-50/1"
         assert {end.stamp for end in ends} == {n.stamp for n in storm}
