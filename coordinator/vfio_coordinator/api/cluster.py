@@ -32,9 +32,6 @@ from vfioctl.v1 import cluster_pb2 as wire
 
 log = logging.getLogger("vfio-coordinator")
 
-MAX_EVENTS = 1_000
-"""Rows of the event log in one answer."""
-
 
 class ClusterServicer(
     Nodes, Vms, Baselines, Policies, Risks, Mutes, Incidents, Forecasts, Devices, Commands
@@ -62,10 +59,9 @@ class ClusterServicer(
     ) -> wire.ListEventsResponse:
         """Events after a number, oldest first."""
         self.require(context, Role.VIEWER)
-        limit = request.limit if 0 < request.limit <= MAX_EVENTS else MAX_EVENTS
         node = report.find_node(self.runtime.state, request.node) if request.node else ""
         events, last = report.list_events(
-            self.runtime.state, after_seq=request.after_seq, limit=limit, node=node
+            self.runtime.state, after_seq=request.after_seq, limit=request.limit, node=node
         )
         return wire.ListEventsResponse(events=[to_message(e) for e in events], last_seq=last)
 

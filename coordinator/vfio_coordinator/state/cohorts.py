@@ -75,11 +75,6 @@ class Cohorts:
         traits = self.traits.get(node)
         return (traits.value(BOARD) or "") if traits is not None else ""
 
-    def peers_of(self, node: str) -> Names:
-        """All nodes with the same board, itself included; none where it is not known."""
-        board = self.board_of(node)
-        return self.nodes_with(BOARD, board) if board else Names()
-
 
 def learn(cohorts: Cohorts, node: str, told: Mapping[str, str | None]) -> Cohorts:
     """With these parts of a node as told, None for not known; itself where nothing changes."""
