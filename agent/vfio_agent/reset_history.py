@@ -25,6 +25,7 @@ from vfio_contract.ledger import (
     firmware_digest,
     firmware_words,
     summarise_attempts,
+    without_echoes,
 )
 from vfio_contract.model import KernelLog, LogLine, PciFunction, ResetSummary, Snapshot
 
@@ -139,6 +140,7 @@ def _summarised(
     kept: bool,
 ) -> Snapshot:
     firmware = firmware_digest(host.facts)
+    fresh = tuple(without_echoes(fresh, old))
     names = Names(host, (*old, *fresh))
     history: dict[str, list[ResetAttempt]] = {}
     tried: Counter[str] = Counter()

@@ -5,7 +5,7 @@ attempt nobody watched is `unobserved`. This module is pure; the agent's journal
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
@@ -232,6 +232,22 @@ def choose_kept(rows: Sequence[Row], most: int = KEPT_ATTEMPTS) -> list[Row]:
     return [rows[number] for number in sorted(chosen)]
 
 
+def without_echoes(
+    rows: Iterable[ResetAttempt], before: Iterable[ResetAttempt]
+) -> Iterator[ResetAttempt]:
+    """The rows but for those that only say again what is known; both in the order they happened.
+
+    A device that died says so with every access, thousands of times, and nobody reset it again. So
+    a line that names no method is a row of its own only where it is worse than the row before it:
+    the failure that stands in the same boot is the one that it speaks of.
+    """
+    last = {row.identity: row for row in before}
+    for row in rows:
+        if not _is_echo(row, last.get(row.identity)):
+            last[row.identity] = row
+            yield row
+
+
 def kernel_seconds(evidence: str) -> float | None:
     """When the kernel wrote the line that an attempt quotes; None where it quotes none."""
     stamp = _STAMP.match(evidence)
@@ -303,6 +319,13 @@ def _spent(rows: Sequence[Tried]) -> list[tuple[int, int]]:
                 found.append((started, number))
             started = None
     return found
+
+
+def _is_echo(row: ResetAttempt, last: ResetAttempt | None) -> bool:
+    if row.method or row.outcome not in FAILURES or last is None:
+        return False
+    same = (last.boot_id, last.firmware) == (row.boot_id, row.firmware)
+    return same and last.outcome in (Outcome.WEDGED, row.outcome)
 
 
 def _kind(row: Tried) -> str:

@@ -1,4 +1,7 @@
-"""From kernel lines to a device's history: whose it is, for how long, and when it is not known."""
+"""From kernel lines to a device's history: whose it is, for how long, and when it is not known.
+
+Length: one subject; its scenes are the same few functions and a log.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,7 @@ from vfio_agent.inspect import inspect_root
 from vfio_agent.journal import KEPT_ATTEMPTS, Journal
 from vfio_agent.reset_history import find_attempts, with_history, with_known_history
 from vfio_contract.address import Address
+from vfio_contract.durable import Stamp
 from vfio_contract.findings import Verdict
 from vfio_contract.host import Host
 from vfio_contract.ledger import VM_START, Outcome, ResetAttempt, firmware_digest
@@ -41,6 +45,7 @@ from vfio_contract.model import (
 
 PORT = bridge("0000:00:01.0", group=1)
 GIVING_UP = "vfio-pci 0000:01:00.0: not ready 65535ms after FLR; giving up"
+DEAD = "vfio-pci 0000:01:00.0: Unable to change power state from D3cold to D0, device inaccessible"
 LINK_LOST = "pcieport 0000:00:01.0: Data Link Layer Link Active not set in 1000 msec"
 
 
@@ -232,6 +237,37 @@ def test_totals_outlive_the_rows(journal: Journal) -> None:
     row = summary_of(with_known_history(see(card(), log=longer), journal))
     assert row is not None
     assert row.attempts == KEPT_ATTEMPTS + 21
+
+
+def test_a_dead_card_says_so_with_every_access_and_was_reset_once(journal: Journal) -> None:
+    said = (*((float(n), DEAD) for n in range(1, 40)), (50.0, GIVING_UP))
+    more = tuple((float(n), DEAD) for n in range(60, 100))
+    for seen in (
+        with_known_history(see(card(), log=lines(*said, *more)), None),
+        with_history(see(card(), log=lines(*said)), journal),
+        with_history(see(card(), log=lines(*said, *more)), journal),
+        with_known_history(see(card(), log=lines(*said, *more, (101.0, DEAD))), journal),
+    ):
+        row = summary_of(seen)
+        assert row is not None
+        # that it is dead, and the reset that it did not survive
+        assert (row.attempts, row.failures, row.state) == (2, 2, "wedged")
+        assert row.last_evidence.endswith(GIVING_UP)
+
+
+def test_what_is_known_is_not_said_again_after_a_success_either(journal: Journal) -> None:
+    log = lines((1.0, DEAD), (2.0, DEAD))
+    first = see(card(), log=log)
+    with_history(first, journal)
+    (found,) = journal.attempts()
+    worked = replace(found, key="k", method=VM_START, outcome=Outcome.SUCCESS, evidence="it works")
+    journal.record_uses([worked], uses="", at=Stamp("boot-1", 1_000, 1_795_000_000_000))
+    with_history(first, journal)
+    assert len(journal.attempts()) == 2
+    # the next line is another death
+    row = summary_of(with_history(see(card(), log=lines((3.0, DEAD))), journal))
+    assert row is not None
+    assert (row.attempts, row.failures, row.state) == (3, 2, "wedged")
 
 
 def test_an_old_line_does_not_blame_a_card_that_was_put_in_later(journal: Journal) -> None:

@@ -22,15 +22,15 @@ from vfio_agent.journal.spool import DEFAULT_BOUNDS, Spool
 from vfio_agent.journal.spool_rows import Bounds
 from vfio_agent.watch.bucket import Bucket
 from vfio_contract.durable import DurableEvent, Stamp
-from vfio_contract.ledger import Outcome, ResetAttempt, Total
+from vfio_contract.ledger import Outcome, ResetAttempt, Total, without_echoes
 
 SEEN_LIMIT = 10_000
 """Keys remembered before those are forgotten that the kernel log no longer holds."""
 
 EVENT_BURST = 32
 EVENT_PER_S = 0.1
-"""Events of one method and outcome of one device: a device that is gone says so with every access,
-thousands of times, and what cannot be dropped must not fill the spool. The history has all."""
+"""Events of one method and outcome of one device: a link that comes and goes may be reset thousands
+of times, and what cannot be dropped must not fill the spool. The history has all."""
 
 _PLACE = "watch_place"
 _RUNNING = "vms_running"
@@ -159,7 +159,8 @@ class Journal:
         """Store what the kernel log of this boot says, in its order; the number of new rows.
 
         A key that was recorded before is left out, also for functions that it did not concern then:
-        a device put in later is not blamed for an old line. With `at`, the moment of this look,
+        a device put in later is not blamed for an old line. So is one that only says again that a
+        device is dead. With `at`, the moment of this look,
         each new row is a durable event too, in the same transaction: the one is there exactly if
         the other is, but for a storm (EVENT_BURST), of which the next event tells how many there
         were. Where the spool has no room for it, a gap takes its number; the row stays.
@@ -176,7 +177,8 @@ class Journal:
                 with self._database.transaction() as db:
                     self._database.put_meta("fed_boot", boot_id)
                     wall_ms = None if at is None else at.wall_ms
-                    added = [row for row in new if add_attempt(db, row, wall_ms=wall_ms)]
+                    told = without_echoes(new, self.attempts())
+                    added = [row for row in told if add_attempt(db, row, wall_ms=wall_ms)]
                     _remember(db, {row.key for row in new}, {row.key for row in rows}, boot_id)
                     if at is not None:
                         self.spool.add_within([*self._limited(added, at)])

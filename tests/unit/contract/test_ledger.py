@@ -19,6 +19,7 @@ from vfio_contract.ledger import (
     choose_kept,
     read_state,
     summarise_attempts,
+    without_echoes,
 )
 from vfio_contract.model import ResetSummary
 
@@ -304,3 +305,49 @@ def test_a_reboot_cures_nothing_and_a_cycle_everything(rows: list[ResetAttempt])
 def test_other_devices_do_not_count(mine: list[ResetAttempt], others: list[ResetAttempt]) -> None:
     foreign = [replace(row, identity="dsn-2.0") for row in others]
     assert judge(*foreign, *mine, *foreign) == judge(*mine)
+
+
+# --- the same death, said again -----------------------------------------------------------------
+
+
+@st.composite
+def complaints(draw: st.DrawFn) -> list[ResetAttempt]:
+    """Histories in which the kernel also says how a device is, of no reset."""
+    rows = draw(histories())
+    outcomes = st.sampled_from(sorted(FAILURES))
+    return [
+        replace(row, method="", outcome=draw(outcomes)) if draw(st.booleans()) else row
+        for row in rows
+    ]
+
+
+@given(complaints(), st.integers(0, 12), st.booleans())
+@settings(max_examples=300)
+def test_what_is_only_said_again_changes_no_class(
+    rows: list[ResetAttempt], cut: int, resettable: bool
+) -> None:
+    told = list(without_echoes(rows, ()))
+    for boot in (*BOOTS, None):
+        assert (
+            judge(*told, boot=boot, resettable=resettable).state
+            == judge(*rows, boot=boot, resettable=resettable).state
+        )
+    # in however many pieces the log is read
+    first = list(without_echoes(rows[:cut], ()))
+    assert first + list(without_echoes(rows[cut:], first)) == told
+    assert list(without_echoes(told, ())) == told
+
+
+def test_only_what_is_no_reset_and_no_worse_is_said_again() -> None:
+    silent = {outcome: replace(attempt(outcome), method="") for outcome in Outcome}
+    failed, wedged = silent[Outcome.FAILED], silent[Outcome.WEDGED]
+
+    def told(*rows: ResetAttempt) -> list[ResetAttempt]:
+        return list(without_echoes(rows, ()))
+
+    assert told(failed, failed, wedged, failed, wedged) == [failed, wedged]
+    assert told(WEDGED, wedged, WEDGED) == [WEDGED, WEDGED]
+    for between in (RESET, START, silent[Outcome.UNOBSERVED]):
+        assert told(wedged, between, wedged) == [wedged, between, wedged]
+    for other in (replace(wedged, boot_id="boot-1"), replace(wedged, identity="dsn-2.0")):
+        assert told(wedged, other) == [wedged, other]
