@@ -5,8 +5,6 @@ journal. Commits are held back, lost with the process or unanswered; messages ar
 late; the agent crashes before and after its hands have moved, is reinstalled, and its host boots.
 At the end everything settles: no command was done twice, each has an end, and what was done is
 known wherever it still can be.
-
-Length: one state machine, which cannot be told in halves.
 """
 
 from __future__ import annotations
@@ -16,18 +14,19 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import invariant, precondition, rule
 
 from tests.fakes.commanded import CommandedHost
 from tests.unit.journals import MEMORY
-from tests.unit.state.cluster import Agent, Cluster
+from tests.unit.state.cluster import Agent
 from tests.unit.state.hosts import cards, snapshot
+from tests.unit.state.stream_machine import NODE, StreamMachine
 from vfio_agent.fence import Fence
 from vfio_agent.hostd.commands import NotYet
 from vfio_agent.session.delivery import Delivery
@@ -36,11 +35,8 @@ from vfio_contract.artifact import decode
 from vfio_contract.command import ACTS, SENDING_S, VERSION, AnswerState, Command, Order
 from vfio_contract.command_codes import COMMAND_LOST
 from vfio_contract.views import CommandView
-from vfio_contract.views import Event as LogRow
 from vfio_coordinator.state import keys
 from vfio_coordinator.state.effects import (
-    AcceptSession,
-    CloseSession,
     Effect,
     Failure,
     HoldEvents,
@@ -50,39 +46,21 @@ from vfio_coordinator.state.events import (
     CommandAnswered,
     CommandAwaited,
     CommandRequested,
-    Event,
-    EventsReceived,
 )
 from vfio_coordinator.state.model import Limits
 from vfio_coordinator.state.records import CommandRecord
 
-NODE, UUID = "pve01", "uuid-pve01"
+UUID = "uuid-pve01"
 CARD = "0000:01:00.0"
 _ID = re.compile(r"\b([0-9a-f]{8}) (?:done|unknown)")
 
 
-@dataclass(slots=True)
-class Session:
-    """One stream: what is on its way in each direction."""
-
-    id: int
-    spool_id: str
-    delivery: Delivery
-    up: list[Event] = field(default_factory=list)
-    down: list[SendCommand | HoldEvents] = field(default_factory=list)
-
-
-class Commanding(RuleBasedStateMachine):
+class Commanding(StreamMachine):
     def __init__(self) -> None:
-        super().__init__()
-        self.directory = Path(tempfile.mkdtemp(dir=MEMORY))
-        self.agent = Agent(NODE, snapshot(*cards(2)), uuid=UUID)
-        self.host = CommandedHost(self.directory, self.agent.snapshot, uuid=UUID)
         limits = Limits(events_per_s=1e6, events_burst=1e6, lost_after_s=1e6, commands_kept=200)
-        self.cluster = Cluster(limits=limits)
-        self.cluster.held = True
-        self.session: Session | None = None
-        self.late: list[Event] = []
+        super().__init__(Agent(NODE, snapshot(*cards(2)), uuid=UUID), limits)
+        self.directory = Path(tempfile.mkdtemp(dir=MEMORY))
+        self.host = CommandedHost(self.directory, self.agent.snapshot, uuid=UUID)
         self.sent: list[Command] = []
         self.tickets: list[int] = []
         self.asked = 0
@@ -186,11 +164,6 @@ class Commanding(RuleBasedStateMachine):
 
     # --- the stream ---
 
-    def leave(self) -> None:
-        if self.session is not None:
-            self.late = self.session.up
-            self.session = None
-
     @rule(late=st.sampled_from([False, False, False, True]))
     def connect(self, late: bool = False) -> None:
         """`late`: the host's clock is beyond the deadline of what was asked for before."""
@@ -205,17 +178,9 @@ class Commanding(RuleBasedStateMachine):
             commands=VERSION,
             boottime_ms=int((seconds_up() + ahead_s) * 1000),
         )
-        if any(isinstance(effect, AcceptSession) for effect in effects):
+        if self.begin(effects, delivery, spool_id):
             state = self.cluster.state
             self.host.obey(Fence(state.cluster_id, state.incarnation, state.epoch))
-            self.session = Session(self.agent.session, spool_id, delivery)
-            self.collect(effects)
-
-    @precondition(lambda self: self.session)
-    @rule()
-    def disconnect(self) -> None:
-        self.leave()
-        self.cluster.close(self.agent)
 
     @precondition(lambda self: self.session and self.session.down)
     @rule(repeated=st.booleans())
@@ -261,18 +226,7 @@ class Commanding(RuleBasedStateMachine):
     @rule()
     def say(self) -> None:
         assert self.session is not None
-        batch = tuple(self.session.delivery.next_batch())
-        if batch:
-            told = EventsReceived(
-                node=NODE, session=self.session.id, spool_id=self.session.spool_id, events=batch
-            )
-            self.session.up.append(told)
-
-    @precondition(lambda self: self.session and self.session.up)
-    @rule()
-    def arrive(self) -> None:
-        assert self.session is not None
-        self.collect(self.cluster.send(self.session.up.pop(0)))
+        self.session.tell(tuple(self.session.delivery.next_batch()))
 
     @precondition(lambda self: self.late)
     @rule()
@@ -334,50 +288,22 @@ class Commanding(RuleBasedStateMachine):
             self.arrive()
 
     def collect(self, effects: Iterable[Effect]) -> None:
-        for effect in effects:
-            assert not isinstance(effect, CloseSession) or effect.session != self.agent.session, (
-                effect
-            )
+        told = list(effects)
+        for effect in told:
             if isinstance(effect, SendCommand):
                 self.sent.append(effect.command)
                 item = self.cluster.store.get(keys.command_key(NODE, effect.command.id))
                 assert item is not None, "sent before it was durable"
-            if (
-                isinstance(effect, SendCommand | HoldEvents)
-                and self.session is not None
-                and effect.session == self.session.id
-            ):
-                self.session.down.append(effect)
+        super().collect(told)
 
     # --- the coordinator ---
 
-    @precondition(lambda self: self.cluster.queue)
-    @rule()
-    def commit(self) -> None:
-        first = len(self.cluster.effects)
-        self.cluster.commit_one()
-        self.collect(list(self.cluster.effects[first:]))
-
-    @precondition(lambda self: self.cluster.queue)
-    @rule(landed=st.booleans())
-    def lose_answer(self, landed: bool) -> None:
-        first = len(self.cluster.effects)
-        self.cluster.lose_answer(landed=landed)
-        self.collect(list(self.cluster.effects[first:]))
-
     def crash_coordinator(self, landed: int) -> None:
-        """Some commits are on disk, of which nobody heard."""
-        for _, txn in self.cluster.queue[:landed]:
-            self.cluster.store.commit([txn])
-        self.leave()
+        self.crash(landed)
         self.late.clear()
         self.tickets.clear()
-        self.cluster.restart()
 
     # --- what holds ---
-
-    def rows(self) -> list[LogRow]:
-        return [decode(LogRow, item.value) for item in self.cluster.store.range(keys.EVENTS)]
 
     def records(self) -> list[CommandRecord]:
         rows = self.cluster.store.range(keys.COMMANDS)

@@ -11,59 +11,39 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import invariant, precondition, rule
 
 from tests.fakes.durable import ended, line, numbers_in, reset
 from tests.unit.journals import MEMORY
-from tests.unit.state.cluster import Agent, Cluster
+from tests.unit.state.cluster import Agent
 from tests.unit.state.hosts import cards, snapshot
+from tests.unit.state.stream_machine import NODE, StreamMachine
 from vfio_agent.journal import Bounds, Journal, Reservation, SpoolFull
 from vfio_agent.session.delivery import Delivery
 from vfio_contract.artifact import decode
 from vfio_contract.durable import CRITICAL, DurableEvent, Spooled
-from vfio_contract.views import Event as LogRow
 from vfio_coordinator.state import keys
-from vfio_coordinator.state.effects import AcceptSession, CloseSession, Effect, HoldEvents
-from vfio_coordinator.state.events import EventsReceived
+from vfio_coordinator.state.effects import HoldEvents
 from vfio_coordinator.state.model import Limits
 from vfio_coordinator.state.records import AttemptsRecord, SpoolRecord
 from vfio_coordinator.store.interface import KeyValue, Put, Txn
 from vfio_coordinator.store.memory import MemoryStore
 
-NODE = "pve01"
 BOUNDS = Bounds(events=12, bytes=1 << 26, action_share=0.75)
 WINDOW = 5
 
 
-@dataclass(slots=True)
-class Session:
-    """One stream: what is on its way in each direction."""
-
-    id: int
-    spool_id: str
-    delivery: Delivery
-    up: list[EventsReceived] = field(default_factory=list)
-    down: list[HoldEvents] = field(default_factory=list)
-
-
-class Exchange(RuleBasedStateMachine):
+class Exchange(StreamMachine):
     def __init__(self) -> None:
-        super().__init__()
+        limits = Limits(events_window=WINDOW, events_per_s=4.0, events_burst=6.0)
+        super().__init__(Agent(NODE, snapshot(*cards(1))), limits)
         self.directory = Path(tempfile.mkdtemp(dir=MEMORY))
         self.path = self.directory / "agent" / "journal.db"
         self.journal = Journal.open(self.path, bounds=BOUNDS)
-        limits = Limits(events_window=WINDOW, events_per_s=4.0, events_burst=6.0)
-        self.cluster = Cluster(limits=limits)
-        self.cluster.held = True
-        self.agent = Agent(NODE, snapshot(*cards(1)))
-        self.session: Session | None = None
-        self.late: list[EventsReceived] = []
         self.copies: list[Path] = []
         self.appended: list[int] = []
         self.reserved: list[tuple[str, Reservation]] = []
@@ -160,11 +140,6 @@ class Exchange(RuleBasedStateMachine):
 
     # --- the stream ---
 
-    def leave(self) -> None:
-        if self.session is not None:
-            self.late = self.session.up
-            self.session = None
-
     @rule()
     def connect(self) -> None:
         if self.session is not None:
@@ -172,15 +147,7 @@ class Exchange(RuleBasedStateMachine):
         delivery = Delivery(self.journal.spool)
         spool_id = delivery.begin()
         effects = self.cluster.hello(self.agent, spool_id=spool_id)
-        if any(isinstance(effect, AcceptSession) for effect in effects):
-            self.session = Session(self.agent.session, spool_id, delivery)
-            self.collect(effects)
-
-    @precondition(lambda self: self.session)
-    @rule()
-    def disconnect(self) -> None:
-        self.leave()
-        self.cluster.close(self.agent)
+        self.begin(effects, delivery, spool_id)
 
     @precondition(lambda self: self.session)
     @rule()
@@ -188,21 +155,7 @@ class Exchange(RuleBasedStateMachine):
         assert self.session is not None
         batch = tuple(self.session.delivery.next_batch())
         self.sent.update({(self.session.spool_id, row.seq): row for row in batch})
-        if batch:
-            self.session.up.append(
-                EventsReceived(
-                    node=NODE,
-                    session=self.session.id,
-                    spool_id=self.session.spool_id,
-                    events=batch,
-                )
-            )
-
-    @precondition(lambda self: self.session and self.session.up)
-    @rule()
-    def arrive(self) -> None:
-        assert self.session is not None
-        self.collect(self.cluster.send(self.session.up.pop(0)))
+        self.session.tell(batch)
 
     @rule(rounds=st.integers(1, 6), commits=st.booleans())
     def go_on(self, rounds: int, commits: bool) -> None:
@@ -228,12 +181,8 @@ class Exchange(RuleBasedStateMachine):
         numbers = range(max(1, mark.seq - count + 1), mark.seq + 1)
         rows = [self.sent.get((mark.spool_id, number)) for number in numbers]
         told = tuple(row for row in rows if row is not None)
-        if self.session is not None and told and len(told) == len(rows):
-            self.session.up.append(
-                EventsReceived(
-                    node=NODE, session=self.session.id, spool_id=mark.spool_id, events=told
-                )
-            )
+        if self.session is not None and len(told) == len(rows):
+            self.session.tell(told)
 
     @precondition(lambda self: self.late)
     @rule()
@@ -247,45 +196,16 @@ class Exchange(RuleBasedStateMachine):
     def be_told(self) -> None:
         assert self.session is not None
         word = self.session.down.pop(0)
+        assert isinstance(word, HoldEvents), "nobody asked for anything"
         if self.session.delivery.hear(word.mark, word.window):
             self.swapped = True  # an older copy of the file: it begins a new spool
             self.disconnect()
 
-    def collect(self, effects: Sequence[Effect]) -> None:
-        for effect in effects:
-            assert not isinstance(effect, CloseSession) or effect.session != self.agent.session, (
-                effect
-            )
-            if (
-                isinstance(effect, HoldEvents)
-                and self.session is not None
-                and effect.session == self.session.id
-            ):
-                self.session.down.append(effect)
-
     # --- the coordinator ---
-
-    @precondition(lambda self: self.cluster.queue)
-    @rule()
-    def commit(self) -> None:
-        first = len(self.cluster.effects)
-        self.cluster.commit_one()
-        self.collect(list(self.cluster.effects[first:]))
-
-    @precondition(lambda self: self.cluster.queue)
-    @rule(landed=st.booleans())
-    def lose_answer(self, landed: bool) -> None:
-        first = len(self.cluster.effects)
-        self.cluster.lose_answer(landed=landed)
-        self.collect(list(self.cluster.effects[first:]))
 
     @rule(landed=st.integers(0, 3))
     def crash_coordinator(self, landed: int) -> None:
-        """Some commits are on disk, of which nobody heard."""
-        for _, txn in self.cluster.queue[:landed]:
-            self.cluster.store.commit([txn])
-        self.leave()
-        self.cluster.restart()
+        self.crash(landed)
 
     @rule()
     def back_up_store(self) -> None:
@@ -311,9 +231,6 @@ class Exchange(RuleBasedStateMachine):
         self.collect(list(self.cluster.effects[first:]))
 
     # --- what holds ---
-
-    def rows(self) -> list[LogRow]:
-        return [decode(LogRow, item.value) for item in self.cluster.store.range(keys.EVENTS)]
 
     @invariant()
     def nothing_is_applied_twice(self) -> None:
