@@ -1,8 +1,9 @@
 """A Proxmox VM's configuration: /etc/pve/qemu-server/VMID.conf (qm.conf(5)).
 
-Only the part before the first section is what the next start uses; snapshots and pending changes
-follow it in the same file. Total: any text gives a VM, unknown keys are kept, a line that is no
-setting becomes a fault. Source: PVE::QemuServer parse_vm_config, PVE::QemuServer::PCI.
+The part before the first section, with the changes of the section PENDING made to it, is what the
+next start uses: `qm start` makes them first. Snapshots follow in the same file and are passed over.
+Total: any text gives a VM, unknown keys are kept, a line that is no setting becomes a fault.
+Source: PVE::QemuServer parse_vm_config, vm_start_nolock, vmconfig_apply_pending; its PCI module.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from vfio_contract.vm import (
 _SETTING = re.compile(r"([a-z][a-z_-]*[0-9]*):\s*(.*)", re.IGNORECASE)
 _HOSTPCI = re.compile(r"hostpci[0-9]{1,2}")
 _DRIVE = re.compile(r"(?:ide|sata|scsi|virtio|efidisk|tpmstate)[0-9]{1,2}")
+_PENDING, _DELETE = "[pending]", "delete"
 _DEFAULT_MEMORY = "512"
 """MiB, qm.conf(5)."""
 
@@ -46,7 +48,7 @@ _Line = tuple[int, str, str]
 def parse_proxmox(text: str, *, name: str, source: str) -> VmConfig:
     """The VM that this file describes; `name` is its VMID."""
     faults: list[tuple[int, str]] = []
-    lines = list(_read_lines(text, faults))
+    lines = _read_lines(text, faults)
     written = {key: value for _, key, value in lines}  # of a repeated key the last counts
     cpu = split_properties(written.get("cpu", ""), first="cputype")
     arguments = split_arguments(written.get("args", ""))
@@ -83,19 +85,36 @@ def parse_proxmox(text: str, *, name: str, source: str) -> VmConfig:
     )
 
 
-def _read_lines(text: str, faults: list[tuple[int, str]]) -> Iterator[_Line]:
+def _read_lines(text: str, faults: list[tuple[int, str]]) -> list[_Line]:
     """(line, key, value) of what the next start uses; notes are passed over."""
+    written: list[_Line] = []
+    pending: list[_Line] = []
+    section: list[_Line] | None = written
     for number, raw in enumerate(text.split("\n"), start=1):
         line = raw.strip()
         if line.startswith("["):
-            return
-        if not line or line.startswith("#"):
+            section = pending if line.casefold() == _PENDING else None
+        if section is None or not line or line.startswith(("#", "[")):
             continue
         match = _SETTING.fullmatch(line)
         if match is None:
             faults.append((number, "not a setting"))
         else:
-            yield number, match[1], match[2].strip()
+            section.append((number, match[1], match[2].strip()))
+    return _apply(pending, written) if pending else written
+
+
+def _apply(pending: list[_Line], written: list[_Line]) -> list[_Line]:
+    """`delete: KEY,!KEY` (the mark only says what becomes of a disk), and settings that replace."""
+    gone = {
+        name.lstrip("!")
+        for _, key, value in pending
+        if key == _DELETE
+        for name in re.split(r"[\s,;]+", value)
+    }
+    new = [row for row in pending if row[1] != _DELETE]
+    gone |= {key for _, key, _ in new}
+    return [*(row for row in written if row[1] not in gone), *new]
 
 
 def _devices(lines: list[_Line], faults: list[tuple[int, str]]) -> Iterator[VmDevice]:

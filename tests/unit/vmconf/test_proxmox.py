@@ -44,16 +44,36 @@ def test_a_whole_file() -> None:
     assert [(d.key, d.line, d.addresses) for d in vm.devices] == [
         ("hostpci0", 5, ("0000:01:00",)),
         ("hostpci1", 6, ("0000:02:00.0", "0000:02:00.1")),
+        ("hostpci2", 17, ("0000:0a:00.0",)),
     ]
-    first, second = vm.devices
+    first, second, _ = vm.devices
     assert (first.pcie, first.primary_display, first.rom_file) == (True, True, "gpu.rom")
     assert (second.pcie, second.primary_display, second.managed) == (False, False, True)
     assert vm.line_of("machine") == 7
     assert vm.faults == ((14, "not a setting"),)
 
 
-def test_snapshots_and_pending_changes_are_not_what_starts_next() -> None:
-    assert all(d.addresses[0] not in ("0000:03:00.0", "0000:0a:00.0") for d in parse(CONF).devices)
+def test_snapshots_are_not_what_starts_next() -> None:
+    assert all(d.addresses[0] != "0000:03:00.0" for d in parse(CONF).devices)
+    assert parse("[special:cloudinit]\nrubbish\n[old]\nrubbish\n").faults == ()
+
+
+def test_pending_changes_are_made_before_the_next_start() -> None:
+    text = (
+        "hostpci0: 01:00\nhostpci1: 02:00.0\nhostpci2: 03:00.0\nonboot: 1\nmachine: pc\n"
+        "[pending]\ndelete: hostpci0,!onboot\nhostpci1: 0a:00.0\nnot one\n"
+        "[old]\nhostpci3: 04:00.0\ndelete: hostpci2\n"
+    )
+    vm = parse(text)
+    assert [(d.key, d.line, d.addresses) for d in vm.devices] == [
+        ("hostpci2", 3, ("0000:03:00.0",)),
+        ("hostpci1", 8, ("0000:0a:00.0",)),
+    ]
+    assert (vm.autostart, vm.machine, vm.line_of("machine")) == (False, "pc", 5)
+    assert vm.faults == ((9, "not a setting"),)
+    # what is deleted and set is set
+    both = parse("hostpci0: 01:00.0\n[PENDING]\ndelete: hostpci0\nhostpci0: 0a:00.0\n")
+    assert [(d.line, d.addresses) for d in both.devices] == [(4, ("0000:0a:00.0",))]
 
 
 def test_unknown_keys_are_kept_and_secrets_are_not() -> None:
