@@ -34,6 +34,14 @@ MAX_BYTES = 64 * 1024 * 1024
 class ArtifactError(ValueError):
     """The artifact cannot be read; the text names the field and what was expected."""
 
+    fix = "Make one: vfioctl collect -o FILE"
+
+
+class OtherSchema(ArtifactError):
+    """An artifact of another version, which nothing is wrong with."""
+
+    fix = "Read it with the version of vfioctl that wrote it"
+
 
 def to_plain(value: object) -> Any:
     """Dataclasses, enums, tuples and bytes (base64, RFC 4648 section 4) as JSON values."""
@@ -148,7 +156,9 @@ def decode_artifact(data: bytes) -> Snapshot:
         raise ArtifactError("not an artifact: expected a JSON object")
     schema = document.get("schema")
     if schema != SCHEMA:
-        raise ArtifactError(f"schema is {schema!r}, this version reads {SCHEMA!r}")
+        known = isinstance(schema, str) and schema.startswith(SCHEMA.rstrip("0123456789"))
+        error = OtherSchema if known else ArtifactError
+        raise error(f"schema is {schema!r}, this version reads {SCHEMA!r}")
     plain = document.get("facts")
     try:
         found = digest_bytes(encode(plain))
@@ -168,7 +178,7 @@ def _parse(data: bytes) -> Any:
     if len(data) > MAX_BYTES:
         raise ArtifactError(f"larger than {MAX_BYTES} bytes")
     try:
-        return json.loads(data, parse_constant=_refuse_constant, parse_float=_parse_float)
+        return _DECODER.decode(data.decode(json.detect_encoding(data), "surrogatepass"))
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"not JSON: {error}") from error
 
@@ -183,3 +193,7 @@ def _parse_float(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text[:40]} is too large a number")
     return value
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_parse_float)
+"""Made once: an observation is 50 small documents, and making one costs as much as reading one."""

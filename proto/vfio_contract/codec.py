@@ -13,60 +13,46 @@ import dataclasses
 import types
 import typing
 from functools import cache
+from importlib import import_module
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from vfio_contract import (
-    action,
-    baseline_views,
-    command,
-    durable,
-    findings,
-    forecast_views,
-    incident_views,
-    ledger_views,
-    mute_views,
-    policy,
-    views,
-)
+from vfio_contract import durable
 from vfio_contract.durable import DurableEvent, Spooled, Stamp, kind_of
 from vfio_contract.findings import Verdict
-from vfioctl.v1 import durable_pb2, findings_pb2, session_pb2, views_pb2
+from vfioctl.v1 import durable_pb2, findings_pb2
 
 Value = TypeVar("Value")
 
 _VERDICTS = {v: findings_pb2.Verdict.Value(f"VERDICT_{v.name}") for v in Verdict}
 _NUMBERS = {number: verdict for verdict, number in _VERDICTS.items()}
 
-_MESSAGES: dict[type, type[Message]] = {
-    kind: getattr(module, kind.__name__)
-    for source, module in (
-        (findings, findings_pb2),
-        (views, views_pb2),
-        (baseline_views, views_pb2),
-        (policy, views_pb2),
-        (incident_views, views_pb2),
-        (ledger_views, views_pb2),
-        (mute_views, views_pb2),
-        (forecast_views, views_pb2),
-        (durable, durable_pb2),
-        (command, session_pb2),
-        (action, session_pb2),
-    )
-    for kind in vars(source).values()
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind) and hasattr(module, kind.__name__)
-    if kind is not DurableEvent
+_FILES = {
+    "vfio_contract.action": "session_pb2",
+    "vfio_contract.baseline_views": "views_pb2",
+    "vfio_contract.command": "session_pb2",
+    "vfio_contract.durable": "durable_pb2",
+    "vfio_contract.findings": "findings_pb2",
+    "vfio_contract.forecast_views": "views_pb2",
+    "vfio_contract.incident_views": "views_pb2",
+    "vfio_contract.ledger_views": "views_pb2",
+    "vfio_contract.mute_views": "views_pb2",
+    "vfio_contract.policy": "views_pb2",
+    "vfio_contract.stale": "views_pb2",
+    "vfio_contract.views": "views_pb2",
 }
-"""Value class -> message class, by name."""
+"""Which stubs have the messages of a module's values. They are looked up by the value and not
+imported here: an agent would load all that a coordinator shows, a megabyte and a half."""
 
 
 def to_message(value: Any) -> Any:
     """The message of a value from `views`, `findings` or `command`, or of an event's payload."""
-    message = _MESSAGES[type(value)]()
-    for field in dataclasses.fields(value):
-        _put(message, field.name, getattr(value, field.name))
-    return message
+    kind: type = type(value)
+    message = _message_of(kind)
+    if message is None:
+        raise TypeError(f"{kind.__name__} has no message of its fields")
+    return message(**{name: _plain(getattr(value, name)) for name in _hints(kind)})
 
 
 def from_message(kind: type[Value], message: Any) -> Value:
@@ -108,26 +94,27 @@ def event_from_message(message: durable_pb2.DurableEvent) -> Spooled:
     )
 
 
-def _put(message: Any, name: str, value: Any) -> None:
-    if value is None:
-        return
-    if isinstance(value, tuple):
-        getattr(message, name).extend(_plain(item) for item in value)
-    elif dataclasses.is_dataclass(value):
-        getattr(message, name).CopyFrom(to_message(value))
-    else:
-        setattr(message, name, _plain(value))
-
-
 def _plain(value: Any) -> Any:
+    """What a message's field is made of; None leaves it out."""
     if isinstance(value, Verdict):
         return _VERDICTS[value]
-    if dataclasses.is_dataclass(value):
-        return to_message(value)
     if isinstance(value, str):
         # protobuf strings must be valid UTF-8; evidence may hold bytes that are not
-        return value.encode("utf-8", "backslashreplace").decode("utf-8")
-    return value
+        return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    kind: type = type(value)
+    return value if _message_of(kind) is None else to_message(value)
+
+
+@cache
+def _message_of(kind: type) -> type[Message] | None:
+    """The message class of a value's class, by name; None for what is no value or has none."""
+    file = _FILES.get(kind.__module__)
+    if file is None or kind is DurableEvent:
+        return None
+    found: type[Message] | None = getattr(import_module(f"vfioctl.v1.{file}"), kind.__name__, None)
+    return found
 
 
 @cache

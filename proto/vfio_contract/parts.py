@@ -88,10 +88,10 @@ class Parts:
         )
 
 
-def pack(lines: Lines) -> Parts:
-    """These lines as an observation."""
+def keep(packed: bytes, lines: Lines) -> Parts:
+    """What was packed as an observation; `lines` are what `read_lines` finds in it."""
     names, digests = _share(tuple(lines)), b"".join(_digest(line) for line in lines.values())
-    return Parts(names, digests, _digest_of(names, digests), pack_lines(lines.values()), _NONE)
+    return Parts(names, digests, _digest_of(names, digests), packed, _NONE)
 
 
 def digest_each(lines: Lines) -> dict[str, bytes]:

@@ -44,10 +44,10 @@ class Misfit(ValueError):
 @cache
 def reader_of(kind: Any) -> Reader:
     """The reader of a type: a dataclass, tuple, enum, plain JSON type, or one of these or None."""
+    bare = _bare(kind)
+    if bare is not kind:
+        return _optional(reader_of(bare))
     origin = typing.get_origin(kind)
-    if origin in (typing.Union, types.UnionType):
-        options = [a for a in typing.get_args(kind) if a is not type(None)]
-        return _optional(reader_of(options[0]))
     if origin is tuple:
         kinds = typing.get_args(kind)
         if len(kinds) == 2 and kinds[1] is Ellipsis:
@@ -63,7 +63,14 @@ def reader_of(kind: Any) -> Reader:
         return reader_of(kind.__supertype__)
     if isinstance(kind, type) and issubclass(kind, Enum):
         return _enum(kind)
-    return _plain(kind)
+    return _read_int if kind is int else _plain(kind)
+
+
+def _bare(kind: Any) -> Any:
+    """The type itself, or that of which it is "this or None"."""
+    if typing.get_origin(kind) not in (typing.Union, types.UnionType):
+        return kind
+    return next(a for a in typing.get_args(kind) if a is not type(None))
 
 
 def _optional(read: Reader) -> Reader:
@@ -110,31 +117,44 @@ _ABSENT = object()
 
 def _dataclass(kind: type) -> Reader:
     hints = typing.get_type_hints(kind)
-    rows = [(field, hints[field.name]) for field in dataclasses.fields(kind)]
-    readers = [(field.name, reader_of(hint)) for field, hint in rows]
-    required = [field.name for field, hint in rows if field.default is dataclasses.MISSING]
-    optional = {field.name for field, hint in rows if type(None) in typing.get_args(hint)}
+    rows = [_row_of(field, hints[field.name]) for field in dataclasses.fields(kind)]
+    by_name = any(field.kw_only for field in dataclasses.fields(kind))
 
     def convert(plain: object) -> object:
         if not isinstance(plain, dict):
             raise Misfit(f"expected an object, got {type(plain).__name__}")
-        values: dict[str, object] = {}
-        name = ""
-        try:
-            for name, read in readers:
-                value = plain.get(name, _ABSENT)
-                if value is not _ABSENT:
-                    values[name] = read(value)
-        except Misfit as misfit:
-            raise misfit.within(f".{name}") from None
-        for name in required:
-            if name not in values:
-                if name not in optional:
-                    raise Misfit("missing").within(f".{name}")
-                values[name] = None
-        return kind(**values)
+        values = []
+        for name, read, as_is, default in rows:
+            value = plain.get(name, default)
+            if value is _ABSENT:
+                raise Misfit("missing").within(f".{name}")
+            if value is not default and type(value) not in as_is:
+                try:
+                    value = read(value)
+                except Misfit as misfit:
+                    raise misfit.within(f".{name}") from None
+            values.append(value)
+        if by_name:
+            return kind(**{row[0]: value for row, value in zip(rows, values, strict=True)})
+        return kind(*values)
 
     return convert
+
+
+def _row_of(
+    field: dataclasses.Field[Any], hint: Any
+) -> tuple[str, Reader, frozenset[type], object]:
+    """A field's name, the reader of what is not None, the types of JSON values that need none
+    because they are values of the field as they are, and what stands for a value that is absent."""
+    bare = _bare(hint)
+    optional = bare is not hint
+    as_is = {kind for kind in (str, bool, float) if kind is bare}
+    if optional:
+        as_is.add(type(None))
+    default = field.default
+    if default is dataclasses.MISSING:
+        default = None if optional else _ABSENT
+    return field.name, reader_of(bare), frozenset(as_is), default
 
 
 def _enum(kind: type[Enum]) -> Reader:
@@ -151,17 +171,21 @@ def _enum(kind: type[Enum]) -> Reader:
 
 def _plain(kind: type) -> Reader:
     def convert(plain: object) -> object:
-        if type(plain) is kind and kind is not int:
+        if isinstance(plain, kind):
             return plain
-        if isinstance(plain, int) and not MIN_INT <= plain <= MAX_INT:
-            raise Misfit("a number beyond 64 bits")
-        if kind is float and isinstance(plain, int) and not isinstance(plain, bool):
-            return float(plain)
-        if not isinstance(plain, kind) or (kind is int and isinstance(plain, bool)):
-            raise Misfit(f"expected {kind.__name__}, got {type(plain).__name__}")
-        return plain
+        if kind is float and type(plain) is int:
+            return float(_read_int(plain))
+        raise Misfit(f"expected {kind.__name__}, got {type(plain).__name__}")
 
     return convert
+
+
+def _read_int(plain: object) -> int:
+    if type(plain) is not int:
+        raise Misfit(f"expected int, got {type(plain).__name__}")
+    if not MIN_INT <= plain <= MAX_INT:
+        raise Misfit("a number beyond 64 bits")
+    return plain
 
 
 def _read_address(plain: object) -> str:

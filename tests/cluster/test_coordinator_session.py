@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -20,7 +21,7 @@ from vfio_contract.host import Host
 from vfio_coordinator.api import session
 from vfio_coordinator.bootstrap import LIMITS
 from vfio_coordinator.peer import Role
-from vfio_coordinator.state.events import Heartbeat
+from vfio_coordinator.state.events import Heartbeat, InventoryReceived, ObservationReceived
 from vfioctl.v1 import session_pb2
 
 NODE = "pve01"
@@ -68,6 +69,17 @@ async def test_facts_that_are_not_held_are_asked_for(state: Path) -> None:
         await agent.stream.say(inventory=agent.inventory())
         assert (await agent.stream.hear_one("acknowledged")).sequence == agent.sequence
         await (await cluster.admin()).until_state(NODE, "ready")
+
+
+async def test_what_was_read_is_let_go_of(state: Path) -> None:
+    """A stream that waits for its agent's next word holds nothing of the last one."""
+    async with Cluster(state) as cluster:
+        admin = await cluster.admin()
+        await cluster.join(NODE)
+        await admin.until_state(NODE, "ready")
+        gc.collect()
+        read = (InventoryReceived, ObservationReceived)
+        assert not [held for held in gc.get_objects() if isinstance(held, read)]
 
 
 async def test_a_body_of_a_newer_version_is_passed_over(state: Path) -> None:

@@ -19,22 +19,22 @@ from tests.unit.observation_ends import (
     pack_look,
     tampered,
 )
-from tests.unit.scheduler.findings import make
+from tests.unit.scheduler.findings import Replaced, make
 from vfio_agent.session.outbox import Observed
 from vfio_agent.session.telling import Telling
 from vfio_contract.artifact import ArtifactError, compress, encode
-from vfio_contract.findings import Finding, Verdict
+from vfio_contract.findings import Evidence, Finding, Verdict
 from vfio_contract.model import Snapshot
 from vfio_contract.parts import (
     digest_each,
     digest_whole,
+    keep,
     lines_of,
-    pack,
     pack_lines,
     read_findings,
     read_lines,
 )
-from vfio_coordinator.api.observations import DECISIVE
+from vfio_coordinator.api.observations import DECISIVE, SHARED_BYTES, read_shared
 from vfio_coordinator.state.effects import Acknowledge
 from vfioctl.v1.session_pb2 import Observation
 
@@ -187,6 +187,41 @@ def test_a_history_that_is_not_stored_yet_is_told_again() -> None:
     ends.check()
 
 
+def test_hosts_that_say_the_same_share_it() -> None:
+    """Their findings are made once, and what is kept to compare with is what came."""
+    held = []
+    for uptime in (1.0, 2.0):
+        replaced: Replaced = {
+            ("iommu-active", "node"): (Verdict.FAIL, "OFF"),
+            ("vm-cpu", "vm:100"): (Verdict.WARN, "LINE" + "x" * int(uptime)),
+        }
+        ends = Ends()
+        ends.say(pack_look(*look(uptime=uptime, replaced=replaced)))
+        message = ends.to_cluster.popleft()
+        assert ends.deliver(message) == "whole"
+        ends.check()
+        observation = ends.cluster.state.nodes[NODE].observation
+        assert observation is not None
+        assert observation.parts is not None
+        assert observation.parts.first == message.parts_zlib
+        held.append({f.check: f for f in observation.findings})
+    one, other = held
+    assert one["iommu-active"] is other["iommu-active"]
+    assert one["vm-cpu"].code != other["vm-cpu"].code
+
+
+def test_a_long_line_is_read_like_any_other() -> None:
+    """It is not kept for other hosts: thousands of its length would be too much."""
+    ends = Ends()
+    snapshot, findings = look(replaced={("iommu-active", "node"): (Verdict.FAIL, "OFF")})
+    long = replace(findings[0], evidence=(Evidence("dmesg", "x" * SHARED_BYTES),))
+    before = read_shared.cache_info().currsize
+    ends.say(pack_look(snapshot, (long,)))
+    assert ends.deliver(ends.to_cluster.popleft()) == "whole"
+    ends.check()
+    assert read_shared.cache_info().currsize == before
+
+
 def test_a_coordinator_that_knows_no_parts_gets_all() -> None:
     snapshot, findings = look()
     ends = Ends()
@@ -253,7 +288,8 @@ def test_a_finding_under_another_checks_name_is_refused() -> None:
 def test_changes_do_not_pile_up() -> None:
     """However often and much it changes, what is kept is not more than twice the whole."""
     snapshot, findings = look()
-    parts = pack(lines_of(snapshot.readings, findings))
+    lines = lines_of(snapshot.readings, findings)
+    parts = keep(pack_lines(lines.values()), lines)
     whole = len(parts.first)
     for number in range(50):
         seen, rows = look(
@@ -262,7 +298,7 @@ def test_changes_do_not_pile_up() -> None:
         )
         lines = lines_of(seen.readings, rows)
         if tuple(lines) != parts.names:
-            parts = pack(lines)
+            parts = keep(pack_lines(lines.values()), lines)
             continue
         before = digest_each(parts.lines())
         after = digest_each(lines)

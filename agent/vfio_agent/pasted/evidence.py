@@ -146,9 +146,7 @@ def _take_artifact(path: str, data: bytes, heap: _Heap) -> Given:
     try:
         snapshot = decode_artifact(data)
     except ArtifactError as error:
-        raise EvidenceError(
-            f"{path} is no usable artifact: {error}. Make one: vfioctl collect -o FILE"
-        ) from None
+        raise EvidenceError(f"{path} is no usable artifact: {error}. {error.fix}") from None
     return _set_ground(path, Kind.ARTIFACT, snapshot, heap)
 
 

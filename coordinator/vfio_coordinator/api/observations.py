@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from sys import intern
 
 from vfio_contract.artifact import ArtifactError
@@ -21,7 +22,7 @@ from vfio_contract.parts import (
     Lines,
     Parts,
     check_readings,
-    pack,
+    keep,
     rank,
     read_findings,
     read_lines,
@@ -44,6 +45,12 @@ DECISIVE = frozenset(
 
 Heard = ObservationReceived | ObservationChanged | WantWhole
 
+SHARED_LINES = 2_048
+"""Lines that are read once for all hosts; a host has about 30, most of them as its cohort has."""
+
+SHARED_BYTES = 16 * 1024
+"""Of such a line: with what is made of them, all of them together are 150 MB at the very most."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -62,7 +69,7 @@ def read_parts(
     """
     lines = read_lines(message.parts_zlib, limit=limits.unpacked_bytes)
     if not message.base_digest:
-        parts = pack(lines)
+        parts = keep(message.parts_zlib, lines)
         if parts.digest != message.digest:
             raise ArtifactError(f"digest {message.digest!r}, but its parts are {parts.digest}")
         return _whole(message, node, session, parts, lines, limits)
@@ -106,6 +113,24 @@ def share(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     )
 
 
+def _read_findings(lines: Lines) -> tuple[Finding, ...]:
+    """As `parts.read_findings`; hosts that say the same have the same values."""
+    return tuple(
+        finding
+        for name, line in lines.items()
+        if name.startswith(FINDINGS)
+        for finding in (read_shared if len(line) <= SHARED_BYTES else _read_line)(name, line)
+    )
+
+
+def _read_line(name: str, line: bytes) -> tuple[Finding, ...]:
+    return share(read_findings({name: line}))
+
+
+read_shared = lru_cache(SHARED_LINES)(_read_line)
+"""The findings of a line, made once for all hosts that say it."""
+
+
 def _fit(parts: Parts, lines: Lines) -> bool:
     return set(lines) <= set(parts.names)
 
@@ -118,7 +143,7 @@ def _whole(
     lines: Lines,
     limits: Limits,
 ) -> ObservationReceived:
-    findings = share(rank(read_findings(lines)))
+    findings = rank(_read_findings(lines))
     if len(findings) > limits.findings:
         raise ArtifactError(f"findings: {len(findings)} of them, at most {limits.findings}")
     return ObservationReceived(
@@ -143,7 +168,7 @@ def _judge_change(
     if (message.inventory_digest, message.checks_version) != same or DECISIVE & set(lines):
         return None
     check_readings(lines)  # nothing is kept that could not be read
-    new = share(read_findings(lines))
+    new = _read_findings(lines)
     touched = {name.removeprefix(FINDINGS) for name in lines if name.startswith(FINDINGS)}
     if not touched:
         return held.verdict, held.findings

@@ -224,15 +224,20 @@ class SessionServicer(AgentSessionServiceServicer):
             while wait_s := account.work.wait_s(_now_s()):
                 await asyncio.sleep(wait_s)
             self._node_of(context)
-            request, came_s = inbox.take()
-            event, spent_s = await self._decode(request, port)
-            if isinstance(event, ObservationReceived | ObservationChanged):
-                event = replace(event, age_s=event.age_s + _now_s() - came_s)
-            began_s = time.thread_time()
-            if event is not None:
-                self._runtime.receive(event)
-            account.work.charge(spent_s + time.thread_time() - began_s, _now_s())
-            inbox.done()
+            await self._work_off(port, inbox, account)
+
+    async def _work_off(self, port: SessionPort, inbox: Inbox, account: Account) -> None:
+        """Read the next of the inbox. It is let go of here: a stream that waits must not hold
+        what it read last, which is more than all that the state keeps of a node."""
+        request, came_s = inbox.take()
+        event, spent_s = await self._decode(request, port)
+        if isinstance(event, ObservationReceived | ObservationChanged):
+            event = replace(event, age_s=event.age_s + _now_s() - came_s)
+        began_s = time.thread_time()
+        if event is not None:
+            self._runtime.receive(event)
+        account.work.charge(spent_s + time.thread_time() - began_s, _now_s())
+        inbox.done()
 
     async def _decode(
         self, request: wire.SessionRequest, port: SessionPort
