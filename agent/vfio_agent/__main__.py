@@ -27,7 +27,15 @@ from vfio_agent.hostd.listening import SOCKET, SocketError, listen
 from vfio_agent.hostd.looking import RootError
 from vfio_agent.hostd.service import Hostd, Settings, open_journal
 from vfio_agent.journal import JournalError
-from vfio_agent.process import EXIT_FAILED, EXIT_USAGE, Parser, run_until_stopped, say, start_log
+from vfio_agent.process import (
+    EXIT_FAILED,
+    EXIT_USAGE,
+    Parser,
+    run_until_stopped,
+    say,
+    spare_memory,
+    start_log,
+)
 from vfio_agent.unprivileged import AccountError, choose_account
 from vfio_contract.address import check_name
 from vfio_contract.bundle import Bundle, load_bundle, parse_endpoint
@@ -70,6 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse, run both until SIGTERM or SIGINT; the exit status."""
     words = _parser().parse_args(arguments)
     start_log()
+    spare_memory()
     try:
         options = _options(words)
     except (AccountError, ValueError, OSError) as error:

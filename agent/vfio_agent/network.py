@@ -20,7 +20,15 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before the import: what fails
 
 from vfio_agent.daemon import Daemon, Settings
 from vfio_agent.hostd.client import HostdEnded, HostdReplaced
-from vfio_agent.process import EXIT_FAILED, EXIT_USAGE, Parser, run_until_stopped, say, start_log
+from vfio_agent.process import (
+    EXIT_FAILED,
+    EXIT_USAGE,
+    Parser,
+    run_until_stopped,
+    say,
+    spare_memory,
+    start_log,
+)
 from vfio_agent.unprivileged import AccountError, become, choose_account
 from vfio_contract.address import check_name
 from vfio_contract.bundle import Bundle, load_bundle, parse_endpoint
@@ -38,6 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse, give up root, run until SIGTERM or SIGINT; the exit status."""
     options = _parser().parse_args(arguments)
     start_log()
+    spare_memory()
     try:
         for name in _LATE_MODULES:
             importlib.import_module(name)

@@ -4,7 +4,8 @@ Budget (DESIGN): at most 60 MB RSS and 0.2% of a core. A host of 31 functions is
 at every 60 s; a coordinator hears a heartbeat every 10 s over TLS. Compared with the budget are
 `agent_rest_cpu` and `agent_rest_memory`, in which a page that several of the processes have counts
 once: RSS counts it for each, and PSS is smaller the more other Pythons run on this machine. What
-nothing of ours can go below is printed beside it as `agent_rest_floor`.
+nothing of ours can go below is printed beside it as `agent_rest_floor`: two Pythons, one that can
+keep and one that has spoken a session's first words.
 
 Modules are compiled before, as in an installation. VFIOCTL_REST_SECONDS is how long processor time
 is counted (default 600), VFIOCTL_REST_ROOT another host, `/` for this one.
@@ -41,11 +42,30 @@ OBSERVATION_MS = 60_000
 MB = 1024
 """In KiB."""
 
-# What each process must load whatever we write: its way to speak, its way to keep.
-FLOORS = {
-    "hostd": "argparse, dataclasses, hashlib, json, logging, pathlib, socket, sqlite3, subprocess",
-    "network": "argparse, dataclasses, logging, pathlib, vfioctl.v1.session_pb2_grpc",
-}
+# What each process must load whatever we write: its way to keep, its way to speak.
+HOSTD_FLOOR = """
+import argparse, dataclasses, hashlib, json, logging, pathlib, socket, sqlite3, subprocess
+print(flush=True)
+input()
+"""
+NETWORK_FLOOR = """
+import argparse, dataclasses, logging, os, pathlib, queue, sys
+os.environ["GRPC_VERBOSITY"] = "NONE"
+import grpc
+from vfioctl.v1.session_pb2 import Heartbeat, Hello, SessionRequest
+from vfioctl.v1.session_pb2_grpc import AgentSessionServiceStub
+
+tls = [pathlib.Path(sys.argv[1], name).read_bytes() for name in ("ca.pem", "key.pem", "cert.pem")]
+channel = grpc.secure_channel(sys.argv[2], grpc.ssl_channel_credentials(*tls))
+words = queue.SimpleQueue()
+words.put(SessionRequest(hello=Hello(protocol_min=1, protocol_max=1, node="pve07")))
+answers = AgentSessionServiceStub(channel).Session(iter(words.get, None))
+next(answers)
+words.put(SessionRequest(heartbeat=Heartbeat()))
+print(flush=True)
+input()
+words.put(None)
+"""
 
 _MAPPING = re.compile(r"[0-9a-f]+-[0-9a-f]+ \S+ ([0-9a-f]+) \S+ (\d+)\s*(.*)")
 
@@ -105,17 +125,32 @@ def cpu_s(pid: int) -> float:
     return ticks / os.sysconf("SC_CLK_TCK") + sum(cpu_s(child) for child in children_of(pid))
 
 
-def floor_of(imports: str) -> Memory:
-    """Of a Python that has these modules and nothing to do."""
-    program = f"import {imports}\nprint(flush=True)\ninput()"
-    bare = subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+def floors_of(house: House) -> list[Memory]:
+    """Of Pythons that only can keep, and only have spoken a session's first words."""
+    with RecordingCoordinator(house.server) as coordinator:
+        hostd = waiting(HOSTD_FLOOR)
+        network = waiting(NETWORK_FLOOR, str(house.node), coordinator.endpoint)
+        with hostd, network:
+            stream = coordinator.next_stream()
+            stream.hear("hello")
+            stream.welcome()
+            stream.hear("heartbeat", beats=True)
+            return [settled(hostd), settled(network)]
+
+
+def waiting(program: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """A Python that prints a line when it has nothing more to do, and ends on one."""
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
+
+
+def settled(bare: subprocess.Popen[bytes]) -> Memory:
+    """Once it waits; it is ended."""
     assert bare.stdout is not None
-    with bare:
-        bare.stdout.readline()
-        memory = memory_of(bare.pid)
-        bare.communicate(b"\n")
+    bare.stdout.readline()
+    memory = memory_of(bare.pid)
+    bare.communicate(b"\n")
     return memory
 
 
@@ -188,7 +223,7 @@ def test_agent_at_rest(tmp_path: Path, root: Path) -> None:
         say(f"{name}_uss", memory.uss)
         print(f"agent_rest_{name}_cpu {shares[name]:.3f} %")
     everything = [*memories.values(), *children]
-    floors = [floor_of(imports) for imports in FLOORS.values()]
+    floors = floors_of(house)
     print(f"agent_rest_children {len(children)} processes")
     say("rss", sum(memory.rss for memory in everything))
     say("pss", sum(memory.pss for memory in everything))

@@ -18,7 +18,15 @@ from vfio_agent.hostd.listening import SocketError, listen
 from vfio_agent.hostd.looking import RootError
 from vfio_agent.hostd.service import Hostd, Settings, open_journal
 from vfio_agent.journal import JournalError
-from vfio_agent.process import EXIT_FAILED, EXIT_USAGE, Parser, run_until_stopped, say, start_log
+from vfio_agent.process import (
+    EXIT_FAILED,
+    EXIT_USAGE,
+    Parser,
+    run_until_stopped,
+    say,
+    spare_memory,
+    start_log,
+)
 
 PROGRAM = "vfioctl agent hostd"
 
@@ -29,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse, run until SIGTERM or SIGINT; the exit status."""
     options = _parser().parse_args(arguments)
     start_log()
+    spare_memory()
     try:
         owner = _uid(options.agent_user)
         require_root(options.root)
