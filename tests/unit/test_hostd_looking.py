@@ -17,7 +17,7 @@ from vfio_agent.hostd.looking import Looking
 from vfio_agent.inspect import Inspection, judge_snapshot, observe
 from vfio_agent.journal import Journal
 from vfio_agent.session.outbox import Observed
-from vfio_agent.watch import Batch, Happening, Place, Sign, Watch, replay_watch, want
+from vfio_agent.watch import Batch, Happening, Part, Place, Sign, Watch, replay_watch, want
 from vfio_agent.watch.schedule import CONFIRM_S
 from vfio_contract.address import Address
 from vfio_contract.durable import (
@@ -119,6 +119,21 @@ def test_how_a_vm_s_start_went_is_durable(
     assert (row.method, row.outcome, row.address) == (VM_START, Outcome.SUCCESS, GPU)
     told = [row.event.payload for row in journal.spool.after(0, 10)]
     assert [p.outcome for p in told if isinstance(p, ResetAttempted)] == ["success"]
+
+
+def test_a_vm_s_start_is_looked_at_as_soon_as_it_can_be_told(
+    top: Path, journal: Journal, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without waiting for the rescan, which is most of a minute away."""
+    monkeypatch.setattr(vm_uses, "SETTLED_MS", 100)
+    looks = Looks(top, journal, watch)
+    seen = observe(open_root(str(top)), journal, None)
+    vm = Holder("/dev/vfio/1", 900, "qemu-system-x86", started_seconds=1.0, vm="web")
+    readings = replace(seen.snapshot.readings, holders=(vm,), kernel_log=make_log())
+    looks.keep(judge_snapshot(replace(seen.snapshot, readings=readings)))
+    batch = watch.wait(5.0)
+    assert batch is not None
+    assert batch.wanted == want(Part.WHOLE)
 
 
 def test_a_vm_that_began_is_durable(top: Path, journal: Journal, watch: Watch) -> None:

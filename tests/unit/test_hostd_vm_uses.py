@@ -137,6 +137,22 @@ def test_a_second_look_that_is_too_soon_tells_nothing(scene: Scene) -> None:
     assert scene.look(WEB) == ["vm-start success"]
 
 
+def test_a_start_says_when_it_can_be_told(scene: Scene) -> None:
+    def left(after_ms: int) -> float | None:
+        at = Stamp(scene.boot, scene.number * LOOK_MS + after_ms, 0)
+        return scene.uses.settles_in_s(at=at)
+
+    scene.look()
+    assert left(0) is None
+    scene.look(WEB)
+    assert (left(0), left(SETTLED_MS - 1)) == (SETTLED_MS / 1000, 0.001)
+    assert left(SETTLED_MS) is None, "what cannot be told then is not asked for again and again"
+    scene.restart()
+    assert left(4_000) == (SETTLED_MS - 4_000) / 1000
+    assert scene.look(WEB) == ["vm-start success"]
+    assert left(0) is None
+
+
 def test_what_the_kernel_tells_is_not_told_twice(scene: Scene) -> None:
     scene.look()
     scene.log = log_of((5.0, GIVING_UP), whole=True, last_s=6.0)

@@ -197,6 +197,16 @@ def test_a_new_interval_counts_from_the_last_reading() -> None:
     assert schedule.due_at() == 60.0
 
 
+def test_a_reading_by_a_moment_is_early_once_and_never_late() -> None:
+    schedule = new_schedule()
+    schedule.read_by(2 * INTERVAL_S)
+    assert schedule.due_at() == INTERVAL_S
+    schedule.read_by(10.0)
+    assert schedule.take(9.0) == NOTHING
+    assert schedule.take(10.0) == want(Part.WHOLE)
+    assert schedule.due_at() == 10.0 + INTERVAL_S
+
+
 def test_noting_nothing_changes_nothing() -> None:
     schedule = new_schedule()
     schedule.note(NOTHING, 0.0, confirm=True)

@@ -154,6 +154,9 @@ class Looking:
         self._vms.tell(seen.host, at=at)
         if self._uses.tell(seen.host, at=at):
             watch.want(want(Part.WHOLE))  # so that the checks know it soon
+        settles_in_s = self._uses.settles_in_s(at=at)
+        if settles_in_s is not None:
+            watch.want_within(settles_in_s)
         if self._snapshot is not None:
             before = Host(self._snapshot)
             changes = tell_changes(before, seen.host, at=at)

@@ -286,6 +286,13 @@ class VmUses:
         self._known = after
         return added > 0
 
+    def settles_in_s(self, *, at: Stamp) -> float | None:
+        """Until a look can tell how the next start went; None where no VM is new enough."""
+        held = self._known.held if self._known is not None else ()
+        left = [use.since_ms + SETTLED_MS - at.boottime_ms for use in held if not use.told]
+        # what could not be told at that look waits for one of the others
+        return min((ms / 1000 for ms in left if ms > 0), default=None)
+
     def _read(self) -> Uses | None:
         text = self._journal.uses()
         try:

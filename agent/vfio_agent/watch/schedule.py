@@ -92,6 +92,10 @@ class Schedule:
             self._interval_s = interval_s
             self._rescan_s = self._next_rescan()
 
+    def read_by(self, at_s: float) -> None:
+        """Read the whole host at this moment, unless its turn comes before."""
+        self._rescan_s = min(self._rescan_s, at_s)
+
     def note(self, wanted: Wanted, now_s: float, *, confirm: bool = False) -> None:
         """Something may have changed; with `confirm` it is read a second time `CONFIRM_S` later."""
         if not wanted:

@@ -137,6 +137,10 @@ class Watch:
         """Ask for a reading, also again for one that failed."""
         self._schedule.note(wanted, self._now())
 
+    def want_within(self, seconds: float) -> None:
+        """Ask for a reading of the whole host no later than that; for the next one only."""
+        self._schedule.read_by(self._now() + seconds)
+
     def set_interval(self, interval_s: float) -> None:
         """Between two readings of the whole host."""
         self._schedule.set_interval(interval_s)
