@@ -213,7 +213,7 @@ CATALOGUE: tuple[Check, ...] = (
         judge=group_isolation.judge,
         blocked_by=(iommu_active.ID,),
         gates=True,
-        version=2,
+        version=3,
         codes=(*group_isolation.CODES, *_DEVICE_CODES),
     ),
     Check(

@@ -1,8 +1,9 @@
 """Check `group-isolation`: what a VM that gets one device of a group would really get.
 
 Judged per IOMMU group that holds something assignable. A group is clean when it is one device (one
-slot) with nothing but bridges, ports and that device's helpers beside it. It must never call a
-group clean whose membership, classes, header types or drivers were not all read.
+slot) with nothing but bridges, ports and that device's helpers beside it. What its hypervisor takes
+off the host at the start of the VM that has the group does not spoil it before. It must never call
+a group clean whose membership, classes, header types or drivers were not all read.
 """
 
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ from vfio_contract.host import Host
 from vfio_contract.intention import is_vfio_bound
 from vfio_contract.isolation import find_unproven
 from vfio_contract.model import NO_GROUP, PciFunction
+from vfio_contract.vm import covered_by
 
 ID = "group-isolation"
 
@@ -202,7 +204,8 @@ def _decide(
     if viability.bridges:
         meaning = f"{_bridge_text(viability)} {GROUP_BRIDGE_SPOILS.meaning}"
         return GROUP_BRIDGE_SPOILS, meaning, _unbind(viability)
-    if viability.endpoints and any(is_vfio_bound(m) for m in members):
+    half = viability.endpoints and any(is_vfio_bound(m) for m in members)
+    if half and not _is_taken_at_start(host, members, viability.endpoints):
         return GROUP_NOT_VIABLE, "", _bind(host, viability)
     if (
         reality is Reality.NOT_KNOWN
@@ -224,6 +227,33 @@ def _decide(
             "",
         )
     return GROUP_CLEAN, "", ""
+
+
+def _is_taken_at_start(
+    host: Host, members: Sequence[PciFunction], spoilers: Sequence[PciFunction]
+) -> bool:
+    """Whether every VM that has a part of the group takes all of these off the host as it starts,
+    and the host needs none of them: so it stands for a moment at each start and stop."""
+    facts, uses = host.facts, find_uses(host)
+    if any(use.needs or use.doubts for f in spoilers if (use := uses.get(f.address)) is not None):
+        return False
+    takers = [
+        vm
+        for vm in facts.vms or ()
+        if any(
+            covered_by(device, facts.mappings, facts.host, member.address)
+            for device in vm.devices
+            for member in members
+        )
+    ]
+    return bool(takers) and all(
+        any(
+            device.managed and covered_by(device, facts.mappings, facts.host, spoiler.address)
+            for device in vm.devices
+        )
+        for vm in takers
+        for spoiler in spoilers
+    )
 
 
 def _as_far_as_seen(members: Sequence[PciFunction]) -> str:

@@ -168,6 +168,34 @@ def test_half_bound_groups_are_not_viable() -> None:
     assert "sudo driverctl set-override 0000:01:00.1 vfio-pci" in finding.decision
 
 
+HALF = (gpu("0000:01:00.0"), audio("0000:01:00.1", driver="snd_hda_intel"))
+"""The hypervisor has bound one function of it, or has given one back."""
+
+
+@pytest.mark.parametrize("written", ["0000:01:00", "0000:01:00.0 0000:01:00.1"])
+def test_what_a_hypervisor_takes_at_the_start_spoils_nothing_before(written: str) -> None:
+    vm = make_vm(*(make_device(address) for address in written.split()))
+    host = make_host(*HALF, vms=(vm,))
+    finding = find(judge(host), "group:1")
+    assert (finding.verdict, finding.code) == (Verdict.PASS, "GROUP_CLEAN")
+    assert any("no: 0000:01:00.1 on snd_hda_intel" in row.text for row in finding.evidence)
+    binding = find(driver_binding.judge(host), "function:0000:01:00.1")
+    assert binding.code == "BINDING_DEFERRED"
+
+
+def test_what_a_hypervisor_may_not_take_spoils_the_group() -> None:
+    whole, half = make_vm(make_device("0000:01:00")), make_vm(make_device("0000:01:00.0"))
+    other = replace(half, name="102")
+    unmanaged = make_vm(replace(make_device("0000:01:00"), managed=False))
+    for vms in ((half,), (whole, other), (unmanaged,), ()):
+        finding = find(judge(make_host(*HALF, vms=vms)), "group:1")
+        assert finding.code == "GROUP_NOT_VIABLE"
+    needed = nic("0000:01:00.1", driver="igb")
+    carries = NetDevice("eth0", Address("0000:01:00.1"), "", (), (), ("10.0.0.1/24",), ("default",))
+    host = make_host(nic("0000:01:00.0"), needed, network=(carries,), vms=(whole,))
+    assert find(judge(host), "group:1").code == "GROUP_NOT_VIABLE"
+
+
 # --- artificial ----------------------------------------------------------------------------------
 
 
@@ -283,13 +311,5 @@ def test_what_is_advised_of_a_mate_is_what_driver_binding_says() -> None:
     assert "eth0 carries 10.0.0.1/24" in finding.decision
     binding = find(driver_binding.judge(host), "function:0000:01:00.1")
     assert binding.decision.startswith("Do not bind it")
-    managed = make_vm(make_device("0000:01:00"))
-    idle = make_host(
-        gpu("0000:01:00.0"), audio("0000:01:00.1", driver="snd_hda_intel"), vms=(managed,)
-    )
-    deferred = find(judge(idle), "group:1")
-    assert "no action, if that VM does start" in deferred.decision
-    binding = find(driver_binding.judge(idle), "function:0000:01:00.1")
-    assert binding.code == "BINDING_DEFERRED"
     doubted = make_host(nic("0000:01:00.0"), mate, network=None)
     assert "First find out" in find(judge(doubted), "group:1").decision
