@@ -44,7 +44,8 @@ class VerdictChange:
 def compare_verdicts(
     before: tuple[Host, Report], after: tuple[Host, Report]
 ) -> tuple[VerdictChange, ...]:
-    """Verdicts that changed, of subjects that are on both sides; worst first.
+    """Verdicts that changed, of subjects that are on both sides; worst first, then as the later
+    report has them: what other checks rest on comes before them.
 
     Candidates that nobody means to pass, before or after, are left out.
     """
@@ -55,7 +56,7 @@ def compare_verdicts(
         for f in after[1].findings
         if (f.check, f.subject) in then and _matters(then[f.check, f.subject], f)
     ]
-    return tuple(sorted(found, key=lambda c: (-_RANKS[c.now], c.check, c.subject)))
+    return tuple(sorted(found, key=lambda c: -_RANKS[c.now]))
 
 
 def _matters(was: Finding, now: Finding) -> bool:

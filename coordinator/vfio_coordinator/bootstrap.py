@@ -5,9 +5,7 @@ passed its check, and an epoch higher than every earlier one is durable. A damag
 start with its path and what to do, and is left as it was found. The end is in order too: streams
 are told, calls finish, commits finish, and only then are the store and the directory let go.
 
-Certificates are issued and renewed at the start only: what has lived two thirds of its 90 days gets
-a new one then, and the running server keeps the one it began with. It has at least 30 days left,
-and the log says until when: a coordinator that runs on past that day is refused by its agents.
+Certificates are issued at the start and renewed while it runs (`certificates`).
 """
 
 from __future__ import annotations
@@ -31,18 +29,16 @@ from vfio_contract.address import check_name
 from vfio_contract.bundle import (
     ENDPOINT_FILE,
     BundleError,
-    load_bundle,
     parse_endpoint,
-    validity,
     write_file,
 )
 from vfio_contract.views import Event
 from vfio_coordinator.api.server import make_local_server, make_tls_server, require_private
+from vfio_coordinator.certificates import Certificates
 from vfio_coordinator.clock import Clock, SteadyClock, SystemClock, wall_time
 from vfio_coordinator.notify_config import NotifyConfigError, read_targets
-from vfio_coordinator.peer import Role
-from vfio_coordinator.pki import Authority
 from vfio_coordinator.runtime import Runtime
+from vfio_coordinator.start_screen import start_screen
 from vfio_coordinator.state.bootstrap import open_cluster
 from vfio_coordinator.state.events import Restored
 from vfio_coordinator.state.keys import EVENTS, META_CLUSTER, META_EPOCH
@@ -106,16 +102,19 @@ class Serving:
         runtime: Runtime,
         endpoint: str,
         servers: Sequence[grpc.aio.Server],
+        renewing: asyncio.Task[None],
         resources: ExitStack,
     ) -> None:
         self.runtime = runtime
         self.endpoint = endpoint
         self._servers = servers
+        self._renewing = renewing
         self._resources = resources
 
     async def stop(self) -> bool:
         """Stop in order. False when the store failed or hangs: then only the process's end helps,
         and the directory is let go by that."""
+        self._renewing.cancel()
         self.runtime.end_sessions()
         grace = FAILED_GRACE_S if self.runtime.failed.done() else GRACE_S
         await asyncio.gather(*(server.stop(grace) for server in self._servers))
@@ -151,14 +150,15 @@ async def _serve(settings: Settings, clock: Clock, resources: ExitStack) -> Serv
     clock = SteadyClock(clock, newest_moment(store))
     runtime = Runtime(store, start(LIMITS), clock, socket.gethostname(), targets)
     runtime.receive(raise_epoch(store, clock.now().utc))
-    authority = Authority.open_or_create(settings.state / "ca", now=wall_time(clock))
-    server_bundle = load_bundle(authority.ensure_server(_server_names(settings)))
-    tls, port = make_tls_server(runtime, clock, server_bundle, settings.listen)
+    certificates = Certificates(
+        settings.state, names=_server_names(settings), nodes=settings.nodes, now=wall_time(clock)
+    )
+    tls, port = make_tls_server(runtime, clock, certificates, settings.listen)
     servers = [tls]
     try:
         servers.append(make_local_server(runtime, clock, settings.state))
         endpoint = f"{settings.listen.rpartition(':')[0]}:{port}"
-        make_bundles(authority, settings, reachable(endpoint))
+        certificates.make_bundles(reachable(endpoint))
         write_file(told, f"{reachable(endpoint)}\n".encode(), mode=0o644)
     except BaseException:
         await asyncio.gather(*(server.stop(None) for server in servers))
@@ -166,10 +166,11 @@ async def _serve(settings: Settings, clock: Clock, resources: ExitStack) -> Serv
     runtime.start()
     for server in servers:
         await server.start()
-    until = validity(server_bundle.certificate).not_after
-    log.info("epoch %d; certificate holds until %s", runtime.state.epoch, f"{until:%Y-%m-%d}")
+    renewing = asyncio.create_task(certificates.keep(clock, runtime.feed))
+    until = f"{certificates.until:%Y-%m-%d}"
+    log.info("epoch %d; certificate holds until %s", runtime.state.epoch, until)
     resources.callback(told.unlink, missing_ok=True)
-    return Serving(runtime, endpoint, servers, resources.pop_all())
+    return Serving(runtime, endpoint, servers, renewing, resources.pop_all())
 
 
 def newest_moment(store: Store) -> str:
@@ -210,14 +211,6 @@ def raise_epoch(store: Store, utc: str) -> Restored:
     )
 
 
-def make_bundles(authority: Authority, settings: Settings, endpoint: str) -> None:
-    """The admin's bundle and one for each node that was named."""
-    users, nodes = settings.state / "users", settings.state / "nodes"
-    authority.ensure_user_bundle("admin", Role.ADMIN, users / "admin", endpoint=endpoint)
-    for name in settings.nodes:
-        authority.ensure_node_bundle(name, nodes / name, endpoint=endpoint)
-
-
 def reachable(endpoint: str) -> str:
     """Where others find an endpoint that listens on every address: this host's name."""
     host, _, port = endpoint.rpartition(":")
@@ -239,7 +232,13 @@ async def run(settings: Settings) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     serving = await serve(settings, SystemClock())
-    print(f"listening {serving.endpoint}", flush=True)
+    screen = start_screen(
+        serving.runtime.state,
+        endpoint=serving.endpoint,
+        directory=settings.state.absolute(),
+        nodes=settings.nodes,
+    )
+    print(screen, end="", flush=True)
     stopped = asyncio.create_task(stopping.wait())
     ends: tuple[asyncio.Future[Any], ...] = (stopped, serving.runtime.failed)
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)

@@ -73,8 +73,10 @@ class Mirror:
                 (known.mutes, state.mutes),
                 (known.rewound, state.rewound),
                 (known.clock_doubt, state.clock_doubt),
+                (known.cert_trouble, state.cert_trouble),
                 (known.notify_trouble, state.notify_trouble),
                 (known.intakes, state.intakes),
+                (known.census.seen, state.census.seen),
             )
         )
 

@@ -175,14 +175,30 @@ def tls_version(properties: Mapping[str, Iterable[bytes]]) -> str:
     return values[0].decode("ascii", errors="replace") if len(values) == 1 else ""
 
 
-def server_credentials(bundle: Bundle) -> grpc.ServerCredentials:
+def server_credentials(
+    bundle: Bundle, news: Callable[[], Bundle | None] = lambda: None
+) -> grpc.ServerCredentials:
     """Credentials of a port that only peers with a certificate of the bundle's CA can use.
 
-    In one place because the flag decides it all: with `require_client_auth=False` gRPC asks for no
-    certificate and everybody gets in.
+    `news` is asked before each handshake, on a thread of gRPC's: a bundle takes the place of the
+    one before it, None keeps that. Connections that are open stay as they are.
+
+    In one place because the flag decides it all: with `require_client_authentication=False` gRPC
+    asks for no certificate and everybody gets in.
     """
-    return grpc.ssl_server_credentials(
-        [(bundle.key, bundle.certificate)], root_certificates=bundle.ca, require_client_auth=True
+
+    def fetch() -> Any:  # the stubs do not know that None keeps what there is
+        renewed = news()
+        return None if renewed is None else _configuration(renewed)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(bundle), fetch, require_client_authentication=True
+    )
+
+
+def _configuration(bundle: Bundle) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration(
+        [(bundle.key, bundle.certificate)], root_certificates=bundle.ca
     )
 
 

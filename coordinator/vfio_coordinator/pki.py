@@ -18,7 +18,7 @@ its owner is, in a URI SAN (`vfio_coordinator.peer`). The CA's path length is 1:
 may get an intermediate of its own under the root that agents pin.
 
 This module must never replace an authority, hand out its key, give a bundle to another owner than
-it had, or read a clock: an Authority judges by the `now` of its opening; open it again to renew.
+it had, or read a clock: an Authority judges by the `now` of its opening; `at` is a later moment.
 
 Length: what is issued and what counts as still good must agree line by line, so they stay together.
 """
@@ -30,7 +30,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -121,9 +121,7 @@ class Authority:
         AuthorityError names the file and the fix where it is damaged, readable by others, out of
         its time, or where `ca.pem` tells of an authority whose key is gone.
         """
-        if now.tzinfo is None:
-            raise ValueError("now must be an aware datetime")
-        now = now.astimezone(UTC).replace(microsecond=0)
+        now = _whole_second(now)
         make_directory(directory, forbidden=0o077)
         path, public = directory / AUTHORITY_FILE, directory / CA_FILE
         with _locked(directory):
@@ -145,6 +143,22 @@ class Authority:
                     "to keep this one",
                 )
         return authority
+
+    def at(self, now: datetime) -> Authority:
+        """The same authority at another moment, which is aware.
+
+        AuthorityError where its time is over, or where its file is gone, damaged or another's:
+        a process that runs never makes one, and never takes one that its peers do not know.
+        """
+        path = self.directory / AUTHORITY_FILE
+        now = _whole_second(now)
+        with _locked(self.directory):
+            if not os.path.lexists(path):
+                raise AuthorityError(path, "is missing", _RESTORE)
+            certificate, _ = _load_authority(path, now)
+        if certificate != self.certificate:
+            raise AuthorityError(path, "is not the authority of this start", _RESTORE)
+        return replace(self, opened=now)
 
     @property
     def pem(self) -> bytes:
@@ -262,6 +276,12 @@ class Authority:
         held = " ".join(str(name.value) for name in _names(certificate))
         if held.partition("?")[0] != uri.partition("?")[0]:
             raise AuthorityError(directory, f"holds the bundle of {held or 'nobody'}", fix)
+
+
+def _whole_second(now: datetime) -> datetime:
+    if now.tzinfo is None:
+        raise ValueError("now must be an aware datetime")
+    return now.astimezone(UTC).replace(microsecond=0)
 
 
 def _new_authority(now: datetime) -> bytes:

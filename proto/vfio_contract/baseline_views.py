@@ -13,11 +13,15 @@ SHORTEST_DIGEST = 19
 
 @dataclass(frozen=True, slots=True)
 class BaselineProblem:
-    """Something that speaks against accepting a node as it is: a code, whom it concerns, words."""
+    """Something that speaks against accepting a node as it is: a code, whom it concerns, words.
+
+    `next` is what to do about it, "" where only `vfioctl explain CODE` says it.
+    """
 
     code: str
     subject: str
     text: str
+    next: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 A check declares the codes that it can give; the cluster's own codes are declared here. The same
 texts serve the finding, `vfioctl explain` and the documentation, so they cannot disagree. A code is
 never renamed or reused.
+
+Length: one table of all codes of the cluster, each with its texts.
 """
 
 from dataclasses import dataclass
@@ -251,6 +253,16 @@ NODE_CLONED = Code(
     "Look which of them is the real one; give the other its own name and certificate. The newcomer "
     "was refused.",
 )
+MACHINE_TWICE = Code(
+    "MACHINE_TWICE",
+    Verdict.FAIL,
+    "Two node names say the same boot id, and no DMI UUIDs that differ; or a name comes with the "
+    "DMI UUID of another one that holds units and was not heard beside it.",
+    "Each of the host's units is there under both names and could be given away twice. This name "
+    "takes no VM; the other one stands for the machine, as it holds units or was there first.",
+    "Stop the agent that has the wrong name. If the host was renamed: vfioctl vm release for the "
+    "VMs of the old name, and vfioctl vm claim under the new one.",
+)
 NODE_CORDONED = Code(
     "NODE_CORDONED",
     Verdict.WARN,
@@ -352,6 +364,16 @@ NOTIFY_FAILED = Code(
     "Read the coordinator's log, mend the target. What reached nobody is told again by itself.",
 )
 
+CERT_NOT_RENEWED = Code(
+    "CERT_NOT_RENEWED",
+    Verdict.WARN,
+    "The coordinator's hourly look at the certificates that it keeps: its own, and the users' and "
+    "nodes' in its state directory.",
+    "One that has lived two thirds of its 90 days could not be renewed. Past its end its owner is "
+    "let in no more; if it is the coordinator's, nobody is.",
+    "Mend what the line names: it is tried again within an hour, and at a start.",
+)
+
 CLUSTER_CODES: tuple[Code, ...] = (
     FIRMWARE_CHANGED,
     GROUP_RENUMBERED,
@@ -381,6 +403,7 @@ CLUSTER_CODES: tuple[Code, ...] = (
     NODE_LOST,
     NODE_UNHEARD,
     NODE_CLONED,
+    MACHINE_TWICE,
     NODE_CORDONED,
     REVALIDATING,
     EVIDENCE_LOST,
@@ -393,6 +416,7 @@ CLUSTER_CODES: tuple[Code, ...] = (
     HOSTD_AWAY,
     SPOOL_FULL,
     NOTIFY_FAILED,
+    CERT_NOT_RENEWED,
     PEER_OUTLIER,
 )
 """Codes that no single-host check gives: drift and node states."""

@@ -125,8 +125,7 @@ def diff(before: Fingerprint, after: Fingerprint) -> tuple[Change, ...]:
         return tuple(changes)
     found = match(before, after)
     groups = _Groups(found)
-    # without an IOMMU the kernel makes no group and sets no ACS bit: nobody took one away
-    translated = all(_has_groups(side) for side in (before.functions, after.functions))
+    translated = has_groups(before) and has_groups(after)
     for pair in found.pairs:
         if not pair.is_bridge:
             changes.extend(_place_changes(pair))
@@ -143,9 +142,18 @@ def diff(before: Fingerprint, after: Fingerprint) -> tuple[Change, ...]:
     return tuple(changes)
 
 
-def _has_groups(functions: Iterable[FunctionPrint]) -> bool:
-    """False where the group of every function is known and none has one."""
-    return any(f.group is None or f.group >= 0 for f in functions)
+def has_groups(side: Fingerprint) -> bool:
+    """True where some function is known to be in a group.
+
+    Without an IOMMU the kernel makes no group and sets no ACS bit: nobody took one away. Where no
+    group was read nobody can tell.
+    """
+    return any(f.group is not None and f.group >= 0 for f in side.functions or ())
+
+
+def lost_group(old: FunctionPrint, now: FunctionPrint) -> bool:
+    """True where it was in a group and is known to be in none: no VFIO driver can have it."""
+    return old.group is not None and now.group is not None and old.group >= 0 > now.group
 
 
 def _node_changes(before: Fingerprint, after: Fingerprint) -> Iterator[Change]:
@@ -243,7 +251,10 @@ def _use_changes(pair: Pair) -> Iterator[Change]:
 
 
 def _binding_changes(pair: Pair) -> Iterator[Change]:
-    """What a hypervisor binds for its VM comes and goes with that, and is no drift."""
+    """What a hypervisor binds for its VM comes and goes with that, and is no drift; nor is what
+    comes and goes with the function's group."""
+    if lost_group(pair.before, pair.after) or lost_group(pair.after, pair.before):
+        return
     found = {(VFIO, HOST): codes.BINDING_LOST, (HOST, VFIO): codes.BINDING_GAINED}
     was, is_now = pair.before.binding, pair.after.binding
     if was is not None and is_now is not None and (was, is_now) in found:

@@ -15,6 +15,7 @@ EVENT_WORDS = {
     "it. No new VM goes there until this boot is read.",
     "NODE_VALIDATED": "This boot of the node was read and nothing speaks against it: it takes VMs "
     "again.",
+    "MACHINE_ALONE": "No other node name stands for the node's machine before it any more.",
     "NODE_RETURNED": "A node that was lost is heard again.",
     "NODE_UNCORDONED": "Cordons of the node were lifted: by a user, or because their cause is "
     "gone. The row names both.",

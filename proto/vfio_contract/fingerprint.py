@@ -16,10 +16,10 @@ from dataclasses import dataclass, field, replace
 from vfio_contract.address import Address, Identity, bus_of, slot_of
 from vfio_contract.firmware import Parts, firmware_tuple
 from vfio_contract.host import Host
-from vfio_contract.identity import ancestors
+from vfio_contract.identity import ancestors, shared_serials
 from vfio_contract.intention import is_vfio_bound
 from vfio_contract.isolation import is_artificial
-from vfio_contract.model import Bar, Facts, PciFunction
+from vfio_contract.model import NO_GROUP, NOIOMMU_NAME, Bar, Facts, PciFunction
 from vfio_contract.next_boot import describe_next_boot, sort_parameters
 from vfio_contract.quirks import has_wide_acs
 from vfio_contract.units import hot_resets, resets_alone
@@ -75,12 +75,14 @@ class FunctionPrint:
 
     `identity`, `place` and `method` are as in `identity.Identified`; `placed` is True when all that
     makes up the place was read. `owner` is the physical function's address of a VF, "" for what is
-    none. `bridge` None: its header was not read. `group` is NO_GROUP when the kernel gave none.
+    none. `bridge` None: its header was not read. `group` is NO_GROUP when the kernel gave none, or
+    none but that of vfio's no-IOMMU mode.
     `reset` is one of RESETS, `binding` VFIO, HOST or AT_START. `resizable` are (BAR, bytes) of
     those whose size can be set. `link` is its own end, `port_link` that of the bridge above it.
     `acs` are the bits that isolate and are on, `artificial` is True where its group rests on
     pcie_acs_override. `without_serial` and `without_acs` are True where the whole list of
-    capabilities was read and that one is not in it.
+    capabilities was read and that one is not in it, `shared_serial` where its serial number stands
+    in another slot too.
     """
 
     address: Address
@@ -106,6 +108,7 @@ class FunctionPrint:
     acs: int | None = None
     artificial: bool | None = None
     without_serial: bool = False
+    shared_serial: bool = False
     without_acs: bool = False
 
 
@@ -132,11 +135,13 @@ def fingerprint(host: Host) -> Fingerprint:
     if facts.functions is not None:
         groups = _groups_of(host)
         managed = _bound_at_start(facts)
+        shared = shared_serials(host.functions)
         orphaned = frozenset(bus_of(f.address) for f in host.functions if f.parent is None)
         functions = tuple(
             replace(
                 _print_function(host, f, groups, managed),
                 reset=None if bus_of(f.address) in orphaned else _reset_of(host, f),
+                shared_serial=f.address in shared,
             )
             for f in host.functions
         )
@@ -184,6 +189,8 @@ def _print_function(
 ) -> FunctionPrint:
     found = host.identities[function.address]
     group = function.group if function.group is not None else groups.get(function.address)
+    if group is not None and group in host.groups and host.groups[group].name == NOIOMMU_NAME:
+        group = NO_GROUP
     above = host.by_address.get(function.parent) if function.parent else None
     return FunctionPrint(
         address=function.address,

@@ -69,6 +69,12 @@ def identify(functions: Sequence[PciFunction]) -> dict[Address, Identified]:
     return found
 
 
+def shared_serials(functions: Sequence[PciFunction]) -> frozenset[Address]:
+    """The functions whose serial number stands in another slot too, so that it names neither."""
+    slots = _slots_by_serial(functions)
+    return frozenset(f.address for f in functions if len(slots.get(_serial(f), ())) > 1)
+
+
 def _identify_physical(
     function: PciFunction,
     by_address: Mapping[Address, PciFunction],
@@ -87,16 +93,21 @@ def _identify_physical(
 
 
 def _trusted_serials(functions: Sequence[PciFunction]) -> dict[Address, str]:
-    slots: dict[str, set[str]] = {}
-    for function in functions:
-        serial = _serial(function)
-        if serial:
-            slots.setdefault(serial, set()).add(slot_of(function.address))
+    slots = _slots_by_serial(functions)
     return {
         f.address: serial
         for f in functions
         if (serial := _serial(f)) and len(slots[serial]) == 1 and not f.physfn
     }
+
+
+def _slots_by_serial(functions: Sequence[PciFunction]) -> dict[str, set[str]]:
+    slots: dict[str, set[str]] = {}
+    for function in functions:
+        serial = _serial(function)
+        if serial:
+            slots.setdefault(serial, set()).add(slot_of(function.address))
+    return slots
 
 
 def _serial(function: PciFunction) -> str:

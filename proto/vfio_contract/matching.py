@@ -18,6 +18,7 @@ from vfio_contract.address import Address, address_key, function_number, slot_of
 from vfio_contract.fingerprint import Fingerprint, FunctionPrint
 
 TWIN = "by place: it has a twin, neither has a serial number, they may have changed places"
+SHARED = "by place: two boards have its serial number, they may have changed places"
 AT_ADDRESS = "by address and ids: its place in the PCI tree is not known"
 ALONE = "by kind: the only one of its kind on both sides"
 
@@ -71,14 +72,20 @@ def _place_key(function: FunctionPrint) -> Key:
     return None if function.method == "vf" else (function.place, function.placed)
 
 
-def _twins(*sides: list[FunctionPrint]) -> Callable[[FunctionPrint], str]:
+Words = Callable[[FunctionPrint, FunctionPrint], str]
+"""How certain it is that the first, before, is the second, after: as `Pair.confidence`."""
+
+
+def _twins(*sides: list[FunctionPrint]) -> Words:
     """The words for a match by place: of several of one kind nobody knows which is which."""
     counts = [Counter(_kind_of(f) for f in side if f.method != "vf") for side in sides]
 
-    def confidence(function: FunctionPrint) -> str:
-        if function.bridge:
+    def confidence(old: FunctionPrint, now: FunctionPrint) -> str:
+        if now.bridge:
             return ""
-        kind = _kind_of(function)
+        if old.shared_serial or now.shared_serial:
+            return SHARED
+        kind = _kind_of(now)
         return TWIN if any(count[kind] > 1 for count in counts) else ""
 
     return confidence
@@ -122,7 +129,7 @@ class _Work:
     def join(
         self,
         key_of: Callable[[FunctionPrint], Key],
-        words: Callable[[FunctionPrint], str] | str = "",
+        words: Words | str = "",
         *,
         vague: bool = False,
     ) -> None:
@@ -136,7 +143,7 @@ class _Work:
             if now is None or _differ(old, now):
                 continue
             if not vague or self._is_vague(old, now):
-                self._pair(old, now, words if isinstance(words, str) else words(now))
+                self._pair(old, now, words if isinstance(words, str) else words(old, now))
 
     def follow(self) -> None:
         """VFs go with their physical function."""

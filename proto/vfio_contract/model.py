@@ -24,6 +24,9 @@ SCHEMA = "vfioctl.artifact/v1"
 NO_GROUP = -1
 """Value of `PciFunction.group` when the kernel gave the function no IOMMU group."""
 
+NOIOMMU_NAME = "vfio-noiommu"
+"""Name of a group that vfio's no-IOMMU mode made for a device that is behind no IOMMU."""
+
 # --- PCI -----------------------------------------------------------------------------------------
 
 
@@ -200,7 +203,7 @@ class ReservedRegion:
 class IommuGroup:
     """One directory of /sys/kernel/iommu_groups. The number is an attribute, never a key.
 
-    `name` is "" when the group has none (`vfio-noiommu` is the one that matters).
+    `name` is "" when the group has none (NOIOMMU_NAME is the one that matters).
     `members` are device names; PCI addresses, or platform device names on Arm.
     """
 

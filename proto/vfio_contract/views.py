@@ -16,11 +16,16 @@ from vfio_contract.stale import StaleReference
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why a node is not simply ready. `owner` is `auto:<CODE>` or `user:<name>`."""
+    """Why a node is not simply ready.
+
+    `owner` is `auto:<CODE>` or `user:<name>`. `since` is when this node began to show it, UTC, ""
+    where that is not kept.
+    """
 
     code: str
     owner: str
     text: str
+    since: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +33,10 @@ class UnitView:
     """A unit as placement sees it.
 
     `state` is free, claimed, foreign (a process outside our claims holds it), unfit, unknown or
-    pending. `why` is the first gate that refuses, in words; `needs` lists the `--allow` words that
-    would admit it. `vm` is the claim's holder, "" for none. `reset` is the worst class of its
-    functions' reset histories (`ledger.ResetState`), "" where its agent told of no reset.
+    pending. `addresses` begin with the function that `kind` and `model` are of. `why` is the first
+    gate that refuses, in words; `needs` lists the `--allow` words that would admit it. `vm` is the
+    claim's holder, "" for none. `reset` is the worst class of its functions' reset histories
+    (`ledger.ResetState`), "" where its agent told of no reset.
     """
 
     id: str
@@ -429,6 +435,8 @@ class BaselineView:
     `of_this_firmware` is True where no part of the firmware tuple that is known differs now.
     `present_digest` is of the facts that it is compared with, "" for none. `intended_units` are
     those of then, at their addresses of then; it vouches for those whose ids are in `passed`.
+    `unread` are facts in words that it knows and the node does not tell now, where that may hide
+    harm to a unit that is intended or claimed.
     """
 
     node: str
@@ -446,3 +454,4 @@ class BaselineView:
     stale: tuple[StaleReference, ...] = ()
     present_digest: str = ""
     passed: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()

@@ -17,6 +17,9 @@ from vfio_contract.address import Address, slot_of
 PROXMOX, LIBVIRT, QEMU = "proxmox", "libvirt", "qemu"
 """Values of `VmConfig.kind`. `qemu` is a running process, which no configuration file describes."""
 
+SOURCE_ADDRESS = "source/address."
+"""How `VmDevice.options` names the parts of the host's address that libvirt's XML has as attributes
+(`source/address.bus`)."""
 
 _WRITTEN = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([0-9a-f]{2})(?:\.([0-9a-f]))?")
 

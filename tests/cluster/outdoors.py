@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
+from uuid import NAMESPACE_URL, uuid5
 
 from tests.cluster.noticing import unpack
 from tests.cluster.processes import Process, serving
@@ -28,6 +29,8 @@ from vfio_contract.views import ClusterStatus
 Value = TypeVar("Value")
 
 HOST = "gpubox-f10"
+BOOT_ID = "proc/sys/kernel/random/boot_id"
+PRODUCT_UUID = "sys/devices/virtual/dmi/id/product_uuid"
 
 WAIT_S = 60.0
 """Ends what hangs: the slowest weather here is noticed within 20 s, and over as soon."""
@@ -156,10 +159,13 @@ class Outdoors:
     ) -> Node:
         """A node on a captured host, unpacked at `root`, and both its halves behind prefixes.
 
-        `journal` is hostd's state directory, where it is not to be its own.
+        Each root is a machine of its own, however many names it gets. `journal` is hostd's state
+        directory, where it is not to be its own.
         """
         if not root.exists():
             unpack(HOST, root)
+            for file in (BOOT_ID, PRODUCT_UUID):
+                (root / file).write_text(f"{uuid5(NAMESPACE_URL, f'{file} {root}')}\n")
         both = self.stack.enter_context(
             halves(self.state / "nodes" / name, root, self.process.endpoint)
         )

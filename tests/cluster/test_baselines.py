@@ -101,6 +101,29 @@ async def test_a_broken_host_is_refused_unless_forced_with_a_reason(
         assert "forced    wired-so" in (await at.type("baseline show pve01")).out
 
 
+async def test_what_is_not_told_any_more_is_named_and_is_not_known(
+    state: Path, shell: ShellFor
+) -> None:
+    async with Cluster(state) as cluster:
+        at, admin = shell(cluster), await cluster.admin()
+        agent = await cluster.join("pve01", full_host())
+        await at.type("baseline accept pve01")
+        facts = agent.snapshot.facts
+        less = tuple(replace(f, reset_methods=None, parent=None) for f in facts.functions or ())
+        await reboot(cluster, agent, replace(agent.snapshot, facts=replace(facts, functions=less)))
+        await admin.until_state("pve01", "revalidating")
+        shown = await at.type("baseline show pve01")
+        assert shown.code == 3
+        assert "NOW  UNKNOWN: " in shown.out
+        assert "NOT TOLD NOW" in shown.out
+        assert "reset methods of 0000:" in shown.out
+        document = (await at.type("baseline show pve01 -o json")).document
+        assert any("reset methods of" in fact for fact in document["baseline"]["unread"])
+        refused = await at.type("baseline accept pve01")
+        assert (refused.code, "EVIDENCE_LOST" in refused.out) == (2, True)
+        assert "do: " in refused.out
+
+
 async def test_facts_can_be_had_to_compare(state: Path) -> None:
     async with Cluster(state) as cluster:
         agent = await cluster.join("pve01", with_bios("F10", boot=1))
@@ -129,6 +152,9 @@ async def test_a_policy_accepts_by_itself(state: Path, shell: ShellFor) -> None:
         assert "nobody: the default" in shown.out
         for wrong in ("nonsense=1", "baseline", "baseline=perhaps"):
             assert (await at.type(f"policy set {wrong}")).code == 64
+        for twice in ("baseline=auto baseline=person", "baseline=person baseline=auto"):
+            refused = await at.type(f"policy set {twice}")
+            assert (refused.code, "baseline: it is there twice" in refused.err) == (64, True)
         said = await at.type("policy set baseline=auto -o name")
         assert said.out.splitlines() == ["baseline=auto", "baseline-resets=any"]
         await cluster.join("pve01", full_host())

@@ -146,3 +146,32 @@ def test_run_becomes_the_process_it_names(tmp_path: Path) -> None:
         assert said.returncode == 64
         assert said.stderr.startswith(f"vfioctl {command} run: ")
         assert said.stderr.count("\n") == 1
+
+
+def test_a_coordinator_that_serves_says_how_to_look_at_it(tmp_path: Path) -> None:
+    state = tmp_path / "s"
+    arguments = ["coordinator", "run", "--state", str(state), "--listen", "127.0.0.1:0"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vfio_cli.main", *arguments, "--node", "pve01"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        lines = [process.stdout.readline()]
+        while not lines[-1].startswith("  look "):
+            assert lines[-1], lines
+            lines.append(process.stdout.readline())
+        assert lines[0].startswith("listening 127.0.0.1:")
+        _, program, *words = lines[-1].split()
+        status = vfioctl(*words, "-o", "json", state=tmp_path / "elsewhere")
+        assert (program, status.returncode) == ("vfioctl", 0)
+        assert json.loads(status.stdout)["status"]["cluster"] in lines[1]
+        bundle = next(line.split()[1] for line in lines if line.startswith("  admin "))
+        again = vfioctl("node", "list", "--tls", bundle, state=tmp_path / "elsewhere")
+        assert again.returncode == 0, again.stderr
+    finally:
+        process.terminate()
+        process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0

@@ -36,6 +36,7 @@ from vfio_coordinator.notify_config import AnyTarget, read_targets
 from vfio_coordinator.pki import Authority
 from vfio_coordinator.state.effects import Notify
 from vfio_coordinator.state.events import NotifyEnded
+from vfio_coordinator.state.incident_notices import HOLD_S
 
 WEDGED = Finding(
     check="reset-history",
@@ -368,9 +369,12 @@ async def test_an_incident_of_a_real_cluster_is_told_once_and_trouble_is_shown(
         async with cluster:
             agent = await cluster.join("pve01")
             await agent.observe(findings=[to_message(WEDGED)])
+            admin = await cluster.admin()
+            await opened(admin)
+            assert web.bodies.empty()
+            cluster.advance(HOLD_S)
             first = await web.next()
             assert (first["code"], first["level"]) == ("RESET_WEDGED", "ERR")
-            admin = await cluster.admin()
             (row,) = await admin.until_event("NOTIFY_FAILED")
             assert row.text == "webhook-1: it answered 500"
             cluster.advance(1)
@@ -392,19 +396,34 @@ async def test_an_incident_of_a_real_cluster_is_told_once_and_trouble_is_shown(
             assert (await web.next())["code"] == "NODE_LOST"
 
 
-async def test_a_kill_between_telling_and_its_mark_tells_once_more_under_the_same_id(
+async def opened(user: User) -> None:
+    """Once an incident is in the store."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not (await user.call("ListIncidents")).incidents:
+            pass  # each look is a call over the wire
+
+
+async def test_a_kill_before_and_after_telling_tells_it_each_time_under_the_same_id(
     state: Path, tmp_path: Path
 ) -> None:
     with web_server() as web:
         config = str(write_config(tmp_path / "notify.toml", webhook(web.port)))
         async with serving(state, "--node", "pve01", "--notify", config) as process:
-            web.answers = [lambda: os.kill(process.pid, signal.SIGKILL)]
             async with secure_channel(process.endpoint, load_bundle(state / "nodes/pve01")) as one:
                 agent = Agent("pve01", one, nic_host())
                 await agent.join()
                 await agent.observe(findings=[to_message(WEDGED)])
-                first = await web.next()
-                assert (await process.ended()).status == -signal.SIGKILL
+                async with local(state) as user:
+                    await opened(user)
+            process.kill()
+            await process.ended()
+        assert web.bodies.empty(), "it waits for what may come of the same cause"
+        ready = threading.Event()
+        web.answers = [lambda: os.kill(process.pid, signal.SIGKILL) if ready.wait(9) else 500]
+        async with serving(state, "--notify", config) as process:
+            ready.set()
+            first = await web.next()
+            assert (await process.ended()).status == -signal.SIGKILL
         answer = threading.Event()
         web.answers = [lambda: 200 if answer.wait(DEADLINE_S) else None]
         async with serving(state, "--notify", config) as process, local(state) as user:

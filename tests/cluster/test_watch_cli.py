@@ -172,3 +172,28 @@ async def test_events_that_are_no_longer_kept_are_told_as_a_gap(state: Path) -> 
             assert row["seq"] > 2
             _, errors = await command.end()
     assert "COMPACTED: events 2 to 2" in errors
+
+
+async def test_a_number_that_the_log_has_not_reached_is_said_and_waited_for(state: Path) -> None:
+    async with Cluster(state) as cluster:
+        await cluster.join(NODE)
+        admin = await cluster.admin()
+        newest = max(row.seq for row in await admin.events())
+        asked = newest + 2
+        async with vfioctl(state, f"events --follow --since {asked} -o json") as command:
+            assert command.running.stderr is not None
+            async with asyncio.timeout(DEADLINE_S):
+                said = (await command.running.stderr.readline()).decode()
+            assert f"the newest event is {newest}: nothing is shown before {asked + 1};" in said
+            assert said.endswith(f"vfioctl events --follow --since {newest}\n")
+            for number in range(4):
+                await admin.call("CordonNode", node=NODE, reason=str(number))
+            (row, *_) = await command.until(lambda _: True)
+            assert row["seq"] == asked + 1
+            code, errors = await command.end()
+            assert (code, errors.strip()) == (130, "")
+        async with vfioctl(state, f"events --follow --since {newest} -o json") as command:
+            (row, *_) = await command.until(lambda _: True)
+            assert row["seq"] == newest + 1
+            code, errors = await command.end()
+            assert (code, errors.strip()) == (130, "")

@@ -392,7 +392,8 @@ def test_it_is_an_incident_whose_factor_the_peer_does_not_have(f11: Life) -> Non
 
     assert (incident["state"], incident["first_node"]) == ("open", NODE)
     assert [member["node"] for member in incident["members"]] == [NODE]
-    assert incident["members"][0]["vms"] == ["train-9"]
+    assert incident["members"][0]["vms"] == ["101", "train-9"], "101 has a line to edit"
+    assert "VM_ADDRESS_STALE" not in f11.incidents
     assert factor["part"] == "BIOS"
     assert (factor["before"], factor["after"]) == ("F10 01/02/2025", "F11 06/07/2025")
     assert (incident["waiting"], incident["unaffected"]) == ([PEER], [])

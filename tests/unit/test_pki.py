@@ -185,6 +185,30 @@ class TestAuthority:
         with pytest.raises(AuthorityError, match=message):
             Authority.open_or_create(authority.directory, now=now)
 
+    def test_the_same_authority_at_a_later_moment(self, authority: Authority, node: Path) -> None:
+        before = read_certificate(node)
+        later = authority.at(NOW + 61 * DAY)
+        assert later.pem == authority.pem
+        later.ensure_node_bundle("pve07", node)
+        assert read_certificate(node) != before
+
+    def test_at_a_later_moment_it_must_still_be_the_one_on_disk(
+        self, authority: Authority, tmp_path: Path
+    ) -> None:
+        path = authority.directory / "authority.pem"
+        with pytest.raises(ValueError, match="aware"):
+            authority.at(NOW.replace(tzinfo=None))
+        with pytest.raises(AuthorityError, match=r"authority\.pem expired on"):
+            authority.at(NOW + 3653 * DAY)
+        other = Authority.open_or_create(tmp_path / "other", now=NOW)
+        path.write_bytes((other.directory / "authority.pem").read_bytes())
+        with pytest.raises(AuthorityError, match="is not the authority of this start"):
+            authority.at(NOW)
+        path.unlink()
+        with pytest.raises(AuthorityError, match=r"authority\.pem is missing: restore it"):
+            authority.at(NOW)
+        assert not path.exists()
+
 
 class TestLeaves:
     def test_a_node_is_named_in_a_uri_and_is_a_client_only(self, node: Path) -> None:

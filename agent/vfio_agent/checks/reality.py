@@ -11,9 +11,7 @@ from enum import Enum
 from vfio_contract.address import is_address
 from vfio_contract.host import Host
 from vfio_contract.intention import is_vfio_bound
-from vfio_contract.model import NO_GROUP
-
-NOIOMMU_NAME = "vfio-noiommu"
+from vfio_contract.model import NO_GROUP, NOIOMMU_NAME
 
 _DOMAIN_TYPES = frozenset({"DMA", "DMA-FQ", "identity", "blocked", "unmanaged"})
 """`type` of a group that has a default domain; without an IOMMU it reads `unknown`.

@@ -18,7 +18,15 @@ from vfio_contract.codes import Code, make_finding
 from vfio_contract.findings import NODE, Evidence, Finding, Missing, Verdict
 from vfio_contract.host import Host
 from vfio_contract.model import Gap, PciFunction
-from vfio_contract.vm import LIBVIRT, QEMU, VmConfig, VmDevice, choices, covers
+from vfio_contract.vm import (
+    LIBVIRT,
+    QEMU,
+    SOURCE_ADDRESS,
+    VmConfig,
+    VmDevice,
+    choices,
+    covers,
+)
 
 _SOURCES = re.compile(
     r"/etc/pve/qemu-server(?:/.*)?|/etc/libvirt/qemu(?:/.*)?|/proc/[0-9]+/cmdline"
@@ -115,7 +123,8 @@ def at(vm: VmConfig, line: int, text: str) -> Evidence:
 
 def at_device(vm: VmConfig, device: VmDevice) -> Evidence:
     """The entry as it is written; of libvirt the host's device first, which no attribute names."""
-    words = ",".join(f"{key}={value}" for key, value in device.options)
+    rows = (row for row in device.options if not row[0].startswith(SOURCE_ADDRESS))
+    words = ",".join(f"{key}={value}" for key, value in rows)
     if vm.kind == LIBVIRT:
         words = ",".join(["+".join(device.addresses) or device.mdev or "no host device", words])
     return at(vm, device.line, f"{device.key}: {words}")

@@ -21,7 +21,7 @@ from vfio_agent.vmconf.qemu_cmdline import (
     read_options,
 )
 from vfio_agent.vmconf.secrets import redact_value
-from vfio_contract.vm import LIBVIRT, VmConfig, VmDevice, VmDisk, VmSetting
+from vfio_contract.vm import LIBVIRT, SOURCE_ADDRESS, VmConfig, VmDevice, VmDisk, VmSetting
 
 MAX_DEPTH = 64
 """libvirt's own schema is a dozen levels deep."""
@@ -329,11 +329,12 @@ def _make_device(entry: _Entry, number: int, faults: list[tuple[int, str]]) -> V
 
 
 def _list_options(entry: _Entry) -> tuple[tuple[str, str], ...]:
-    """Attributes of the entry and of what is in it (alias, driver, guest address, rom)."""
+    """Attributes of the entry and of what is in it (both addresses, alias, driver, rom)."""
     rows = [(name, value) for name, value in entry.attributes.items()]
     for path, attributes in entry.inside.items():
-        if path != "source/address":
-            rows += [(f"{path}.{name}", value) for name, value in attributes.items()]
+        # of the host's address no uuid: `mdev` has that
+        shown = _RANGES if f"{path}." == SOURCE_ADDRESS else attributes
+        rows += [(f"{path}.{name}", value) for name, value in attributes.items() if name in shown]
     return tuple((name, redact_value(name, value)) for name, value in rows)
 
 

@@ -38,8 +38,9 @@ node_argument = click.argument("node", metavar="NODE", shell_complete=complete_n
     examples=("vfioctl baseline show pve07", "vfioctl baseline show pve07 -o json"),
     exits="0 nothing that matters differs, 1 something differs but nothing was lost, or a line of "
     "a VM's configuration means another device now, 2 isolation "
-    "or function was lost (also: no baseline), 3 not known (the node is not heard, or the baseline "
-    "is of another machine) or the coordinator cannot be reached, 64 no such node or wrong usage.",
+    "or function was lost (also: no baseline), 3 not known (the node is not heard, tells less than "
+    "the baseline knows, or the baseline is of another machine) or the coordinator cannot be "
+    "reached, 64 no such node or wrong usage.",
 )
 @node_argument
 @output_option(*WITHOUT_NAME)
@@ -55,8 +56,9 @@ def show(node: str, form: str, endpoint: str | None, tls: str | None) -> int:
     )
     if not found.compared:
         return UNKNOWN
-    _, tone = verdict_words(found.drift, comparable=True)
-    return {"bad": FAILURE, "warn": WARNING}.get(tone, WARNING if found.stale else OK)
+    _, tone = verdict_words(found.drift, comparable=not found.unread)
+    worst = {"bad": FAILURE, "unsure": UNKNOWN, "warn": WARNING}
+    return worst.get(tone, WARNING if found.stale else OK)
 
 
 @baseline.command(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import click
@@ -29,8 +29,10 @@ from vfio_contract.artifact import (
     digest_facts,
 )
 from vfio_contract.codes import BASELINE_FOREIGN
-from vfio_contract.drift import Change
+from vfio_contract.concern import NamedBy, units_at
+from vfio_contract.drift import Change, has_groups
 from vfio_contract.findings import Verdict
+from vfio_contract.fingerprint import fingerprint
 from vfio_contract.firmware import firmware_tuple
 from vfio_contract.host import Host
 from vfio_contract.machine import find_other_machine
@@ -106,10 +108,11 @@ def diff(
     other = find_other_machine(old.facts, now.facts) if alike else ""
     notes = (*_notes(old, now, other), *found.notes)
     comparable = old.facts.functions is not None and now.facts.functions is not None
+    changes = tuple(_concerning(found.changes, old, now, sides.claimed_by))
     view = DiffView(
         before=sides.before,
         after=sides.after,
-        changes=found.changes,
+        changes=changes,
         name_of=lambda change: _device_name(change, old, now),
         not_compared=_unknown_parts(old, now),
         comparable=comparable,
@@ -130,7 +133,8 @@ def diff(
             not_compared=view.not_compared,
             unmatched=found.unmatched,
             notes=notes,
-            changes=found.changes,
+            changes=changes,
+            codes={code: _explain(code) for code in sorted({c.code for c in changes})},
             stale=found.stale,
             verdicts=view.verdicts,
             doubt=view.doubt,
@@ -143,9 +147,10 @@ def _notes(old: Host, now: Host, other: str) -> Iterator[str]:
     if other:
         yield f"the two sides are different machines: {other}"
     for side, host in (("BEFORE", old), ("AFTER", now)):
-        groups = [function.group for function in host.functions]
-        if groups and all(group is not None and group < 0 for group in groups):
-            yield f"{side} has no IOMMU group at all: groups and ACS bits are not compared"
+        if host.functions and not has_groups(fingerprint(host)):
+            none = all(function.group is not None for function in host.functions)
+            shows = "has no IOMMU group at all" if none else "does not show any IOMMU group"
+            yield f"{side} {shows}: groups and ACS bits are not compared"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +163,35 @@ class _Sides:
     now: Host
     verdicts: tuple[VerdictChange, ...] = ()
     doubt: str = ""
+    claimed_by: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+
+
+def _concerning(
+    changes: Iterable[Change],
+    old: Host,
+    now: Host,
+    claimed_by: Mapping[tuple[str, str], tuple[str, ...]],
+) -> Iterator[ChangeView]:
+    """The changes with the units intended for passthrough that they concern, and whose VMs."""
+    named = NamedBy(old, now)
+    for change in changes:
+        sides = ((old, change.address_before), (now, change.address_after))
+        units = {
+            unit.id: None
+            for host, address in sides
+            for unit in units_at(host, address)
+            if host.is_intended(unit.addresses)
+        }
+        vms = (*claimed_by.get((change.code, change.identity), ()), *named.of(units))
+        same = {row.name: getattr(change, row.name) for row in fields(change)}
+        yield ChangeView(**same, units=tuple(units), vms=tuple(dict.fromkeys(vms)))
+
+
+def _explain(code: str) -> dict[str, str]:
+    from vfio_cli.screens.diff import CODES
+
+    row = CODES[code]
+    return {"verdict": str(row.verdict), "meaning": row.meaning, "decision": row.decision}
 
 
 def _load_both(before: str, after: str) -> _Sides:
@@ -178,10 +212,13 @@ def _load_baseline(
 
     name = node or socket.gethostname().partition(".")[0].lower()
     doubt = ""
+    claimed_by: Mapping[tuple[str, str], tuple[str, ...]] = {}
     with connect(endpoint, tls) as coordinator:
         name, _, accepted = coordinator.baseline_facts(name)
         if after is None and node is not None:
             _, _, present, doubt = coordinator.node_facts(name)
+            drift = coordinator.show_node(name).drift
+            claimed_by = {(change.code, change.identity): change.vms for change in drift}
             label, now = f"{name} as last heard", _host_of(name, present)
         else:
             label = after or "/"
@@ -195,7 +232,7 @@ def _load_baseline(
             status=UNKNOWN,
             code=BASELINE_FOREIGN.name,
         )
-    return _Sides(f"baseline of {name}", label, old, now, doubt=doubt)
+    return _Sides(f"baseline of {name}", label, old, now, doubt=doubt, claimed_by=claimed_by)
 
 
 def _host_of(node: str, facts_zlib: bytes) -> Host:
@@ -209,7 +246,7 @@ def exit_code(view: DiffView) -> int:
     """What the screen's second line says, as a number."""
     from vfio_cli.screens.diff import CODES
 
-    if any(change.harms for change in (*view.changes, *view.verdicts)):
+    if any(c.harms for c in view.changes) or any(v.harms for v in view.verdicts):
         return FAILURE
     if not view.comparable or view.unmatched or view.doubt:
         return UNKNOWN
@@ -236,9 +273,7 @@ def _load(side: str, text: str) -> Inspection:
     try:
         return judge_snapshot(decode_artifact(data))
     except ArtifactError as error:
-        raise Mistake(
-            f"{side} {text} is no usable artifact: {error}. Make one: vfioctl collect -o FILE"
-        ) from None
+        raise Mistake(f"{side} {text} is no usable artifact: {error}. {error.fix}") from None
 
 
 def _looks_like_json(path: Path) -> bool:
@@ -246,7 +281,7 @@ def _looks_like_json(path: Path) -> bool:
         return file.read(64).lstrip().startswith((b"{", b'"', b"[]", b"[{", b"[["))
 
 
-def _device_name(change: Change | ChangeView, old: Host, now: Host) -> str:
+def _device_name(change: ChangeView, old: Host, now: Host) -> str:
     for host, address in ((now, change.address_after), (old, change.address_before)):
         for function in host.functions:
             if function.address == address:

@@ -81,6 +81,7 @@ def events(
 ) -> int:
     """What happened in the cluster, when, and who did it; oldest first."""
     if follows and since is not None:
+        _tell_if_ahead(since, node, endpoint, tls)
         _follow(since, node, form, endpoint, tls)
     with connect(endpoint, tls) as coordinator:
         if since is None:
@@ -96,6 +97,18 @@ def events(
         document=lambda: make_document("events", events=found, last_seq=newest),
     )
     return 0
+
+
+def _tell_if_ahead(since: int, node: str, endpoint: str | None, tls: str | None) -> None:
+    """A number that the log has not reached makes a silence that looks like quiet."""
+    with connect(endpoint, tls) as coordinator:
+        _, newest = coordinator.list_events(after_seq=since, limit=1, node=node)
+    if since > newest:
+        of = f" --node {node}" if node else ""
+        terminal.note(
+            f"vfioctl: the newest event is {newest}: nothing is shown before {since + 1}; "
+            f"for what comes from now on: vfioctl events --follow --since {newest}{of}"
+        )
 
 
 def _follow(after: int, node: str, form: str, endpoint: str | None, tls: str | None) -> NoReturn:

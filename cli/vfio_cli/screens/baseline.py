@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from vfio_cli.screens.diff import change_blocks, verdict_words
@@ -25,6 +26,12 @@ from vfio_contract.baseline_views import SHORTEST_DIGEST, BaselineRefusal, Basel
 from vfio_contract.drift import CONSEQUENCES, Consequence
 from vfio_contract.views import BaselineView, ChangeView
 
+_PROBLEMS = 8
+"""Of what speaks against an acceptance, shown one by one; `wide` shows all."""
+
+_UNREAD = 8
+"""Facts that are not told now, shown one by one; `wide` shows all."""
+
 _PARTS = ("BIOS", "kernel")
 """Of the firmware tuple, what every row of the history shows; the rest only where it changed."""
 
@@ -47,16 +54,38 @@ def baseline_screen(view: BaselineView, *, wide: bool = False) -> Lines:
     if not view.compared:
         return lines + _not_compared(view, wide=wide)
     if not view.drift:
-        lines += wrap("NOW  ", "nothing that both know differs from it", width=width)
+        text = "nothing that both know differs from it"
+        if view.unread:
+            head = wrap("NOW  UNKNOWN: ", text, width=width, hang=5)
+            lines += [Line(head[0].text, "unsure", 5, 12), *head[1:], *_unread(view, wide=wide)]
+            return [*lines, *stale_lines(view.stale, wide=wide), Line(""), *_next(view)]
+        lines += wrap("NOW  ", text, width=width)
         return lines + stale_lines(view.stale, wide=wide)
-    word, tone = verdict_words(view.drift, comparable=True)
+    word, tone = verdict_words(view.drift, comparable=not view.unread)
     text = f"NOW  {word}: {plural(len(view.drift), 'difference')}"
     lines.append(Line(text, tone, 5, 5 + len(word)))
     if view.present_digest:
         lines += wrap("     digest ", cut(view.present_digest, width - 12), width=width)
     lines += _drift(view, wide=wide)
+    lines += _unread(view, wide=wide)
     lines += stale_lines(view.stale, wide=wide)
     return [*lines, Line(""), *_next(view)]
+
+
+def _unread(view: BaselineView, *, wide: bool) -> Lines:
+    """What it knows and the node does not tell now, and what to do; nothing where it tells all."""
+    if not view.unread:
+        return []
+    width = UNLIMITED if wide else WIDTH
+    lines: Lines = [Line(""), title(f"NOT TOLD NOW {plural(len(view.unread), 'fact')} it knows")]
+    shown = view.unread if wide else view.unread[:_UNREAD]
+    for fact in shown:
+        lines += wrap("  ", fact, width=width)
+    more = len(view.unread) - len(shown)
+    if more:
+        lines += wrap("  ", f"and {more} more (all of them: -o wide)", width=width)
+    text = "Until they are told, or accepted by force, the node takes no new VM: "
+    return lines + wrap("  ", f"{text}vfioctl check --node {view.node}", width=width)
 
 
 def _units(view: BaselineView) -> list[list[str]]:
@@ -99,6 +128,9 @@ def _next(view: BaselineView) -> Lines:
         lines = " and those lines are right" if view.stale else ""
         text = f"Put back what was lost; the node returns by itself once it is there{lines}. "
         text += "If it is meant to be so:"
+    elif view.unread:
+        lines = "Edit those lines. " if view.stale else ""
+        text = f"{lines}If those facts cannot be told any more, and all is as you want it:"
     elif view.stale and any(map(_waits, view.drift)):
         text = "Edit those lines first; the rest waits for you. If it is then as you want it:"
         command, digest = f"vfioctl baseline accept {node}", ""
@@ -140,10 +172,18 @@ def refused_screen(refusal: BaselineRefusal, *, wide: bool = False) -> Lines:
     speaks = "speaks" if count == 1 else "speak"
     text = f"REFUSED  {node}: {plural(count, 'problem')} {speaks} against it; nothing was changed"
     lines: Lines = [Line(text, "bad", 0, 7)]
-    for problem in refusal.problems:
+    shown = refusal.problems if wide else refusal.problems[:_PROBLEMS]
+    for problem, after in zip(shown, [*shown[1:], None], strict=True):
         code = clean(problem.code)
         lines.append(Line(f"  {code}  {cut(problem.subject, width - len(code) - 4)}"))
         lines += wrap("    ", problem.text, width=width)
+        # what the next ones ask for too is said once, below the last of them
+        if problem.next and (after is None or after.next != problem.next):
+            lines += wrap("    do: ", problem.next, width=width, hang=8)
+    rest = Counter(problem.code for problem in refusal.problems[len(shown) :])
+    if rest:
+        named = ", ".join(f"{number} {code}" for code, number in rest.items())
+        lines += wrap("  ", f"and {rest.total()} more: {named} (all of them: -o wide)", width=width)
     lines += [Line(""), *wrap("", "Mend that first: vfioctl explain CODE. To accept it as it is:")]
     lines.append(Line(f'  vfioctl baseline accept {node} --force --reason "..."'))
     return lines

@@ -26,7 +26,6 @@ from vfio_cli.screens.layout import (
 from vfio_cli.screens.stale import stale_lines
 from vfio_cli.verdicts import VerdictChange
 from vfio_contract.codes import CLUSTER_CODES, Code
-from vfio_contract.drift import Change
 from vfio_contract.findings import NODE, Verdict, severity
 from vfio_contract.firmware import shorten
 from vfio_contract.stale import StaleReference
@@ -61,7 +60,7 @@ _WORDS = {
 MAX_ROWS = 12
 MAX_TEXT = 110
 
-Naming = Callable[[Change | ChangeView], str]
+Naming = Callable[[ChangeView], str]
 """Gives the name of the device that a change is about, "" where it is not known."""
 
 
@@ -74,7 +73,7 @@ class DiffView:
 
     before: str
     after: str
-    changes: tuple[Change | ChangeView, ...]
+    changes: tuple[ChangeView, ...]
     name_of: Naming
     not_compared: tuple[str, ...]
     comparable: bool
@@ -145,13 +144,13 @@ def _tail(text: str, width: int) -> str:
 
 
 def verdict_words(
-    changes: Sequence[Change | ChangeView],
+    changes: Sequence[ChangeView],
     *,
     comparable: bool,
     verdicts: Sequence[VerdictChange] = (),
 ) -> tuple[str, str]:
     """What it amounts to, and its tone."""
-    if any(c.harms for c in (*changes, *verdicts)):
+    if any(c.harms for c in changes) or any(v.harms for v in verdicts):
         return "HARMFUL", "bad"
     if not comparable:
         return "UNKNOWN", "unsure"
@@ -165,7 +164,7 @@ def verdict_words(
     return ("RENUMBERED ONLY", "good") if changes else ("SAME", "good")
 
 
-def _summary(changes: Sequence[Change | ChangeView], verdicts: Sequence[VerdictChange]) -> str:
+def _summary(changes: Sequence[ChangeView], verdicts: Sequence[VerdictChange]) -> str:
     counts: dict[str, int] = {}
     for change in changes:
         word = _WORDS.get(change.code, change.code.lower())
@@ -178,11 +177,9 @@ def _summary(changes: Sequence[Change | ChangeView], verdicts: Sequence[VerdictC
     return count_words((n, word) for word, n in counts.items())
 
 
-def change_blocks(
-    changes: Sequence[Change | ChangeView], name_of: Naming, *, wide: bool = False
-) -> Lines:
+def change_blocks(changes: Sequence[ChangeView], name_of: Naming, *, wide: bool = False) -> Lines:
     """Changes by code, harmful first; each block says what it means and what to do."""
-    groups: dict[str, list[Change | ChangeView]] = {}
+    groups: dict[str, list[ChangeView]] = {}
     for change in changes:
         groups.setdefault(change.code, []).append(change)
     width = UNLIMITED if wide else WIDTH
@@ -203,14 +200,14 @@ def change_blocks(
     return lines
 
 
-def _details(rows: Sequence[Change | ChangeView]) -> str:
+def _details(rows: Sequence[ChangeView]) -> str:
     if not rows[0].identity:
         return ""
     words = dict.fromkeys(row.detail for row in rows if row.detail)
     return f" ({', '.join(map(clean, words))})" if words else ""
 
 
-def _row(change: Change | ChangeView, name_of: Naming, width: int) -> Lines:
+def _row(change: ChangeView, name_of: Naming, width: int) -> Lines:
     if change.code in ("FIRMWARE_CHANGED", "NEXT_BOOT_CHANGED"):
         front = f"  {clean(change.detail):<12}  "
         return wrap(
@@ -225,7 +222,7 @@ def _row(change: Change | ChangeView, name_of: Naming, width: int) -> Lines:
     lines = [Line(f"  {clean(where)}  {cut(name, max(WIDTH - len(where) - 4, 8))}".rstrip())]
     if change.confidence:
         lines += wrap("    matched  ", change.confidence, width=width)
-    if isinstance(change, ChangeView) and change.vms:
+    if change.vms:
         lines += wrap("    affects  ", ", ".join(map(clean, change.vms)), width=width)
     if change.code in ("DEVICE_MOVED", "DEVICE_VANISHED", "DEVICE_APPEARED"):
         return lines

@@ -17,6 +17,7 @@ from vfio_cli.screens.layout import (
     clean,
     cut,
     join_addresses,
+    moment,
     plural,
     table,
     title,
@@ -192,7 +193,8 @@ def show_screen(node: NodeView, *, wide: bool = False) -> Lines:
     lines: Lines = [Line(head, tone_of(node), len(front), len(front) + len(state))]
     for reason in node.reasons:
         text = reason.text or _NOTES.get(node.state, "").format(name=node.name)
-        lines += wrap("  why       ", f"{reason.owner or reason.code}: {text}", width=width)
+        since = f" (since {moment(reason.since, today='')})" if reason.since else ""
+        lines += wrap("  why       ", f"{reason.owner or reason.code}: {text}{since}", width=width)
     for label, text in (
         ("evidence", f"{age(node.evidence_age_s)} old" if node.evidence_age_s >= 0 else "none"),
         ("firmware", node.firmware or "not known"),

@@ -63,7 +63,7 @@ def revalidate_screen(result: Revalidation, *, wide: bool = False) -> Lines:
     head = f"{front}{state}   evidence {age(node.evidence_age_s)} old, {free}"
     lines: Lines = [Line(head, tone_of(node), len(front), len(front) + len(state))]
     for reason in node.reasons:
-        lines += _reason(reason, node.name, width)
+        lines += _reason(reason, node, width)
     if takes_vms(node):
         lines += wrap("  ", "Nothing speaks against it: it takes VMs.", width=width)
     elif node.state == "ready":
@@ -100,13 +100,14 @@ def _unfit(node: NodeView, width: int) -> Lines:
     return lines
 
 
-def _reason(reason: Reason, node: str, width: int) -> Lines:
-    """Why, and what ends it: the reason's own words, or the code's."""
+def _reason(reason: Reason, node: NodeView, width: int) -> Lines:
+    """Why, and what ends it: the reason's own words, or the code's, or those of the finding."""
     lines = wrap("  why       ", f"{reason.owner or reason.code}: {reason.text}", width=width)
     code = _CODES.get(reason.code)
-    if code is not None and "waits for" not in reason.text:
-        ends = code.decision.replace("NODE", node)
-        lines += wrap("  ends by   ", ends, width=width)
+    said = (found.decision for found in node.findings if found.code == reason.code)
+    ends = code.decision.replace("NODE", node.name) if code is not None else next(said, "")
+    if ends and "waits for" not in reason.text:
+        lines += wrap("  ends by   ", clean(ends), width=width)
     return lines
 
 

@@ -20,4 +20,7 @@ def stale_lines(stale: Sequence[StaleReference], *, wide: bool = False) -> Lines
         lines += wrap("  ", f"{row.file}:{row.line}", width=width)
         lines += wrap("    ", row.edit, width=width)
         lines += wrap("    ", f"({row.owner} names {row.names}: {row.means_now})", width=width)
+        if row.newer:
+            text = "not in the baseline: if it means what is there now, leave it and accept"
+            lines += wrap("    ", f"{text} (vfioctl baseline accept --force)", width=width)
     return lines

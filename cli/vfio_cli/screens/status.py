@@ -137,8 +137,10 @@ def _nodes(nodes: Sequence[NodeView], *, detail: bool, wide: bool) -> Lines:
         return [*lines, *list_table(nodes, indent=2, wide=wide)]
     width = UNLIMITED if wide else WIDTH
     shown = [n for n in nodes if n.state != "ready" or not is_sound(n)]
-    shown.sort(key=lambda n: _rank(n.state))
-    rows = shown if wide else shown[:MAX_NODES]
+    if not wide:
+        # where not all fit, those with VMs do
+        shown.sort(key=lambda n: (not n.vms, _rank(n.state)))
+    rows = sorted(shown if wide else shown[:MAX_NODES], key=lambda n: _rank(n.state))
     lines += table(
         ["", "", "", "", ""],
         [

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import grpc.aio
 
-from vfio_contract.bundle import Bundle
 from vfio_coordinator.api.cluster import ClusterServicer
 from vfio_coordinator.api.frame import (
     identify_local_admin,
     identify_tls_user,
 )
 from vfio_coordinator.api.session import SessionServicer
+from vfio_coordinator.certificates import Certificates
 from vfio_coordinator.clock import Clock
 from vfio_coordinator.peer import RequireTls13, server_credentials
 from vfio_coordinator.runtime import Runtime
@@ -57,7 +57,7 @@ MAX_SOCKET_PATH_BYTES = 107
 
 
 def make_tls_server(
-    runtime: Runtime, clock: Clock, bundle: Bundle, address: str
+    runtime: Runtime, clock: Clock, certificates: Certificates, address: str
 ) -> tuple[grpc.aio.Server, int]:
     """A server for agents and users on `address` (port 0 picks one), not started; its port.
 
@@ -66,8 +66,9 @@ def make_tls_server(
     server = grpc.aio.server(interceptors=[RequireTls13()], options=OPTIONS)
     add_AgentSessionServiceServicer_to_server(SessionServicer(runtime, clock), server)
     add_ClusterServiceServicer_to_server(ClusterServicer(runtime, clock, identify_tls_user), server)
+    credentials = server_credentials(certificates.bundle, certificates.news)
     try:
-        port = server.add_secure_port(address, server_credentials(bundle))
+        port = server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise OSError(f"cannot listen on {address}: {error}") from error
     return server, port

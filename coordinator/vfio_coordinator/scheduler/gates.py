@@ -87,6 +87,11 @@ RISKS = {
 }
 """Check -> the code of `ALLOWS` that is about it; what else it finds nobody can accept."""
 
+WEDGED = "RESET_WEDGED"
+"""The code that is named before the stages of its unit: a device that did not come back answers
+nothing, so that its header, group and binding cannot be read either. Only what is wrong with the
+platform comes first."""
+
 PF_HAS_VFS = "PF_HAS_VFS"
 """Code of a `device-functions` finding: the function's VFs are enabled, so it is in use."""
 

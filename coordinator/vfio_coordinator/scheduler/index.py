@@ -22,7 +22,7 @@ from typing import Protocol
 from immutables import Map
 
 from vfio_contract.findings import Verdict
-from vfio_coordinator.scheduler.gates import ORDER
+from vfio_coordinator.scheduler.gates import ORDER, WEDGED
 from vfio_coordinator.scheduler.names import Names
 from vfio_coordinator.scheduler.risk import (
     NO_RISKS,
@@ -198,13 +198,16 @@ def _shape(standing: Standing, refused: tuple[str, ...], risks: Risks) -> UnitCl
     """The unit's class, without what cannot matter for a unit that some stage refuses.
 
     Where it sits matters only if it may be given, or might after it is bound; a need only if its
-    stage comes before the one that refuses; of the stages, the first and whether it is alone.
+    stage comes before the one that refuses (none does for a wedged device); of the stages, the
+    first and whether it is alone.
     """
     layout = standing.layout
     needs = {(n.stage, n.word, permits(risks, n.code)) for n in standing.needs}
     numa = layout.numa_node
     if refused:
-        needs = {need for need in needs if ORDER[need[0]] < ORDER[refused[0]]}
+        wedged = bool(standing.refusing) and standing.refusing[0].code == WEDGED
+        earlier = {need for need in needs if ORDER[need[0]] < ORDER[refused[0]]}
+        needs = set() if wedged else earlier
         numa = numa if refused == ("binding",) else None
     return UnitClass(
         kind=layout.kind,

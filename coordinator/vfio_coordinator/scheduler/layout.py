@@ -53,6 +53,12 @@ class UnitLayout:
     unbound: tuple[Address, ...]
     cdev: bool
 
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Those of assign and hold, the one first that the unit has its kind and name from."""
+        both = (*self.assign, *self.hold)
+        return (self.primary, *(address for address in both if address != self.primary))
+
 
 def survey(host: Host) -> tuple[UnitLayout, ...]:
     """Every unit of the host, by id."""

@@ -23,6 +23,7 @@ from vfio_coordinator.scheduler.gates import (
     GATES,
     PASSING,
     PF_HAS_VFS,
+    WEDGED,
     Gate,
     Scope,
 )
@@ -103,10 +104,8 @@ def _stand(
         proofs.append(judged[2])
         if gate.scope is Scope.GROUPS and unit.ungrouped:
             refusing.append(_ungrouped(gate, unit))
-    refusing += [
-        Refusing("reset-history", "reset", Verdict.FAIL, code, text, (text,))
-        for code, text in (condemned[key] for key in unit.keys if key in condemned)
-    ]
+    refusing += [_condemn(unit, key, *condemned[key]) for key in unit.keys if key in condemned]
+    refusing.sort(key=lambda row: (row.stage != "platform", row.code != WEDGED))
     busy, foreign = _busy(unit, findings, holders)
     return Standing(
         layout=unit,
@@ -145,7 +144,7 @@ def _collect(
     extra = [subject for subject in also if (gate.check, subject) in findings]
     for subject in (*extra, *subjects):
         finding = findings.get((gate.check, subject))
-        where = "" if subject == NODE else subject.partition(":")[2]
+        where = _where(subject)
         if finding is None:
             reason = _words(where or "node", f"no {gate.check} finding")
             refusing.append(Refusing(gate.check, gate.stage, Verdict.UNKNOWN, MISSING, reason, ()))
@@ -163,6 +162,13 @@ def _collect(
             worst, code = finding.verdict, finding.code
         lines += [_words(where, line) for line in evidence]
     return refusing, needs, GateProof(gate.check, worst, code, tuple(lines[:_MAX_LINES]), 0.0)
+
+
+def _condemn(unit: UnitLayout, key: str, code: str, line: str) -> Refusing:
+    """What the coordinator knows of a function by this identity or place."""
+    where = next((address for *names, address in unit.places if key in names), unit.primary)
+    reason = _words(where, _say(code, line))
+    return Refusing("reset-history", "reset", Verdict.FAIL, code, reason, (line,))
 
 
 def _ungrouped(gate: Gate, unit: UnitLayout) -> Refusing:
@@ -212,12 +218,26 @@ def _busy_by(holder: Holder, what: str) -> Refusing:
     return Refusing("device-holders", "free", Verdict.FAIL, UNIT_HELD, reason, (line,))
 
 
+def _where(subject: str) -> str:
+    """What a finding is about in a few words; "" for the node."""
+    kind, _, name = subject.partition(":")
+    return f"group {name}" if kind == "group" else name
+
+
 def _summary(finding: Finding) -> str:
-    first = finding.evidence[0].text if finding.evidence else ""
+    """The code and what was seen first; what concerns the node does not say where by itself."""
+    rows = _lines(finding) if finding.subject == NODE else [e.text for e in finding.evidence]
+    first = rows[0] if rows else ""
+    if finding.code == WEDGED and finding.evidence:
+        first = finding.evidence[-1].text  # the kernel's own line
     if finding.verdict is Verdict.BLOCKED and finding.blocked_by:
         first = f"blocked by {finding.blocked_by}"
-    text = f"{finding.code or finding.verdict}: {first}" if first else finding.code
-    return text[:_MAX_LINE]
+    return _say(finding.code or str(finding.verdict), first) if first else finding.code
+
+
+def _say(code: str, evidence: str) -> str:
+    first = "power the host off and on; " if code == WEDGED else ""
+    return f"{code}: {first}{evidence}"[:_MAX_LINE]
 
 
 def _lines(finding: Finding) -> tuple[str, ...]:

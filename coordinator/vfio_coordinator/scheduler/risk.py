@@ -12,6 +12,8 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from vfio_contract import codes
+
 EXPIRED, REVOKED = "expired", "revoked"
 """How a decision ends."""
 
@@ -77,3 +79,12 @@ def accept_command(node: str, code: str) -> str:
     """The command that records a decision; who runs it fills in the words in capitals."""
     words = ["vfioctl", "risk", "accept", "--node", node, "--code", code]
     return shlex.join([*words, "--reason", "TEXT", "--until", "DATE"])
+
+
+def name_end(decision: RiskDecision | None) -> tuple[str, str] | None:
+    """Code and words for a risk that nobody carries any more, None for one that somebody does."""
+    if decision is not None and decision.in_force:
+        return None
+    expired = decision is not None and decision.ended == EXPIRED
+    name = codes.RISK_EXPIRED.name if expired else codes.RISK_REVOKED.name
+    return name, describe_risk(decision)

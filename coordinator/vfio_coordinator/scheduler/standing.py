@@ -25,6 +25,15 @@ class Refusing:
     reason: str
     evidence: tuple[str, ...]
 
+    @property
+    def told(self) -> str:
+        """The reason for a line that says the code already: `where: what was seen`."""
+        where, named, seen = self.reason.partition(f"{self.code}: ")
+        if not self.code or not named:
+            return self.reason
+        where = where.rstrip()
+        return f"{where}: {seen}" if where and not seen.startswith(where) else seen
+
 
 @dataclass(frozen=True, slots=True)
 class Need:
@@ -42,9 +51,10 @@ class Need:
 class Standing:
     """A unit and its gates.
 
-    `refusing` are the gates that do not pass, in stage order; `busy` says that something outside
-    our claims has it, or that this is not known (stage `free`), and `foreign` that it is a process.
-    `proof` is what `read_proof` reads; b"" for a unit that some gate refuses.
+    `refusing` are the gates that do not pass, in stage order but for `gates.WEDGED`; `busy` says
+    that something outside our claims has it, or that this is not known (stage `free`), and
+    `foreign` that it is a process. `proof` is what `read_proof` reads; b"" for a unit that some
+    gate refuses.
     """
 
     layout: UnitLayout

@@ -8,47 +8,86 @@ carries, or evidence that tells less than before into what is known as good.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from vfio_contract import codes
 from vfio_contract.baseline_views import BaselineProblem
 from vfio_contract.drift import CONSEQUENCES, Consequence
-from vfio_contract.findings import Verdict
+from vfio_contract.findings import NODE, Verdict
 from vfio_contract.policy import BASELINE, BASELINE_RESETS
 from vfio_coordinator.scheduler.layout import UnitLayout
 from vfio_coordinator.scheduler.standing import Standing
 from vfio_coordinator.state.baseline_history import is_other_firmware
-from vfio_coordinator.state.judge import unread_facts
+from vfio_coordinator.state.judge import list_texts, unread_facts
 from vfio_coordinator.state.ledger import is_proven
 from vfio_coordinator.state.model import Node, State
 from vfio_coordinator.state.policy import policy_value
 
 _PASSING = (Verdict.PASS, Verdict.WARN)
+_DECISIONS = {code.name: code.decision for code in codes.CLUSTER_CODES}
 
 
 def find_problems(node: Node) -> tuple[BaselineProblem, ...]:
-    """What is broken on it now: harm against its baseline, then gates; () for nothing."""
-    return tuple(dict.fromkeys(_problems(node)))
+    """All that is broken on it now, () for nothing. Worst first: harm against its baseline, gates
+    that fail, lines to edit, facts that are not told, and last what cannot be judged."""
+    harm = list(_of_causes(node))
+    gates = _of_gates(node, {(problem.code, problem.subject) for problem in harm})
+    failing = [problem for problem, verdict in gates if verdict is Verdict.FAIL]
+    open_ = [problem for problem, verdict in gates if verdict is not Verdict.FAIL]
+    rows = (*harm, *failing, *_of_lines(node), *_of_unread(node), *open_)
+    return tuple(dict.fromkeys(rows))
 
 
-def _problems(node: Node) -> Iterator[BaselineProblem]:
-    judgement = node.judgement
-    named: set[tuple[str, str]] = set()
-    for cause in judgement.causes if judgement is not None else ():
+def _of_causes(node: Node) -> Iterator[BaselineProblem]:
+    for cause in node.judgement.causes if node.judgement is not None else ():
         subject = cause.unit or cause.key.partition(" ")[2]
-        named.add((cause.code, subject))
-        yield BaselineProblem(cause.code, subject, cause.text)
+        decision = _decision_of(node, cause.code, cause.unit)
+        yield BaselineProblem(cause.code, subject, cause.text, decision)
+
+
+def _of_gates(
+    node: Node, named: Collection[tuple[str, str]]
+) -> list[tuple[BaselineProblem, Verdict]]:
+    """What refuses each unit that somebody wants, a code once, but for what is named already."""
+    found = []
+    for standing in wanted_standings(node):
+        unit, rows = standing.layout.id, standing.refusing
+        for code, verdict in dict.fromkeys((row.code, row.verdict) for row in rows):
+            if (code, unit) not in named:
+                told = (r.told for r in rows if (r.code, r.verdict) == (code, verdict))
+                decision = _decision_of(node, code, unit)
+                problem = BaselineProblem(code, unit, list_texts(told), decision)
+                found.append((problem, verdict))
+    return found
+
+
+def _of_lines(node: Node) -> Iterator[BaselineProblem]:
+    for stale in node.stale:
+        decision = "Edit that line"
+        if stale.newer:
+            decision += ", unless it means what is there now: then accept it as it is"
+        yield BaselineProblem(stale.code, stale.owner, stale.text, f"{decision}.")
+
+
+def _of_unread(node: Node) -> Iterator[BaselineProblem]:
     for fact in unread_facts(node):
         text = f"known at the baseline and cannot be compared now: {fact}"
-        yield BaselineProblem(codes.EVIDENCE_LOST.name, fact, text)
-    for stale in node.stale:
-        yield BaselineProblem(stale.code, stale.owner, stale.text)
-    for standing in wanted_standings(node):
-        unit = standing.layout.id
-        for refusing in standing.refusing:
-            if (refusing.code, unit) not in named:
-                named.add((refusing.code, unit))
-                yield BaselineProblem(refusing.code, unit, refusing.reason)
+        decision = f"See what is missing: vfioctl check --node {node.name}"
+        yield BaselineProblem(codes.EVIDENCE_LOST.name, fact, text, decision)
+
+
+def _decision_of(node: Node, code: str, unit: str) -> str:
+    """What to do about a code: as the host says it of this unit, else as the cluster does."""
+    if code in _DECISIONS:
+        return _DECISIONS[code].replace("NODE", node.name)
+    layout = next((s.layout for s in node.standings if s.layout.id == unit), None)
+    subjects = {NODE}
+    if layout is not None:
+        subjects |= {f"function:{address}" for address in layout.endpoints}
+        subjects |= {f"group:{number}" for number in layout.groups} | {f"unit:{unit}"}
+    findings = node.observation.findings if node.observation is not None else ()
+    told = (f.decision for f in findings if f.code == code and f.subject in subjects)
+    return next(told, "")
 
 
 def wanted_standings(node: Node) -> list[Standing]:
@@ -100,7 +139,8 @@ def _is_news(node: Node) -> bool:
     if not accepted or is_other_firmware(accepted, inventory.firmware_parts):
         return True
     intended = {s.layout.id for s in node.standings if s.layout.intended}
-    return not (intended & set(passing_units(node))) <= set(baseline.record.passed)
+    passing = map(node.accepted_id, intended & set(passing_units(node)))
+    return not set(passing) <= set(baseline.record.passed)
 
 
 def _is_proven(node: Node, layout: UnitLayout) -> bool:

@@ -149,8 +149,8 @@ def recheck_baseline(turn: Turn, name: str) -> None:
         return
     regressed = {cause.unit for cause in judgement.causes if cause.unit}
     unknown = {s.layout.id for s in node.standings if s.verdict is Verdict.UNKNOWN}
-    kept = set(old.passed) & (regressed | unknown)
-    passed = tuple(sorted(kept | set(passing_units(node))))
+    kept = set(old.passed) & set(map(node.accepted_id, regressed | unknown))
+    passed = tuple(sorted(kept.union(map(node.accepted_id, passing_units(node)))))
     elsewhere = bool(passed) and not own and (old.passed_elsewhere or not old.passed)
     record = replace(old, passed=passed, checks_version=version, passed_elsewhere=elsewhere)
     why = "new version of the checks" if version != old.checks_version else "its firmware is back"

@@ -14,6 +14,7 @@ from vfio_contract.views import BaselineView, UnitView
 from vfio_coordinator.scheduler.layout import UnitLayout, survey
 from vfio_coordinator.state.baseline_history import Parts, is_same_firmware, parts_of
 from vfio_coordinator.state.drift import host_of, unpack_facts
+from vfio_coordinator.state.judge import unread_facts
 from vfio_coordinator.state.lookup import find_node
 from vfio_coordinator.state.model import Baseline, Inventory, Node, State
 from vfio_coordinator.state.report import change_views
@@ -34,7 +35,7 @@ def baseline_view(state: State, name: str) -> BaselineView:
     else:
         firmware = firmware or parts_of(facts)
         layouts = survey(host_of(facts))
-    present = {unit.id: unit for unit in unit_views(state, node)}
+    present = {node.accepted_id(unit.id): unit for unit in unit_views(state, node)}
     why = doubt or _not_compared(node)
     here = node.inventory.firmware_parts if node.inventory is not None else ()
     return BaselineView(
@@ -55,6 +56,7 @@ def baseline_view(state: State, name: str) -> BaselineView:
         doubt=doubt,
         of_this_firmware=is_same_firmware(firmware, here),
         present_digest=node.inventory.digest if node.inventory is not None else "",
+        unread=unread_facts(node),
     )
 
 
@@ -105,8 +107,9 @@ def _lines(firmware: Parts) -> tuple[str, ...]:
 
 def _unit_then(layout: UnitLayout, present: UnitView | None) -> UnitView:
     """A unit where it was at the baseline, with the name and the state that it has now."""
-    there = (*layout.assign, *layout.hold)
-    return replace(present, addresses=there) if present is not None else _gone(layout)
+    if present is None:
+        return _gone(layout)
+    return replace(present, id=layout.id, addresses=layout.addresses)
 
 
 def _gone(layout: UnitLayout) -> UnitView:
@@ -115,7 +118,7 @@ def _gone(layout: UnitLayout) -> UnitView:
         kind=layout.kind,
         model=layout.ids,
         ids=layout.ids,
-        addresses=(*layout.assign, *layout.hold),
+        addresses=layout.addresses,
         numa_node=-1 if layout.numa_node is None else layout.numa_node,
         intended=True,
         state="unknown",

@@ -18,6 +18,7 @@ from vfio_coordinator.state import keys
 from vfio_coordinator.state.commands import commands_of, make_command, put_commands
 from vfio_coordinator.state.events import CommandRequested
 from vfio_coordinator.state.lookup import find_node
+from vfio_coordinator.state.machines import names_before
 from vfio_coordinator.state.model import CommandWrite, Node, NodeCommands, Presence, Session, State
 from vfio_coordinator.state.presence import AWAY, blindness_of, heard_age, presence_of, span
 from vfio_coordinator.state.records import CommandRecord, short_id
@@ -49,7 +50,8 @@ def request_command(turn: Turn, event: CommandRequested) -> None:
     )
     if order in ACTS:
         layout = _require_layout(node, record.address, event.unit)
-        _require_unclaimed(node, layout)
+        for name_of_it in (name, *names_before(turn.state, node)):
+            _require_unclaimed(turn.state.nodes[name_of_it], layout)
         record = replace(record, unit=_unit(layout))
     mistake = find_mistake(make_command(turn.state, record))
     if mistake:

@@ -32,6 +32,7 @@ _ALWAYS_ERR = frozenset(
     {
         codes.NODE_LOST.name,
         codes.HOSTD_AWAY.name,
+        codes.MACHINE_TWICE.name,
         codes.VM_ADDRESS_STALE.name,
         codes.DEVICE_VANISHED.name,
     }
@@ -100,6 +101,9 @@ def cluster_conditions(state: State, now: Now) -> Iterator[tuple[str, Condition]
     if state.notify_trouble:
         code = codes.NOTIFY_FAILED
         yield CLUSTER, Condition(code.name, WARN, CHANGED, state.notify_trouble, run=code.decision)
+    if state.cert_trouble:
+        code = codes.CERT_NOT_RENEWED
+        yield CLUSTER, Condition(code.name, WARN, CHANGED, state.cert_trouble, run=code.decision)
     for clone in state.clones.values():
         age = now.monotonic_s - clone.at_s
         if age <= state.limits.clone_shown_s:

@@ -11,16 +11,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
+from immutables import Map
+
 from vfio_contract import codes
-from vfio_contract.address import Address
 from vfio_contract.artifact import decode, decompress
-from vfio_contract.drift import CONSEQUENCES, Consequence, diff
+from vfio_contract.concern import NamedBy, units_at
+from vfio_contract.drift import CONSEQUENCES, Consequence, diff, has_groups, lost_group
 from vfio_contract.fingerprint import Fingerprint, FunctionPrint, fingerprint
 from vfio_contract.host import Host
 from vfio_contract.matching import Matching, match
 from vfio_contract.model import NOTHING_READ, Facts, Snapshot
 from vfio_contract.units import Unit
-from vfio_contract.vm import VmConfig, covered_by
 from vfio_coordinator.state.model import Drift, Unread
 
 
@@ -41,6 +42,7 @@ class Differences:
     drift: tuple[Drift, ...]
     undecided: frozenset[str]
     unread: tuple[Unread, ...]
+    former: Map[str, str]
 
 
 def find_differences(before: Host, after: Host, *, claimed: Collection[str]) -> Differences:
@@ -48,39 +50,28 @@ def find_differences(before: Host, after: Host, *, claimed: Collection[str]) -> 
     sides = fingerprint(before), fingerprint(after)
     matched = match(*sides)
     units = _Concerned(before, after, claimed)
-    names = _Names(before, after)
+    named = NamedBy(before, after)
     drift = []
     for change in diff(*sides):
         found = units.of(change.address_before, change.address_after)
-        drift.append(Drift(change, found, names.of(found)))
+        drift.append(Drift(change, found, named.of(found)))
     return Differences(
-        tuple(drift), _find_undecided(*sides, matched), tuple(_find_unread(*sides, matched, units))
+        drift=tuple(drift),
+        undecided=_find_undecided(*sides, matched),
+        unread=tuple(_find_unread(*sides, matched, units)),
+        former=Map(_former_ids(before, after, matched)),
     )
 
 
-class _Names:
-    """Which VMs of the host name a unit in their configuration, then or now."""
-
-    def __init__(self, *hosts: Host) -> None:
-        self._by_unit: dict[str, dict[str, None]] = {}
-        for host in hosts:
-            for vm in host.facts.vms or ():
-                for unit in host.units:
-                    if _names_unit(host, vm, unit):
-                        self._by_unit.setdefault(unit.id, {})[vm.name] = None
-
-    def of(self, units: Iterable[str]) -> tuple[str, ...]:
-        """The VMs' names, in order."""
-        return tuple(sorted({vm for unit in units for vm in self._by_unit.get(unit, ())}))
-
-
-def _names_unit(host: Host, vm: VmConfig, unit: Unit) -> bool:
-    facts = host.facts
-    return any(
-        covered_by(device, facts.mappings, facts.host, address)
-        for device in vm.devices
-        for address in unit.assign
-    )
+def _former_ids(before: Host, after: Host, matched: Matching) -> Iterator[tuple[str, str]]:
+    """(id now, id before) of units whose first function was the first of another id's."""
+    for pair in matched.pairs:
+        old = before.unit_of.get(pair.before.address)
+        new = after.unit_of.get(pair.after.address)
+        if old is None or new is None or old.id == new.id:
+            continue
+        if (old.primary, new.primary) == (pair.before.address, pair.after.address):
+            yield new.id, old.id
 
 
 class _Concerned:
@@ -93,30 +84,14 @@ class _Concerned:
         """Of a function that stood and stands there; "" where it does not."""
         before, after, claimed = self._before, self._after, self._claimed
         found: dict[str, None] = {}
-        for unit in _units_at(after, address_after):
+        for unit in units_at(after, address_after):
             if _is_wanted(after, unit, claimed) or _was_wanted(before, unit):
                 found[unit.id] = None
         if not found:
-            for unit in _units_at(before, address_before):
+            for unit in units_at(before, address_before):
                 if _is_wanted(before, unit, claimed):
                     found[unit.id] = None
         return tuple(found)
-
-
-def _units_at(host: Host, address: str) -> Iterator[Unit]:
-    """The unit of an endpoint; for a bridge, those that hold it or stand below it."""
-    if not address:
-        return
-    own = host.unit_of.get(Address(address))
-    if own is not None:
-        yield own
-    function = host.by_address.get(Address(address))
-    if function is None or not function.is_bridge:
-        return
-    for unit in host.units:
-        above = {b.address for a in unit.addresses for b in host.ancestors(host.by_address[a])}
-        if unit is not own and function.address in above:
-            yield unit
 
 
 def _is_wanted(host: Host, unit: Unit, claimed: Collection[str]) -> bool:
@@ -166,8 +141,11 @@ def _find_undecided(one: Fingerprint, other: Fingerprint, matched: Matching) -> 
             found |= _keys(_HARMS, function)
         return frozenset(found)
     crowded = _crowded(matched)
+    translated = has_groups(other)
     for pair in matched.pairs:
         found |= _keys(_unreadable(pair.before, pair.after), pair.before, pair.after)
+        if not translated and pair.before.acs is not None:
+            found |= _keys({codes.ACS_CLEARED.name}, pair.before, pair.after)
         if pair.after.group in crowded:
             found |= _keys({codes.GROUP_WIDENED.name}, pair.before, pair.after)
     for function in matched.gone:
@@ -186,7 +164,7 @@ def _crowded(matched: Matching) -> frozenset[int | None]:
 def _unreadable(old: FunctionPrint, now: FunctionPrint) -> Iterator[str]:
     if (old.group or 0) >= 0 and (now.group is None or now.group < 0):
         yield codes.GROUP_WIDENED.name
-    if old.binding is not None and now.binding is None:
+    if old.binding is not None and (now.binding is None or lost_group(old, now)):
         yield codes.BINDING_LOST.name
     if old.reset is not None and now.reset is None:
         yield codes.RESET_LOST.name
@@ -225,6 +203,8 @@ def _find_unread(
             missing.pop(_FACTS["acs"], None)
         if new.group in crowded and not pair.is_bridge:
             missing["all members of its group"] = True
+        if old.method == "dsn" and new.shared_serial and not pair.is_bridge:
+            missing["serial number (two boards have it now)"] = True
         touched = units.of(old.address, new.address) if missing else ()
         for words, may_harm in missing.items():
             yield Unread(words, new.address, touched, may_harm=may_harm)

@@ -4,6 +4,8 @@ The runtime makes an event of each message, request, outcome and tick, and gives
 at a time. An event holds what was said or measured and nothing decided. A `ticket` is the runtime's
 number for a caller who waits: exactly one `Reply` with it follows, at once or after a commit. No
 event may hold a clock reading other than through `Now`.
+
+Length: one list of all that can happen, each a value without behaviour.
 """
 
 from __future__ import annotations
@@ -338,6 +340,14 @@ class NotifyEnded:
     detail: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificatesSeen:
+    """The coordinator looked at its certificates. `trouble`: which could not be renewed and why, ""
+    where each is in the first two thirds of its life."""
+
+    trouble: str
+
+
 # --- the store -----------------------------------------------------------------------------------
 
 
@@ -391,5 +401,6 @@ Event = (
     | CommandAwaited
     | IncidentAckRequested
     | NotifyEnded
+    | CertificatesSeen
     | CommitOutcome
 )

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from immutables import Map
+
 from vfio_contract import codes
 from vfio_contract.address import is_address
 from vfio_contract.artifact import ArtifactError
@@ -226,7 +228,7 @@ def _compared(node: Node, host: Host | None) -> Node:
     present = node.inventory.firmware_parts if node.inventory is not None else ()
     baseline, inventory = choose(node.baselines, present), node.inventory
     node = replace(node, baseline=baseline, drift=(), undecided=frozenset(), unread=())
-    node = replace(node, stale=(), doubt=None)
+    node = replace(node, former=Map(), stale=(), doubt=None)
     if baseline is None or inventory is None or baseline.record.digest == inventory.digest:
         return node
     if host is None:
@@ -244,7 +246,12 @@ def _compared(node: Node, host: Host | None) -> Node:
         return _doubted(node, codes.BASELINE_UNREADABLE, f"cannot be read: {error}")
     found = find_differences(before, host, claimed=set(node.held))
     return replace(
-        node, drift=found.drift, undecided=found.undecided, unread=found.unread, stale=stale
+        node,
+        drift=found.drift,
+        undecided=found.undecided,
+        unread=found.unread,
+        former=found.former,
+        stale=stale,
     )
 
 
@@ -253,13 +260,15 @@ def _find_stale(
 ) -> tuple[StaleReference, ...]:
     """Lines to edit. On a node that went back to an earlier firmware they may have been edited
     since, so that they mean what they meant at the last acceptance. Raises ArtifactError."""
-    found = dict.fromkeys(find_stale(before, host))
+    found = list(find_stale(before, host))
     kept = [row for row in baselines if row.facts_zlib is not None]
     last = kept[-1] if kept else baseline
     if last.record.number > baseline.record.number:
         facts = unpack_facts(last.facts_zlib or b"")
-        found |= dict.fromkeys(find_stale(host_of(facts), host))
-    return tuple(sorted(found, key=lambda r: (r.file, r.line, r.edit)))
+        found += find_stale(host_of(facts), host)
+    # of the same edit the one that comes last is kept: the line that some baseline has is not newer
+    rows = sorted(found, key=lambda r: (r.file, r.line, r.edit, not r.newer))
+    return tuple({replace(r, newer=False): r for r in rows}.values())
 
 
 def _doubted(node: Node, code: Code, text: str) -> Node:

@@ -55,29 +55,32 @@ def _judged_now(state: State, held: ClaimHeld, now: Now) -> Placement:
     placement = placement_of(unpack_claim(held))
     node = state.nodes[placement.node]
     entry = state.index.entries.get(placement.node)
-    offers = {o.unit: o for o in entry.offers} if entry is not None else {}
+    offers: dict[str, Offer] = {}
+    for offer in entry.offers if entry is not None else ():
+        offers.update((str(key), offer) for key in offer.standing.layout.keys)
     age_s = evidence_age(node, now)
     judgement = node.judgement
     units = []
-    for unit in placement.units:
-        offer = offers.get(unit.unit)
+    for unit, claimed in zip(placement.units, held.claim.units, strict=True):
+        names = (*(i for i, _, _ in claimed.places), *(p for _, p, _ in claimed.places))
+        found = next((offers[name] for name in names if name in offers), None)
         proof: tuple[GateProof, ...]
         if judgement is None or not judgement.fresh:
             why = judgement.why if judgement is not None else ""
             text = why or f"nothing vouches for {placement.node} now"
             proof = (GateProof("heard", Verdict.UNKNOWN, "", (text,), age_s),)
-        elif entry is None or offer is None:
+        elif entry is None or found is None:
             text = f"{unit.unit} is in no inventory of {placement.node}"
             missing = GateProof("model", Verdict.UNKNOWN, "", (text,), age_s)
             proof = (*_node_refuses(judgement, age_s), missing)
-        elif judgement.stage or offer.standing.refusing:
-            proof = (*_node_refuses(judgement, age_s), *_refusing(entry, offer, age_s))
+        elif judgement.stage or found.standing.refusing:
+            proof = (*_node_refuses(judgement, age_s), *_refusing(entry, found, age_s))
         else:
             proof = tuple(
                 replace(row, evidence=(f"claimed by {placement.vm}",))
                 if row.gate == "free"
                 else row
-                for row in prove(entry, offer, now.monotonic_s)
+                for row in prove(entry, found, now.monotonic_s)
             )
         units.append(replace(unit, proof=proof))
     return replace(placement, units=tuple(units))

@@ -30,6 +30,7 @@ from vfio_coordinator.state.forecast_evidence import (
     Past,
     Track,
     Versions,
+    is_sound,
     known_versions,
     matches,
     read_past,
@@ -40,7 +41,7 @@ from vfio_coordinator.state.forecast_evidence import (
 )
 from vfio_coordinator.state.forecast_moves import find_moves
 from vfio_coordinator.state.judge import claims_on
-from vfio_coordinator.state.model import State
+from vfio_coordinator.state.model import Node, State
 
 _NAMED = 5
 
@@ -223,9 +224,7 @@ def _expect(state: State, track: Track, answer: _Answer) -> tuple[str, str]:
         heard = state.cohorts.traits_of(track.name) is not None
         return UNKNOWN, "its board is not known" if heard else "not heard since the start"
     if matches(target, track.now):
-        if track.name in evidence.failed or shown_codes(state.nodes[track.name]):
-            return FAILS, "runs it and fails"
-        return THERE, "runs it and passes" if track.name in evidence.passed else "runs it"
+        return _expect_of_now(state.nodes[track.name], failed=track.name in evidence.failed)
     then = (target[0] or track.now[0], target[1] or track.now[1])
     rows = [row for row in track.accepted if (row.board, row.versions) == (track.board, then)]
     own = rows[-1] if rows else None
@@ -242,6 +241,16 @@ def _expect(state: State, track: Track, answer: _Answer) -> tuple[str, str]:
         BAD: f"{shown} on {len(evidence.failed)}",
         MIXED: f"{shown} on {len(evidence.failed)}, {passed}",
     }[outcome]
+
+
+def _expect_of_now(node: Node, *, failed: bool) -> tuple[str, str]:
+    """Of a node that runs what is asked about. That it was accepted once does not make it pass."""
+    fresh = node.judgement is not None and node.judgement.fresh
+    if failed or shown_codes(node):
+        return FAILS, "runs it and fails" if fresh else "failed on it when last heard"
+    if not fresh:
+        return UNKNOWN, "ran it when last heard, nothing vouches for it now"
+    return THERE, "runs it and passes" if is_sound(node) else "runs it"
 
 
 def _next(state: State, boards: Sequence[ForecastBoard], nodes: Sequence[ForecastNode]) -> str:

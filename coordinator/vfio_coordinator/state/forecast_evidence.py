@@ -24,8 +24,17 @@ from vfio_coordinator.state.records import BaselineRecord
 
 _NAMED = 5
 
-_PASSING = frozenset({codes.REVALIDATING.name, codes.EVENTS_LOST.name})
-"""Holds that only wait for evidence: they speak for nothing and against nothing."""
+_PASSING = frozenset(
+    code.name
+    for code in (
+        codes.REVALIDATING,
+        codes.EVENTS_LOST,
+        codes.VM_ADDRESS_STALE,
+        codes.MAPPING_STALE,
+    )
+)
+"""Holds that only wait for evidence, or for a line of a file that names where a device was: they
+speak for nothing and against nothing."""
 
 Versions = tuple[str, str]
 """(BIOS, kernel); "" for one that is not known, or not asked for."""
@@ -206,7 +215,7 @@ def weigh(state: State, past: Past, board: str, target: Versions) -> Evidence:
             failed.append(name)
             shown.codes |= against.codes
             shown.incidents |= against.incidents
-        elif not found and (_was_accepted(track, board, target) or (runs and _is_sound(node))):
+        elif not found and (_was_accepted(track, board, target) or (runs and is_sound(node))):
             passed.append(name)
         elif runs:
             unjudged.append(name)
@@ -229,6 +238,8 @@ def _suspected(state: State, target: Versions) -> dict[str, _Failing]:
     asked = [Suspect(part, "", value) for part, value in parts if value]
     found: dict[str, _Failing] = {}
     for code in state.incidents.open:
+        if code in _PASSING:
+            continue
         for incident in state.incidents.suspected_of(code, asked):
             for name in incident.wanted if incident.is_open else ():
                 row = found.setdefault(name, _Failing())
@@ -238,13 +249,15 @@ def _suspected(state: State, target: Versions) -> dict[str, _Failing]:
 
 
 def shown_codes(node: Node) -> set[str]:
-    """What evidence of now says is wrong with a node's devices; none where nothing vouches for it.
+    """What is wrong with a node's devices by evidence of now, or where nothing vouches for it now,
+    by what it was cordoned for when it was last heard.
 
     The gates that fail count where no cause or hold says it better.
     """
     judgement = node.judgement
     if judgement is None or not judgement.fresh:
-        return set()
+        cordons = node.admin.cordons if node.admin is not None else ()
+        return {cordon.code for cordon in cordons if cordon.causes}
     found = {cause.code for cause in judgement.causes}
     found |= {hold.code for hold in judgement.holds if hold.code not in _PASSING}
     return found or {
@@ -256,7 +269,7 @@ def shown_codes(node: Node) -> set[str]:
     }
 
 
-def _is_sound(node: Node) -> bool:
+def is_sound(node: Node) -> bool:
     """Evidence of now, nothing against it, and every intended unit passes every gate."""
     judgement = node.judgement
     if judgement is None or not judgement.fresh or judgement.causes or judgement.holds:

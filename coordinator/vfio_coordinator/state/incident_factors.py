@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from vfio_contract.findings import Verdict
 from vfio_contract.incident_views import IncidentFactor
 from vfio_coordinator.state.cohorts import BOARD, CARDS, COHORT
 from vfio_coordinator.state.incident_index import Incident
-from vfio_coordinator.state.incident_matters import shorten
+from vfio_coordinator.state.incident_matters import NEVER_ACCEPTED, shorten
 from vfio_coordinator.state.incident_records import Suspect
 from vfio_coordinator.state.isolation import ASPECTS
 from vfio_coordinator.state.model import State
@@ -41,7 +42,7 @@ class Spread:
 
 def find_factors(state: State, incident: Incident) -> tuple[IncidentFactor, ...]:
     """The most telling first; not counted yet (`count_factor`)."""
-    if incident.draft.suspects:
+    if incident.draft.suspects not in ((), (NEVER_ACCEPTED,)):
         return _changed_factors(state, incident)
     return _shared_factors(state, incident)
 
@@ -72,15 +73,15 @@ def _changed_factors(state: State, incident: Incident) -> tuple[IncidentFactor, 
 def _shared_factors(state: State, incident: Incident) -> tuple[IncidentFactor, ...]:
     """What all nodes share and few others have; () where that cannot be said of every node."""
     traits = [state.cohorts.traits_of(name) for name in incident.wanted]
-    if len(traits) < _ENOUGH or traits[0] is None:
-        return ()
     rest = len(state.cohorts.traits) - len(traits)
+    if len(traits) < _ENOUGH or traits[0] is None or rest <= 0:
+        return ()
     found: list[tuple[int, str, str]] = []
     for part, value in sorted(traits[0].parts.items()):
         if part in _NO_FACTOR or any(t is None or t.value(part) != value for t in traits):
             continue
         others = state.cohorts.count(part, value) - len(traits)
-        if rest > 0 and others * _RARE <= rest:
+        if others * _RARE <= rest:
             found.append((others, part, value))
     found.sort()
     return tuple(IncidentFactor(part, "", shorten(value), False) for _, part, value in found)
@@ -133,7 +134,11 @@ def _boards(state: State, members: Iterable[str]) -> list[str]:
 
 
 def _is_fine(state: State, name: str) -> bool:
-    """Its evidence vouches for it and it is not in the same trouble, as far as is known now."""
+    """Evidence of now speaks against nothing on it: what has other trouble may only not show this
+    one, as a host without an IOMMU shows no widened group."""
     node = state.nodes.get(name)
     judgement = node.judgement if node is not None else None
-    return judgement is not None and judgement.fresh
+    if node is None or judgement is None or not judgement.fresh:
+        return False
+    failing = (s for s in node.standings if s.layout.intended and s.verdict is Verdict.FAIL)
+    return not judgement.causes and not judgement.holds and next(failing, None) is None

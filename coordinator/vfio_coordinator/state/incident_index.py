@@ -66,7 +66,8 @@ class Incidents:
     `open` are the numbers of the open ones by code, `closed` those of all others. `of_node` says by
     node and code which open incident a node is in. `suspected` finds open ones and those that were
     closed lately. `telling` are those of which people are being told, `untold` those that wait for
-    that, as numbers of ten digits. `last` is the highest number ever given.
+    that, as numbers of ten digits; `due` says from which monotonic second on people may be told.
+    `last` is the highest number ever given.
     """
 
     held: Map[int, Incident] = field(default_factory=Map)
@@ -76,6 +77,7 @@ class Incidents:
     suspected: Map[SuspectKey, Map[int, None]] = field(default_factory=Map)
     telling: Map[int, None] = field(default_factory=Map)
     untold: Names = field(default_factory=Names)
+    due: Map[int, float] = field(default_factory=Map)
     last: int = 0
 
     def list_open(self, code: str = "") -> Iterator[Incident]:

@@ -1,23 +1,29 @@
 """What of a node's conditions makes an incident, and what had changed on the node before.
 
 Of all conditions those matter that somebody must act on: harm, holds that wait for a person, reset
-histories that refuse, and silence. A finding that was there at the baseline too, or that merely
-follows from such a cause, makes none: health tells it. Silence is a matter of its own, of which
-nothing on the host is suspected: what a node said before it fell silent proves nothing about why.
-Pure over one node; nothing here decides what belongs together.
+histories that refuse, and silence. A finding that was there at the baseline too makes none: health
+tells it. Of a node that was never accepted everything is news that fails a gate of a device which
+somebody wants to pass through. What merely follows is told with what it follows from: addresses to
+edit with the harm that came with the same change, a narrower silence with a wider one. Silence is a
+matter of its own, of which nothing on the host is suspected: what a node said before it fell silent
+proves nothing about why. Pure over one node; nothing here decides what belongs together.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from vfio_contract import codes
+from vfio_contract.drift import CONSEQUENCES, Consequence
+from vfio_contract.findings import Verdict
+from vfio_coordinator.state.acceptance import wanted_standings
 from vfio_coordinator.state.cohorts import AGENT, CHECKS
 from vfio_coordinator.state.conditions import CHANGED, ERR, WARN, Condition, conditions_of
 from vfio_coordinator.state.incident_records import Suspect
-from vfio_coordinator.state.judge import claims_on
+from vfio_coordinator.state.judge import SPENT, claims_on, list_texts
 from vfio_coordinator.state.model import Judgement, Node, Presence, State
 
 SILENCE = frozenset(
@@ -29,6 +35,21 @@ SILENCE = frozenset(
     }
 )
 """What says that we do not see enough, not what is wrong with the host's passthrough."""
+
+_WIDER = {
+    codes.HOSTD_AWAY.name: (codes.NODE_LOST.name,),
+    codes.JOURNAL_FAILED.name: (codes.NODE_LOST.name, codes.HOSTD_AWAY.name),
+    codes.SPOOL_FULL.name: (codes.NODE_LOST.name, codes.HOSTD_AWAY.name),
+}
+"""Silences in which a narrower one is contained: nobody can say more than the wider one does."""
+
+_HARMS = tuple(code for code, what in CONSEQUENCES.items() if what is Consequence.CORDONS)
+
+_STALE = (codes.VM_ADDRESS_STALE.name, codes.MAPPING_STALE.name)
+"""What follows from the change that did the harm, where there is harm."""
+
+NEVER_ACCEPTED = Suspect("baseline", "", "none")
+"""What stands for what changed on a node of which nothing was ever known as good."""
 
 _PASSING = frozenset({codes.REVALIDATING.name, codes.EVENTS_LOST.name})
 """Holds that end by themselves."""
@@ -51,10 +72,11 @@ _MAX_VMS = 32
 
 @dataclass(frozen=True, slots=True)
 class Matter:
-    """What a node shows under one code."""
+    """What a node shows under one code; `also` are codes that are told with it."""
 
     level: str
     text: str
+    also: tuple[str, ...] = ()
 
 
 def matters_of(state: State, node: Node) -> dict[str, Matter]:
@@ -65,6 +87,65 @@ def matters_of(state: State, node: Node) -> dict[str, Matter]:
     judgement = node.judgement
     if judgement is None:
         return {}
+    found = _shown(state, node, judgement)
+    if node.baseline is None:
+        for code, text in _unaccepted(node, judgement).items():
+            found.setdefault(code, Matter(ERR, text[:MAX_TEXT]))
+    if not found:
+        return found
+    known = state.incidents.membership_of(node.name)
+    for code in found.keys() & _WIDER.keys():
+        if is_contained(judgement, code, {*found, *known}):
+            del found[code]
+    return _with_stale(found, known)
+
+
+def is_contained(judgement: Judgement, code: str, shown: Collection[str]) -> bool:
+    """True for a silence of which a wider one says all that can be said: the node shows that, or
+    showed it and nothing vouches for its end."""
+    wider = (w for w in _WIDER.get(code, ()) if w in shown)
+    return any(not can_tell(judgement, w) for w in wider)
+
+
+def _with_stale(found: dict[str, Matter], known: Collection[str]) -> dict[str, Matter]:
+    """Lines to edit are told with the harm, unless the node is in an incident of them already."""
+    also = tuple([code for code in _STALE if code in found and code not in known])
+    harm = next((code for code in _HARMS if code in found), "") if also else ""
+    if harm:
+        found = {code: matter for code, matter in found.items() if code not in also}
+        found[harm] = replace(found[harm], text=add_codes(found[harm].text, also), also=also)
+    return found
+
+
+def told_with(state: State, node: Node, code: str) -> tuple[str, ...]:
+    """The codes that are told with this one on the node. Cheap where there is none."""
+    holds = node.judgement.holds if node.judgement is not None else ()
+    if not any(hold.code in _STALE for hold in holds):
+        return ()
+    matter = matters_of(state, node).get(code)
+    return matter.also if matter is not None else ()
+
+
+def add_codes(text: str, also: Sequence[str]) -> str:
+    """What was seen, and the codes that are told with it."""
+    more = f"; with it {' '.join(also)}" if also else ""
+    return text[: MAX_TEXT - len(more)] + more
+
+
+def _unaccepted(node: Node, judgement: Judgement) -> dict[str, str]:
+    """By code, what fails a gate of an intended or claimed unit of a node without a baseline."""
+    if node.baseline is not None or not judgement.fresh:
+        return {}
+    rows: dict[str, list[str]] = {}
+    for standing in wanted_standings(node):
+        for refusing in standing.refusing:
+            if refusing.verdict is Verdict.FAIL and refusing.code != SPENT:
+                rows.setdefault(refusing.code, []).append(refusing.told)
+    return {code: list_texts(texts) for code, texts in rows.items()}
+
+
+def _shown(state: State, node: Node, judgement: Judgement) -> dict[str, Matter]:
+    """What matters of its conditions, by code."""
     waits = {hold.code for hold in judgement.holds} - _PASSING
     lifted = _lifted(node, judgement) - waits
     found: dict[str, Matter] = {}
@@ -114,10 +195,15 @@ def can_tell(judgement: Judgement, code: str) -> bool:
 
 def suspects_of(node: Node, code: str) -> tuple[Suspect, ...]:
     """What changed on the node since its baseline in force; () where nothing did, where that is
-    not known, and for silence. In the order of the firmware tuple, versions of ours last."""
+    not known, and for silence. In the order of the firmware tuple, versions of ours last. Of what a
+    node came with, that nobody ever accepted it."""
     baseline = node.baseline
-    if baseline is None or code in SILENCE:
+    if code in SILENCE or node.judgement is None:
         return ()
+    if baseline is None:
+        # a reset that failed is an event of its moment, not what the node came with
+        new = code not in _RESETS and code in _unaccepted(node, node.judgement)
+        return (NEVER_ACCEPTED,) if new else ()
     found = {
         d.change.detail: (d.change.before, d.change.after)
         for d in node.drift
@@ -145,8 +231,8 @@ def is_shortened(value: str) -> bool:
     return value.startswith(_DIGEST)
 
 
-def vms_of(state: State, node: Node, code: str) -> tuple[str, ...]:
-    """The VMs with a claim on the node that the code concerns, all of them for silence; and the
+def vms_of(state: State, node: Node, code: str, also: Sequence[str] = ()) -> tuple[str, ...]:
+    """The VMs with a claim on the node that these codes concern, all of them for silence; and the
     host's own whose configuration is to be edited."""
     judgement = node.judgement
     if judgement is None or not (node.held or node.stale):
@@ -154,8 +240,9 @@ def vms_of(state: State, node: Node, code: str) -> tuple[str, ...]:
     if code in SILENCE:
         found = {claim.vm for claim in claims_on(state, node.name)}
     else:
-        found = {vm for cause in judgement.causes if cause.code == code for vm in cause.vms}
-        found |= {vm for vm, why in judgement.at_risk if why.startswith(f"{code}: ")}
-        lines = (line for line in node.stale if line.code == code)
+        told = (code, *also)
+        found = {vm for cause in judgement.causes if cause.code in told for vm in cause.vms}
+        found |= {vm for vm, why in judgement.at_risk if why.partition(": ")[0] in told}
+        lines = (line for line in node.stale if line.code in told)
         found |= {line.owner[3:] for line in lines if line.owner.startswith("vm ")}
     return tuple(sorted(found)[:_MAX_VMS])

@@ -1,5 +1,9 @@
 """When people are told of an incident: once when it opened, and again only when it got worse.
 
+What is to be told waits `HOLD_S` first, so that what comes of the same cause meanwhile is in the
+same message; what is over by then is told to nobody, unless it comes back. After a start nothing
+waits: how long it stood before is not known.
+
 Worse is a level that rose, the first VM that it concerns, or twice the nodes or VMs of the last
 telling. What counts as then is what was left of it, where it grows again a while after that
 telling: an incident that was closed and opens again is told as such, and one that somebody
@@ -15,6 +19,8 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from immutables import Map
+
 from vfio_coordinator.scheduler.names import Names
 from vfio_coordinator.state.conditions import ERR
 from vfio_coordinator.state.effects import Notify
@@ -29,6 +35,10 @@ _GREW = 2
 
 QUIET = timedelta(minutes=30)
 """Longer than a host that reboots again and again takes, shorter than anybody's watch."""
+
+HOLD_S = 20.0
+"""Longer than the nodes of one switch take to be lost one after another (10 s), shorter than
+anybody takes to look: who looks sees it at once."""
 
 _AT_ONCE = 32
 """Incidents of which people are being told; the next ones follow as these are delivered."""
@@ -92,37 +102,65 @@ def is_full(state: State) -> bool:
 
 
 def notify(turn: Turn, number: int) -> None:
-    """Have people told, if there is a reason that is in the store and they are not being told; in
-    its turn, where too many are being told at once."""
-    incident = turn.state.incidents.held.get(number)
-    if incident is None or incident.record is None or incident.telling is not None:
+    """Have people told after a while, if there is a reason that is in the store and they are not
+    being told."""
+    if not _is_news(turn.state, number):
         return
+    due, now_s = turn.state.incidents.due, turn.now.monotonic_s
+    if number not in due:
+        _put_due(turn, due.set(number, now_s + HOLD_S))
+    elif due[number] <= now_s:
+        _tell(turn, number)  # it was over when its time came, and is back
+
+
+def notify_due(turn: Turn) -> None:
+    """Those that have waited long enough. One that is over stays due, for a while: a host that
+    flaps must not be silent by chance."""
+    now_s = turn.now.monotonic_s
+    for number, at_s in sorted(turn.state.incidents.due.items()):
+        incident = turn.state.incidents.held.get(number)
+        closed = incident is not None and not incident.is_open
+        if at_s <= now_s and (not closed or now_s - at_s > QUIET.total_seconds()):
+            _put_due(turn, turn.state.incidents.due.delete(number))
+            _tell(turn, number)
+
+
+def _is_news(state: State, number: int) -> bool:
+    """True where there is a reason that is in the store, and nobody is being told."""
+    incident = state.incidents.held.get(number)
+    if incident is None or incident.record is None or incident.telling is not None:
+        return False
     if incident.record.told != incident.draft.told or incident.draft.closed_at:
-        return  # the write of that is under way, and this is looked at again after it
-    reason = find_reason(incident.record)
-    if not reason or turn.state.stopped:
+        return False  # the write of that is under way, and this is looked at again after it
+    return bool(find_reason(incident.record)) and not state.stopped
+
+
+def _tell(turn: Turn, number: int) -> None:
+    """Have people told now, if there is news; in its turn, where too many are being told."""
+    if not _is_news(turn.state, number):
         return
     if is_full(turn.state):
         _put_untold(turn, turn.state.incidents.untold.add(_untold_key(number)))
         return
-    if is_silenced(turn.state, incident.draft.code, incident.wanted):
+    incident = turn.state.incidents.held[number]
+    record = incident.record
+    if record is None or is_silenced(turn.state, record.code, incident.wanted):
         return
-    told = incident.record.told
-    count = told.number + 1 if told is not None else 1
-    telling = measure(incident.record, number=count, utc=turn.now.utc)
-    turn.state = replace(
-        turn.state,
-        incidents=put_incident(turn.state.incidents, replace(incident, telling=telling)),
-    )
+    count = record.told.number + 1 if record.told is not None else 1
+    telling = measure(record, number=count, utc=turn.now.utc)
+    incidents = put_incident(turn.state.incidents, replace(incident, telling=telling))
+    if number in incidents.due:
+        incidents = replace(incidents, due=incidents.due.delete(number))
+    turn.state = replace(turn.state, incidents=incidents)
     view = incident_view(turn.state, number)
-    turn.emit(Notify(view, f"{incident.record.id}/{count}", reason))
+    turn.emit(Notify(view, f"{record.id}/{count}", find_reason(record)))
 
 
 def notify_waiting(turn: Turn) -> None:
     """Those that waited until fewer are being told, the oldest first."""
     while (untold := turn.state.incidents.untold) and not is_full(turn.state):
         _put_untold(turn, untold.remove(untold.first))
-        notify(turn, int(untold.first))
+        _tell(turn, int(untold.first))
 
 
 def notify_all(turn: Turn) -> None:
@@ -137,6 +175,10 @@ def notify_all(turn: Turn) -> None:
         untold = untold.add(_untold_key(number))
     _put_untold(turn, untold)
     notify_waiting(turn)
+
+
+def _put_due(turn: Turn, due: Map[int, float]) -> None:
+    turn.state = replace(turn.state, incidents=replace(turn.state.incidents, due=due))
 
 
 def _put_untold(turn: Turn, untold: Names) -> None:

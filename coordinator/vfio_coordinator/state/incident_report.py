@@ -18,7 +18,14 @@ from vfio_coordinator.state.conditions import ERR
 from vfio_coordinator.state.incident_factors import Spread, count_factor, find_factors
 from vfio_coordinator.state.incident_index import Incident
 from vfio_coordinator.state.incident_lookup import find_incident
-from vfio_coordinator.state.incident_matters import MAX_TEXT, can_tell, matters_of, vms_of
+from vfio_coordinator.state.incident_matters import (
+    NEVER_ACCEPTED,
+    add_codes,
+    can_tell,
+    matters_of,
+    told_with,
+    vms_of,
+)
 from vfio_coordinator.state.incident_records import IncidentNodeRecord
 from vfio_coordinator.state.judge import list_texts
 from vfio_coordinator.state.model import State
@@ -134,7 +141,7 @@ def _text_of(state: State, record: IncidentNodeRecord, code: str) -> str:
         return record.text
     causes = [cause.text for cause in node.judgement.causes if cause.code == code]
     if causes:  # a cordon's own words are those of its first moment
-        return list_texts(causes)[:MAX_TEXT]
+        return add_codes(list_texts(causes), told_with(state, node, code))
     matter = matters_of(state, node).get(code)
     return record.text if matter is None else matter.text
 
@@ -145,16 +152,22 @@ def _next(incident: Incident) -> str:
     if draft.closed_at:
         return f"nothing: no node shows {draft.code} any more"
     code = _BY_NAME.get(draft.code)
-    return code.decision if code is not None else f"vfioctl explain {draft.code}"
+    step = code.decision if code is not None else f"vfioctl explain {draft.code}"
+    if draft.suspects != (NEVER_ACCEPTED,):
+        return step
+    # no node of it was ever accepted: this may be how they are meant to be
+    node = draft.first_node if draft.first_node in incident.wanted else min(incident.wanted)
+    return f"{step}; or take it as it is: vfioctl baseline accept {node} --force --reason TEXT"
 
 
 def _member(state: State, incident: Incident, name: str) -> IncidentMember:
     record = incident.wanted[name]
     node = state.nodes.get(name)
     judgement = node.judgement if node is not None else None
-    code = incident.draft.code
+    code, vms = incident.draft.code, record.vms
     heard = judgement is not None and (can_tell(judgement, code) or code == codes.NODE_LOST.name)
-    vms = vms_of(state, node, code) if node is not None and heard else record.vms
+    if node is not None and heard:
+        vms = vms_of(state, node, code, told_with(state, node, code))
     return IncidentMember(name, record.at, heard, _text_of(state, record, code), vms)
 
 

@@ -32,6 +32,7 @@ from vfio_coordinator.state.incident_index import (
 from vfio_coordinator.state.incident_matters import (
     Matter,
     can_tell,
+    is_contained,
     is_shortened,
     matters_of,
     suspects_of,
@@ -74,8 +75,10 @@ def _correlate(turn: Turn, name: str) -> None:
     known = state.incidents.membership_of(name)
     if not found and not known:
         return
+    shown = {*found, *known}
     for code in sorted(known):
-        if code not in found and can_tell(node.judgement, code):
+        over = can_tell(node.judgement, code) or is_contained(node.judgement, code, shown)
+        if code not in found and over:
             _leave(turn, node, state.incidents.held[known[code]])
     for code, matter in sorted(found.items()):
         if code in known:
@@ -93,7 +96,7 @@ def _join(turn: Turn, node: Node, code: str, matter: Matter) -> None:
         level=matter.level,
         text=matter.text,
         suspects=suspects,
-        vms=vms_of(turn.state, node, code),
+        vms=vms_of(turn.state, node, code, matter.also),
     )
     incident = _find(turn, node, code, suspects)
     if incident is None:
@@ -237,7 +240,7 @@ def _go_on(turn: Turn, node: Node, number: int, matter: Matter) -> None:
     """A node that is in it already: worse, or with more VMs, is written down."""
     incident = turn.state.incidents.held[number]
     member = incident.wanted[node.name]
-    vms = vms_of(turn.state, node, incident.draft.code)
+    vms = vms_of(turn.state, node, incident.draft.code, matter.also)
     worse = matter.level == ERR and member.level != ERR
     more = tuple(vm for vm in vms if vm not in member.vms)
     if not worse and not more:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from immutables import Map
+
 from vfio_contract.codes import HOSTD_AWAY
 from vfio_contract.command import ACTS
 from vfio_coordinator.scheduler.index import CLAIMED, PENDING, Buckets, Index, put
@@ -18,6 +20,7 @@ from vfio_coordinator.state.admin import entry_of
 from vfio_coordinator.state.baseline_history import choose
 from vfio_coordinator.state.cohorts import AGENT, Cohorts, learn
 from vfio_coordinator.state.incident_index import Incident, SuspectKey, suspect_keys
+from vfio_coordinator.state.machines import Machines, names_before, record_node
 from vfio_coordinator.state.model import (
     AdminWrite,
     BaselineWrite,
@@ -48,6 +51,7 @@ def check_invariants(state: State) -> None:
             _check_entry(state, node)
             _check_placeable(state, node)
         _check_baselines(node)
+    _check_machines(state)
     _check_index(state)
     _check_generations(state)
     _check_writes(state)
@@ -126,6 +130,16 @@ def _is_away(state: State, node: Node) -> bool:
         return False
     seen_s = node.observation.collected_s if node.observation is not None else 0.0
     return intake.status.code == HOSTD_AWAY.name or seen_s <= intake.away_s
+
+
+def _check_machines(state: State) -> None:
+    fresh: Machines = Map()
+    for node in state.nodes.values():
+        fresh = record_node(fresh, None, node)
+        ready = node.judgement is not None and node.judgement.state == "ready"
+        before = names_before(state, node) if ready else ()
+        _require(16, not before, f"{node.name} is ready, {before} stand for its machine")
+    _require(16, _listed(state.machines) == _listed(fresh), "machines are not what nodes say")
 
 
 def _check_baselines(node: Node) -> None:

@@ -17,6 +17,8 @@ Pure over the state and the moment; `admin` writes what follows. The decisions, 
 - A claim that names an address which its device left (VM_ADDRESS_STALE) waits for its release, a
   line of the host's own VM configurations or mappings (MAPPING_STALE too) for its edit. Until then
   the node is revalidating.
+- A machine that has another node name which stands before this one (`machines`) takes nothing
+  under this one.
 - A risk decision that ended under a claim is told, and changes nothing else: the VM runs on.
 - BINDING_LOST does not count where the driver-binding gate passes now: the hypervisor binds there.
 """
@@ -29,8 +31,9 @@ from vfio_contract import codes
 from vfio_contract.drift import CONSEQUENCES, Consequence, describe
 from vfio_contract.findings import Verdict
 from vfio_contract.views import Reason
-from vfio_coordinator.scheduler.risk import EXPIRED, describe_risk
+from vfio_coordinator.scheduler.risk import name_end
 from vfio_coordinator.state.events import Now
+from vfio_coordinator.state.machines import twice_reason
 from vfio_coordinator.state.model import Cause, Drift, Judgement, Node, Presence, State
 from vfio_coordinator.state.presence import (
     AFTER_LOSS,
@@ -48,7 +51,7 @@ from vfio_coordinator.state.records import Claim
 
 _HOLDING = frozenset(code for code, what in CONSEQUENCES.items() if what is Consequence.HOLDS)
 _AUTO = "auto:"
-_SPENT = "RESET_SPENT"
+SPENT = "RESET_SPENT"
 """A one-shot device that was used in this boot: as expected, no regression."""
 
 
@@ -58,7 +61,8 @@ def judge(state: State, node: Node, now: Now) -> Judgement:
     fresh = presence is Presence.HEARD and is_fresh(state, node, now)
     claims = claims_on(state, node.name)
     causes = tuple(_causes(node, claims)) if fresh else ()
-    holds = tuple(_holds(node, claims, fresh=fresh))
+    twice = twice_reason(state, node) if presence is not Presence.LOST else None
+    holds = (*((twice,) if twice is not None else ()), *_holds(node, claims, fresh=fresh))
     silence = _silence(state, node, claims, now, presence)
     stale = presence is Presence.HEARD and not missing_evidence(node) and is_stale(state, node, now)
     blind = blindness_of(state, node) if presence is Presence.HEARD else ""
@@ -70,7 +74,8 @@ def judge(state: State, node: Node, now: Now) -> Judgement:
         silence = (_reason(codes.REVALIDATING.name, f"its newest evidence is {age} old"),)
     cordons = node.admin.cordons if node.admin is not None else ()
     shown = tuple(
-        Reason(c.code, c.owner, c.text) for c in sorted(cordons, key=lambda c: (c.owner, c.at))
+        Reason(c.code, c.owner, c.text, c.at)
+        for c in sorted(cordons, key=lambda c: (c.owner, c.at))
     )
     if presence is Presence.LOST:
         name = "lost"
@@ -161,7 +166,7 @@ def _objections(node: Node, claims: list[Claim]) -> Iterator[Reason]:
     held: dict[str, list[str]] = {}
     for drift in node.drift:
         if drift.change.code in _HOLDING and drift.units:
-            text = f"{describe(drift.change)}{_affects(_vms_named(drift, claims))}"
+            text = f"{describe(drift.change)}{_affects(_vms_named(node, drift, claims))}"
             held.setdefault(drift.change.code, []).append(text)
     for code, texts in held.items():
         text = f"{list_texts(texts)}; waits for: vfioctl baseline accept {node.name}"
@@ -187,11 +192,12 @@ def unread_facts(node: Node) -> tuple[str, ...]:
 
 def _stale_lines(node: Node) -> Iterator[Reason]:
     """One reason a code for the lines that a person has to edit."""
-    rows: dict[str, list[str]] = {}
-    for reference in node.stale:
-        rows.setdefault(reference.code, []).append(reference.text)
-    for code, texts in rows.items():
-        yield _reason(code, f"{list_texts(texts)}; waits for: the edit")
+    for code in dict.fromkeys(reference.code for reference in node.stale):
+        rows = [reference for reference in node.stale if reference.code == code]
+        text = f"{list_texts(row.text for row in rows)}; waits for: the edit"
+        if any(row.newer for row in rows):
+            text += f", or where a line is right vfioctl baseline accept {node.name} --force"
+        yield _reason(code, text)
 
 
 def _stale_addresses(node: Node, claims: list[Claim]) -> Iterator[Reason]:
@@ -212,7 +218,8 @@ def _unjudged_units(node: Node) -> Iterator[str]:
     comparable = node.baseline is not None and node.doubt is None
     passed = node.baseline.record.passed if node.baseline is not None and comparable else ()
     for standing in node.standings:
-        if standing.layout.id in passed and standing.verdict is Verdict.UNKNOWN:
+        known = node.accepted_id(standing.layout.id) in passed
+        if known and standing.verdict is Verdict.UNKNOWN:
             yield f"{standing.layout.id} ({standing.refusing[0].reason})"
 
 
@@ -222,7 +229,7 @@ def _causes(node: Node, claims: list[Claim]) -> Iterator[Cause]:
     for drift in node.drift:
         if drift.change.harms and drift.units and not _is_deferred(node, drift):
             drifted.update(drift.units)
-            cause = _drift_cause(drift, claims)
+            cause = _drift_cause(node, drift, claims)
             if cause.key not in seen:
                 seen.add(cause.key)
                 yield cause
@@ -254,20 +261,21 @@ def _regressions(node: Node, claims: list[Claim], drifted: set[str]) -> Iterator
     known = {key for cordon in cordons for key in cordon.causes}
     same_checks = baseline.record.checks_version == observation.checks_version
     for standing in node.standings:
-        unit = standing.layout.id
-        if unit not in baseline.record.passed or unit in drifted:
+        unit, accepted = standing.layout.id, node.accepted_id(standing.layout.id)
+        if accepted not in baseline.record.passed or unit in drifted:
             continue
-        vms = vms_of(claims, (unit,))
+        vms = vms_of(node, claims, (unit,))
         named: set[str] = set()
         for refusing in standing.refusing:
-            key = f"{refusing.code} {unit}"
-            fails = refusing.verdict is Verdict.FAIL and same_checks and refusing.code != _SPENT
+            key = f"{refusing.code} {accepted}"
+            fails = refusing.verdict is Verdict.FAIL and same_checks and refusing.code != SPENT
             if key not in named and (fails or key in known):
                 named.add(key)
-                yield Cause(refusing.code, key, f"{refusing.reason}{_affects(vms)}", vms, unit)
+                texts = (row.told for row in standing.refusing if row.code == refusing.code)
+                yield Cause(refusing.code, key, f"{list_texts(texts)}{_affects(vms)}", vms, unit)
         if standing.refusing and not named:
             # What failed may be unknown now: that does not lift the cordon.
-            for key in sorted(k for k in known if k.endswith(f" {unit}")):
+            for key in sorted(k for k in known if k.endswith(f" {accepted}")):
                 code = key.partition(" ")[0]
                 text = f"{standing.refusing[0].reason}{_affects(vms)}"
                 yield Cause(code, key, text, vms, unit)
@@ -280,10 +288,10 @@ def _is_deferred(node: Node, drift: Drift) -> bool:
     return bool(rows) and not any(r.stage == "binding" for s in rows for r in s.refusing)
 
 
-def _drift_cause(drift: Drift, claims: list[Claim]) -> Cause:
+def _drift_cause(node: Node, drift: Drift, claims: list[Claim]) -> Cause:
     change = drift.change
-    vms = vms_of(claims, drift.units)
-    text = f"{describe(change)}{_affects(_vms_named(drift, claims))}"
+    vms = vms_of(node, claims, drift.units)
+    text = f"{describe(change)}{_affects(_vms_named(node, drift, claims))}"
     return Cause(change.code, f"{change.code} {change.identity}", text, vms)
 
 
@@ -313,14 +321,8 @@ def _ended_risks(node: Node, claims: list[Claim]) -> Iterator[Reason]:
 
 
 def _ended_risk(node: Node, code: str) -> tuple[str, str] | None:
-    """Code and words for a risk that nobody carries any more, None for one that somebody does."""
     held = node.risks.get(code)
-    decision = held.decision if held is not None else None
-    if decision is not None and decision.in_force:
-        return None
-    expired = decision is not None and decision.ended == EXPIRED
-    name = codes.RISK_EXPIRED.name if expired else codes.RISK_REVOKED.name
-    return name, describe_risk(decision)
+    return name_end(held.decision if held is not None else None)
 
 
 def _at_risk(
@@ -335,9 +337,8 @@ def _at_risk(
         if silence:
             found.setdefault(claim.vm, f"{silence[0].code}: {silence[0].text}")
         for standing in node.standings:
-            if standing.verdict is Verdict.FAIL and any(
-                unit.unit == standing.layout.id for unit in claim.units
-            ):
+            own = claim.vm in vms_of(node, [claim], (standing.layout.id,))
+            if standing.verdict is Verdict.FAIL and own:
                 found.setdefault(claim.vm, standing.refusing[0].reason)
         for code in claim.risks:
             ended = _ended_risk(node, code)
@@ -368,14 +369,18 @@ def _places(claim: Claim) -> Iterator[tuple[str, str, str]]:
         yield from unit.places
 
 
-def vms_of(claims: list[Claim], units: tuple[str, ...]) -> tuple[str, ...]:
-    """The VMs that have a claim on one of these units."""
-    return tuple(c.vm for c in claims if any(u.unit in units for u in c.units))
+def vms_of(node: Node, claims: list[Claim], units: tuple[str, ...]) -> tuple[str, ...]:
+    """The VMs that have a claim on one of these units, under whatever id it had then: a serial
+    number that is not told any more changes the id, and not what is claimed."""
+    keys = {key for s in node.standings if s.layout.id in units for key in s.layout.keys}
+    return tuple(
+        c.vm for c in claims if any(u.unit in units or not keys.isdisjoint(u.keys) for u in c.units)
+    )
 
 
-def _vms_named(drift: Drift, claims: list[Claim]) -> tuple[str, ...]:
+def _vms_named(node: Node, drift: Drift, claims: list[Claim]) -> tuple[str, ...]:
     """The VMs that claim what changed, and the host's own that name it."""
-    return tuple(dict.fromkeys((*vms_of(claims, drift.units), *drift.named_by)))
+    return tuple(dict.fromkeys((*vms_of(node, claims, drift.units), *drift.named_by)))
 
 
 def _affects(vms: tuple[str, ...]) -> str:

@@ -12,6 +12,7 @@
     state.index      what placement looks at: follows from all of the above
     state.incidents  what is wrong on which nodes for the same reason, as far as is known
     state.cohorts    which nodes have what in common, as last known since the start
+    state.machines   which nodes say the same boot id or product UUID (`machines`)
     state.policies   the settings that somebody set, by name
     state.log        the newest rows of the event log
     state.next_deadline_s   before that moment, time alone changes no node's judgement
@@ -21,6 +22,7 @@
     state.notify_again_s   when that is tried again
     state.mutes      who does not want to hear of which code, by (code, node)
     state.clock_doubt   why the wall clock is not believed, in words, "" while it is
+    state.cert_trouble  which certificates could not be renewed and why, "" while all could
 
 Invariants (checked after each step in tests by `invariants.check_invariants`):
  1. Two claims, pending ones included, never share a unit key on a node.
@@ -52,6 +54,8 @@ Invariants (checked after each step in tests by `invariants.check_invariants`):
     found by it. What the store does not know of it is in its write in flight or waits for the next.
 15. `baselines` are in the order of their numbers, the last one has its facts, and of each firmware
     at most one has; `baseline` is the one that their order and the present firmware choose.
+16. `machines` is what it would be if made afresh from the nodes, and no node takes a placement
+    while another name stands before it for the same machine.
 
 Nothing here decides; the handlers of `apply` do.
 
@@ -75,6 +79,7 @@ from vfio_contract.views import Event as LogRow
 from vfio_contract.views import PlaceRequest, Reason
 from vfio_coordinator.scheduler.index import Index
 from vfio_coordinator.scheduler.layout import UnitLayout
+from vfio_coordinator.scheduler.names import Names
 from vfio_coordinator.scheduler.risk import RiskDecision
 from vfio_coordinator.scheduler.standing import Standing
 from vfio_coordinator.state import events
@@ -351,11 +356,14 @@ class Node:
     observation whose facts have not come yet. `risks` are the last decisions by code; `risk_txn`
     and `risk_queue` are for them what `admin_txn` and `queue` are for the admin record.
     `left_boots` are the last boots that another one has replaced: while that one is heard, none can
-    come back. `lost_events_s` is when a loss of events was last learned: evidence from before that
-    vouches for nothing. `baselines` are the acceptances that are kept, oldest first, and `baseline`
+    come back. `boot_since_s` is when this process first heard of the present one, `lost_events_s`
+    when a loss of events was last learned: evidence from before that vouches for nothing.
+    `baselines` are the acceptances that are kept, oldest first, and `baseline`
     the one in force: of the present firmware, else the last. `doubt` is why that one cannot be
     compared, None where it can be. `stale` are the lines of the host's VM configurations and
-    mappings that mean another device now than at the baseline.
+    mappings that mean another device now than at the baseline. `former` are the ids that units of
+    the inventory had at the baseline, where those differ: a serial number that is not told, or that
+    two boards show, changes a unit's id and not the unit.
     """
 
     name: str
@@ -376,6 +384,7 @@ class Node:
     drift: tuple[Drift, ...] = ()
     undecided: frozenset[str] = frozenset()
     unread: tuple[Unread, ...] = ()
+    former: Map[str, str] = field(default_factory=Map)
     stale: tuple[StaleReference, ...] = ()
     standings: tuple[Standing, ...] = ()
     held: Map[str, Holding] = field(default_factory=Map)
@@ -386,7 +395,12 @@ class Node:
     risk_txn: int = 0
     risk_queue: tuple[RiskRequest, ...] = ()
     left_boots: tuple[str, ...] = ()
+    boot_since_s: float = -math.inf
     lost_events_s: float = -math.inf
+
+    def accepted_id(self, unit: str) -> str:
+        """The id that this unit of the inventory has in the baseline."""
+        return self.former.get(unit, unit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -702,6 +716,7 @@ class State:
     index: Index = field(default_factory=Index)
     incidents: Incidents = field(default_factory=Incidents)
     cohorts: Cohorts = field(default_factory=Cohorts)
+    machines: Map[tuple[str, str], Names] = field(default_factory=Map)
     policies: Map[str, PolicyHeld] = field(default_factory=Map)
     log: Map[int, LogRow] = field(default_factory=Map)
     log_first: int = 1
@@ -715,6 +730,7 @@ class State:
     next_end: str = ""
     rewound: str = ""
     clock_doubt: str = ""
+    cert_trouble: str = ""
     notify_trouble: str = ""
     notify_again_s: float = math.inf
     stopped: bool = False

@@ -50,9 +50,10 @@ def request_policy(turn: Turn, event: PolicySetRequested, *, attempt: int = 1) -
     """Set for a person. Raises ClusterError."""
     records: list[PolicyRecord] = []
     notes: list[Note] = []
+    given = [name for name, _ in event.changes]
     for name, value in event.changes:
         setting = _find(name, value)
-        if any(record.name == name for record in records):
+        if given.count(name) > 1:
             raise ClusterError(ErrorCode.BAD_REQUEST, f"{name}: it is there twice")
         before = policy_value(turn.state, setting)
         if before == value:

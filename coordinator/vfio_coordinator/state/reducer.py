@@ -14,6 +14,7 @@ from vfio_coordinator.state.baseline import (
     accept_by_policy,
     recheck_baseline,
 )
+from vfio_coordinator.state.cert_trouble import follow_certificates
 from vfio_coordinator.state.claims import request_place
 from vfio_coordinator.state.clock_jump import follow_clock
 from vfio_coordinator.state.cluster_notices import hear_cluster_told, tell_cluster
@@ -24,6 +25,7 @@ from vfio_coordinator.state.durable_events import hear_journal, receive_events
 from vfio_coordinator.state.effects import Effect
 from vfio_coordinator.state.events import (
     BaselineAcceptRequested,
+    CertificatesSeen,
     CommandAnswered,
     CommandAwaited,
     CommandRequested,
@@ -53,8 +55,10 @@ from vfio_coordinator.state.events import (
     UnmuteRequested,
 )
 from vfio_coordinator.state.evidence import observe, observe_change, receive_inventory
+from vfio_coordinator.state.incident_notices import notify_due
 from vfio_coordinator.state.incident_requests import acknowledge, hear_told
 from vfio_coordinator.state.incidents import correlate_touched
+from vfio_coordinator.state.machine_changes import follow_machines
 from vfio_coordinator.state.model import State
 from vfio_coordinator.state.mutes import end_mutes, request_mute
 from vfio_coordinator.state.notify_trouble import follow_telling, tell_again
@@ -125,10 +129,13 @@ def apply(state: State, event: Event, now: Now) -> tuple[State, tuple[Effect, ..
             hear_told(turn, event)
             hear_cluster_told(turn, event)
             follow_telling(turn, event)
+        case CertificatesSeen():
+            follow_certificates(turn, event)
         case CommitOutcome():
             conclude(turn, event)
         case _:
             _request(turn, event)
+    follow_machines(turn, state)
     answer_waiters(turn)
     correlate_touched(turn, state)
     _follow_health(turn, state, event)
@@ -148,6 +155,7 @@ def _follow_health(turn: Turn, before: State, event: Event) -> None:
     if ticked:
         write_seen(turn)
         tell_cluster(turn)
+        notify_due(turn)
 
 
 def _request(turn: Turn, event: Request) -> None:

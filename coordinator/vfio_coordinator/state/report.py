@@ -7,6 +7,7 @@ decides anything: what is shown was judged when the evidence came.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 
 from vfio_contract.findings import Finding, Verdict, severity
@@ -17,6 +18,7 @@ from vfio_contract.views import (
     Event,
     FindingView,
     NodeView,
+    Reason,
 )
 from vfio_coordinator.scheduler.index import FREE
 from vfio_coordinator.state.command_waits import command_views
@@ -105,10 +107,14 @@ def _node_view(
     vouched = judgement.presence is Presence.HEARD and judgement.fresh and observation is not None
     free = sum(shown == FREE for _, shown in counted)
     session = node.session
+    reasons = judgement.reasons
+    if detail:
+        more = outlier_reasons(state, node.name)
+        reasons = tuple(_with_since(state, node.name, reason) for reason in (*reasons, *more))
     return NodeView(
         name=node.name,
         state=judgement.state,
-        reasons=(*judgement.reasons, *(outlier_reasons(state, node.name) if detail else ())),
+        reasons=reasons,
         verdict=observation.verdict if vouched and observation is not None else Verdict.UNKNOWN,
         heard_age_s=heard_age(state, node, now),
         evidence_age_s=evidence_age(node, now),
@@ -130,6 +136,16 @@ def _node_view(
     )
 
 
+def _with_since(state: State, name: str, reason: Reason) -> Reason:
+    """With the moment since when this node shows it: a cordon has its own, what is an incident has
+    the one at which the node joined; of all else none is kept."""
+    number = state.incidents.membership_of(name).get(reason.code)
+    if reason.since or number is None:
+        return reason
+    member = state.incidents.held[number].wanted.get(name)
+    return reason if member is None else replace(reason, since=member.at)
+
+
 def _before(inventory: Inventory) -> tuple[str, ...]:
     return tuple(
         f"{name} {shorten(value) or 'empty'} in boot {boot_id[:8] or 'not known'}"
@@ -140,7 +156,7 @@ def _before(inventory: Inventory) -> tuple[str, ...]:
 def change_views(state: State, node: Node) -> tuple[ChangeView, ...]:
     """What differs from the baseline, with the units and VMs that it concerns."""
     claims = claims_on(state, node.name)
-    return tuple(_change_view(drift, vms_of(claims, drift.units)) for drift in node.drift)
+    return tuple(_change_view(drift, vms_of(node, claims, drift.units)) for drift in node.drift)
 
 
 def _change_view(drift: Drift, claimed_by: tuple[str, ...]) -> ChangeView:

@@ -61,6 +61,7 @@ def greet(turn: Turn, event: NodeHello) -> None:
         boottime_ms=event.boottime_ms,
         opened_s=turn.now.monotonic_s,
     )
+    same_boot = node.boot_id == event.boot_id
     held = node.inventory is not None and node.inventory.digest == event.inventory_digest
     turn.put_node(
         replace(
@@ -69,6 +70,7 @@ def greet(turn: Turn, event: NodeHello) -> None:
             boot_id=event.boot_id,
             digest=event.inventory_digest,
             left_boots=_left_boots(node, event.boot_id),
+            boot_since_s=node.boot_since_s if same_boot else turn.now.monotonic_s,
             unjudged=None,
         )
     )

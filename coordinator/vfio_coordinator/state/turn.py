@@ -18,6 +18,7 @@ from vfio_coordinator.state import keys
 from vfio_coordinator.state.cohorts import learn
 from vfio_coordinator.state.effects import Answer, Commit, Effect, Failure, Reply
 from vfio_coordinator.state.events import Now
+from vfio_coordinator.state.machines import record_node
 from vfio_coordinator.state.model import AnyWrite, LogWrite, Node, State
 from vfio_coordinator.store.interface import Compare, Delete, Op, Put, Txn
 
@@ -61,7 +62,9 @@ class Turn:
     def put_node(self, node: Node) -> None:
         """The state with this node as given."""
         self.touched.add(node.name)
-        self.state = replace(self.state, nodes=self.state.nodes.set(node.name, node))
+        state = self.state
+        machines = record_node(state.machines, state.nodes.get(node.name), node)
+        self.state = replace(state, nodes=state.nodes.set(node.name, node), machines=machines)
 
     def learn(self, node: str, told: Mapping[str, str | None]) -> None:
         """What a node's agent told of what it has in common with others (`cohorts`)."""

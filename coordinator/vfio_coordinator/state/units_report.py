@@ -97,7 +97,7 @@ def _view(node: Node, entry: Entry | None, offer: Offer) -> UnitView:
         kind=layout.kind,
         model=offer.standing.model,
         ids=layout.ids,
-        addresses=(*layout.assign, *layout.hold),
+        addresses=layout.addresses,
         numa_node=-1 if layout.numa_node is None else layout.numa_node,
         intended=layout.intended or bool(offer.vm),
         state=state,

@@ -32,22 +32,26 @@ class Reason(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """Stable upper-case name."""
     owner: _builtins.str
     """Who set it: `auto:CODE` or `user:NAME`."""
     text: _builtins.str
     """In words."""
+    since: _builtins.str
+    """Since when this node shows it, UTC, ISO 8601; empty where that is not kept."""
     def __init__(
         self,
         *,
         code: _builtins.str = ...,
         owner: _builtins.str = ...,
         text: _builtins.str = ...,
+        since: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "owner", b"owner", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "owner", b"owner", "since", b"since", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -204,6 +208,7 @@ class StaleReference(_message.Message):
     NAMES_FIELD_NUMBER: _builtins.int
     MEANS_NOW_FIELD_NUMBER: _builtins.int
     EDIT_FIELD_NUMBER: _builtins.int
+    NEWER_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """VM_ADDRESS_STALE or MAPPING_STALE."""
     owner: _builtins.str
@@ -218,6 +223,8 @@ class StaleReference(_message.Message):
     """What that means now, in words."""
     edit: _builtins.str
     """The change to make, as it stands in the file."""
+    newer: _builtins.bool
+    """True where the baseline does not have the line: it may mean what is there now."""
     def __init__(
         self,
         *,
@@ -228,10 +235,11 @@ class StaleReference(_message.Message):
         names: _builtins.str = ...,
         means_now: _builtins.str = ...,
         edit: _builtins.str = ...,
+        newer: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "edit", b"edit", "file", b"file", "line", b"line", "means_now", b"means_now", "names", b"names", "owner", b"owner"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "edit", b"edit", "file", b"file", "line", b"line", "means_now", b"means_now", "names", b"names", "newer", b"newer", "owner", b"owner"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1454,6 +1462,7 @@ class BaselineView(_message.Message):
     STALE_FIELD_NUMBER: _builtins.int
     PRESENT_DIGEST_FIELD_NUMBER: _builtins.int
     PASSED_FIELD_NUMBER: _builtins.int
+    UNREAD_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     """A node's name."""
     digest: _builtins.str
@@ -1494,6 +1503,12 @@ class BaselineView(_message.Message):
     def passed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of the units that it vouches for: they passed every gate."""
 
+    @_builtins.property
+    def unread(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Facts that it knows and the node does not tell now, in words, where that may hide harm to a
+        unit that is intended or claimed.
+        """
+
     def __init__(
         self,
         *,
@@ -1512,10 +1527,11 @@ class BaselineView(_message.Message):
         stale: _abc.Iterable[Global___StaleReference] | None = ...,
         present_digest: _builtins.str = ...,
         passed: _abc.Iterable[_builtins.str] | None = ...,
+        unread: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "accepted_by", b"accepted_by", "compared", b"compared", "digest", b"digest", "doubt", b"doubt", "drift", b"drift", "firmware", b"firmware", "intended_units", b"intended_units", "node", b"node", "of_this_firmware", b"of_this_firmware", "passed", b"passed", "present_digest", b"present_digest", "reason", b"reason", "stale", b"stale", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_at", b"accepted_at", "accepted_by", b"accepted_by", "compared", b"compared", "digest", b"digest", "doubt", b"doubt", "drift", b"drift", "firmware", b"firmware", "intended_units", b"intended_units", "node", b"node", "of_this_firmware", b"of_this_firmware", "passed", b"passed", "present_digest", b"present_digest", "reason", b"reason", "stale", b"stale", "unread", b"unread", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1530,22 +1546,26 @@ class BaselineProblem(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """Its stable code."""
     subject: _builtins.str
     """Whom it concerns: a unit, a function, a VM."""
     text: _builtins.str
     """What is wrong, in words."""
+    next: _builtins.str
+    """What to do about it; empty where only the code says it."""
     def __init__(
         self,
         *,
         code: _builtins.str = ...,
         subject: _builtins.str = ...,
         text: _builtins.str = ...,
+        next: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "subject", b"subject", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "next", b"next", "subject", b"subject", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

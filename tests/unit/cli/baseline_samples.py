@@ -53,25 +53,43 @@ def harmed() -> BaselineView:
     return replace(stale(), drift=samples.baseline(drifted=True).drift)
 
 
+def newer() -> BaselineView:
+    """The card moved, and a VM was written that names the address of today."""
+    (line,) = stale().stale
+    return replace(stale(), stale=(replace(line, owner="vm 105", line=7, newer=True),))
+
+
+def untold(*, drifted: bool) -> BaselineView:
+    """The firmware hides some of what it showed then."""
+    facts = tuple(f"ACS bits of 0000:00:{n:02x}.0" for n in range(1, 12))
+    return replace(held() if drifted else samples.baseline(drifted=False), unread=facts)
+
+
 def refusal() -> BaselineRefusal:
-    """A host with three problems."""
-    return BaselineRefusal(
-        "pve07",
-        (
-            BaselineProblem(
-                "GROUP_WIDENED",
-                "8086:10c9@01.0/00.0",
-                "widened (merged): 0000:41:00.0 + 0000:00:17.0; affects render-4",
-            ),
-            BaselineProblem("RESET_NONE", "gpu-977eb823", "0000:41:00.0 offers no reset at all"),
-            BaselineProblem(
-                "VM_ADDRESS_STALE",
-                "vm 101",
-                "/etc/pve/qemu-server/101.conf:4: hostpci0: 01:00 -> 04:00 (0000:01:00.0 is "
-                "another device now: Intel 82574L)",
-            ),
-        ),
+    """A host with three kinds of problems, one of them ten times."""
+    widened = BaselineProblem(
+        "GROUP_WIDENED",
+        "8086:10c9@01.0/00.0",
+        "widened (merged): 0000:41:00.0 + 0000:00:17.0; affects render-4",
+        "Restore the firmware settings or move the card; do not start VMs on it before that.",
     )
+    line = BaselineProblem(
+        "VM_ADDRESS_STALE",
+        "vm 101",
+        "/etc/pve/qemu-server/101.conf:4: hostpci0: 01:00 -> 04:00 (0000:01:00.0 is another device "
+        "now: Intel 82574L)",
+        "Edit that line.",
+    )
+    none = [
+        BaselineProblem(
+            "RESET_NONE",
+            f"gpu-977eb8{n}",
+            f"0000:{n}:00.0 offers no reset at all",
+            "Choose hardware with FLR.",
+        )
+        for n in range(41, 51)
+    ]
+    return BaselineRefusal("pve07", (widened, *none, line))
 
 
 def rows() -> tuple[BaselineRow, ...]:
@@ -156,6 +174,12 @@ SPLIT = Reason(
     "auto:GROUP_SPLIT",
     "0000:41:00.0: group 12: 0000:41:00.0 0000:41:00.1 -> group 12: 0000:41:00.0; waits for: "
     "vfioctl baseline accept pve07",
+)
+SINCE = Reason(
+    "GROUP_WIDENED",
+    "auto:GROUP_WIDENED",
+    "0000:41:00.0: widened (merged): 0000:41:00.0 + 0000:00:17.0; affects render-4",
+    "2026-11-22T14:19:00Z",
 )
 PENDING = Reason("REVALIDATING", "auto:REVALIDATING", "this boot is not validated")
 CORDON = Reason("NODE_CORDONED", "user:ann", "new fan")

@@ -270,6 +270,24 @@ def test_the_lines_of_vms_and_mappings_to_edit_are_listed(tmp_path: Path, capsys
     assert json.loads(capsys.readouterr().out)["stale"] == []
 
 
+def test_a_change_names_the_vms_and_units_that_it_concerns(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    before = with_vms(F10, tmp_path / "f10.json")
+    after = with_vms(F11, tmp_path / "f11.json")
+    _, text = compare_files(before, after, capsys)
+    widened = text[text.index("GROUP_WIDENED") : text.index("meaning")]
+    # the disk, too, which nobody names: it is one unit with the card of 101 now
+    assert widened.count("affects  101") == 2
+    run(["diff", before, after, "-o", "json"])
+    document = json.loads(capsys.readouterr().out)
+    card = next(c for c in document["changes"] if c["address_after"] == "0000:04:00.0")
+    assert (card["vms"], len(card["units"])) == (["101"], 1)
+    assert document["codes"]["GROUP_WIDENED"]["verdict"] == "FAIL"
+    assert "Isolation was lost" in document["codes"]["GROUP_WIDENED"]["meaning"]
+    assert set(document["codes"]) == {change["code"] for change in document["changes"]}
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -281,3 +299,22 @@ def test_the_lines_of_vms_and_mappings_to_edit_are_listed(tmp_path: Path, capsys
 def test_which_sides_are_meant_must_be_said(words: list[str], said: str, capsys: Captured) -> None:
     assert run(["diff", *words]) == 64
     assert said in capsys.readouterr().err
+
+
+# --- what cannot be read -------------------------------------------------------------------------
+
+
+def test_an_artifact_of_another_version_is_not_to_be_made_again(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    target = tmp_path / "other.json"
+    made = encode_artifact(inspect_host(F10).snapshot)
+    target.write_bytes(made.replace(b"vfioctl.artifact/v1", b"vfioctl.artifact/v9"))
+    for arguments in (["diff", F10, str(target)], ["check", "--from", str(target)]):
+        assert run(arguments) == 64
+        said = " ".join(capsys.readouterr().err.split())
+        assert "schema is 'vfioctl.artifact/v9', this version reads 'vfioctl.artifact/v1'" in said
+        assert "Read it with the version of vfioctl that wrote it" in said
+    target.write_bytes(made.replace(b"vfioctl.artifact/v1", b"somebody.else/v1"))
+    assert run(["diff", F10, str(target)]) == 64
+    assert "Make one: vfioctl collect -o FILE" in " ".join(capsys.readouterr().err.split())

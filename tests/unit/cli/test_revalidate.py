@@ -8,10 +8,11 @@ import pytest
 
 from tests.unit.cli import baseline_samples, samples
 from vfio_cli.commands.revalidate import exit_code
+from vfio_cli.screens.layout import plain
 from vfio_cli.screens.nodes import device_names
-from vfio_cli.screens.revalidate import Revalidation, takes_vms
+from vfio_cli.screens.revalidate import Revalidation, revalidate_screen, takes_vms
 from vfio_contract.findings import Verdict
-from vfio_contract.views import NodeView
+from vfio_contract.views import NodeView, Reason
 
 
 def unfit(verdict: Verdict) -> NodeView:
@@ -49,3 +50,10 @@ def test_what_a_unit_only_holds_has_not_its_name() -> None:
     assert "0000:05:00.0" not in device_names((nic,))
     disk = replace(samples.unit(2), model="Samsung 980", addresses=("0000:05:00.0",))
     assert device_names((disk, nic))["0000:05:00.0"] == "Samsung 980"
+
+
+def test_a_cordon_for_a_check_ends_as_the_finding_says() -> None:
+    reason = Reason("GROUP_DIRTY", "auto:GROUP_DIRTY", "0000:41:00.0: the group holds 2 devices")
+    node = samples.node("pve07", "cordoned", reason, detail=True)
+    text = plain(revalidate_screen(Revalidation(node, (), asked=False)))
+    assert "ends by   Move the card to another slot." in text

@@ -221,6 +221,11 @@ SCREENS: dict[str, Callable[[], Lines]] = {
     "baseline-foreign": lambda: baseline.baseline_screen(baseline_samples.foreign()),
     "baseline-held": lambda: baseline.baseline_screen(baseline_samples.held()),
     "baseline-stale": lambda: baseline.baseline_screen(baseline_samples.stale()),
+    "baseline-newer": lambda: baseline.baseline_screen(baseline_samples.newer()),
+    "baseline-untold": lambda: baseline.baseline_screen(baseline_samples.untold(drifted=False)),
+    "baseline-untold-drift": lambda: baseline.baseline_screen(
+        baseline_samples.untold(drifted=True)
+    ),
     "baseline-harmed": lambda: baseline.baseline_screen(baseline_samples.harmed()),
     "baseline-refused": lambda: baseline.refused_screen(baseline_samples.refusal()),
     "baseline-history": lambda: baseline.history_screen("pve07", baseline_samples.rows()),
@@ -234,6 +239,9 @@ SCREENS: dict[str, Callable[[], Lines]] = {
     ),
     "revalidate-cordoned": lambda: revalidate.revalidate_screen(
         baseline_samples.looked_at("cordoned", baseline_samples.CORDON)
+    ),
+    "node-show-since": lambda: nodes.show_screen(
+        samples.node("pve07", "cordoned", baseline_samples.SINCE, baseline_samples.SPLIT)
     ),
     "node-show-commands": lambda: nodes.show_screen(
         replace(samples.node("pve07"), commands=COMMANDS)
@@ -324,6 +332,22 @@ def test_the_node_counts_and_vm_counts_of_a_status_add_up() -> None:
         line = next(row for row in lines if row.startswith(word))
         numbers = [int(w) for w in line.split() if w.isdigit()]
         assert numbers[0] == total == sum(numbers[1:])
+
+
+def test_where_not_all_nodes_fit_in_a_status_those_with_vms_do() -> None:
+    nodes = tuple(
+        samples.node(
+            f"n{n:03}", "cordoned" if n % 2 else "revalidating", vms=("train-9",) * (n == 99)
+        )
+        for n in range(100)
+    )
+    found = replace(samples.cluster_status(), nodes=nodes)
+    lines = plain(status.status_screen(found)).splitlines()
+    shown = [line.split()[:2] for line in lines if line.startswith("  n0")]
+    assert ["n099", "cordoned"] in shown
+    # and they stand in the order of the states all the same
+    states = [state for _, state in shown]
+    assert states == sorted(states, key=states.index)
 
 
 def test_a_wide_refusal_lists_every_node_with_its_evidence() -> None:

@@ -10,7 +10,7 @@ from tests.fakes.snapshots import bridge, make_facts, nic, nvme
 from tests.fakes.snapshots import make_host as build
 from vfio_contract.drift import Change, compare
 from vfio_contract.host import Host
-from vfio_contract.model import NO_GROUP, PciFunction
+from vfio_contract.model import NO_GROUP, NOIOMMU_NAME, IommuGroup, PciFunction
 
 
 def make_host(*, functions: tuple[PciFunction, ...], bios_version: str | None = "F10") -> Host:
@@ -110,9 +110,34 @@ def test_acs_bits_that_an_inactive_iommu_never_set_are_not_cleared() -> None:
     assert hop.config is not None
     assert hop.config.acs is not None
     cleared = replace(hop, config=replace(hop.config, acs=replace(hop.config.acs, control=0x00)))
+    on = make_host(functions=rows)
+    for group in (NO_GROUP, None):  # None: a copied tree has no empty directories
+        off = tuple(replace(f, group=group) for f in (cleared, *rows[1:]))
+        assert compare(on, build(*off, groups=())) == ()
+        assert compare(build(*off, groups=()), on) == ()
+
+
+def test_a_group_of_no_iommu_mode_is_none() -> None:
+    """What vfio makes up for a device that it has stands for no isolation."""
+    rows = _rows()
+    hop = rows[0]
+    assert hop.config is not None
+    assert hop.config.acs is not None
+    cleared = replace(hop, config=replace(hop.config, acs=replace(hop.config.acs, control=0x00)))
     off = tuple(replace(f, group=NO_GROUP) for f in (cleared, *rows[1:]))
-    changes = compare(make_host(functions=rows), make_host(functions=off))
-    assert "ACS_CLEARED" not in {change.code for change in changes}
+    emulated = (*off[:2], replace(rows[2], group=0), *off[3:])
+    group = IommuGroup(0, NOIOMMU_NAME, "unknown", (rows[2].address,), ())
+    assert compare(make_host(functions=rows), build(*emulated, groups=(group,))) == ()
+
+
+def test_a_driver_that_went_with_the_group_is_not_lost() -> None:
+    rows = _rows()
+    bound = replace(rows[2], driver="vfio-pci", vfio_device=True)
+    free = replace(rows[2], driver="", vfio_device=False, group=NO_GROUP)
+    sides = [make_host(functions=(*rows[:2], row, rows[3])) for row in (bound, free)]
+    assert compare(*sides) == compare(*reversed(sides)) == ()
+    unread = build(*rows[:2], replace(free, group=None), rows[3], groups=())
+    assert [c.code for c in compare(sides[0], unread)] == ["BINDING_LOST"]
 
 
 def test_firmware_parts_that_one_side_does_not_know_are_not_changes() -> None:

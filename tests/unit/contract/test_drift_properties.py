@@ -18,7 +18,15 @@ from vfio_contract.artifact import decode, encode, from_plain, to_plain
 from vfio_contract.drift import Change, compare, diff
 from vfio_contract.fingerprint import Fingerprint, fingerprint
 from vfio_contract.host import Host
-from vfio_contract.model import ConfigSpace, Facts, IommuGroup, PciFunction, Snapshot
+from vfio_contract.intention import is_vfio_bound
+from vfio_contract.model import (
+    NO_GROUP,
+    ConfigSpace,
+    Facts,
+    IommuGroup,
+    PciFunction,
+    Snapshot,
+)
 
 MIRROR = {
     "FIRMWARE_CHANGED": {"FIRMWARE_CHANGED"},
@@ -158,6 +166,32 @@ def test_every_endpoint_is_matched_gone_or_new_and_each_once(
         if c.code not in ("DEVICE_VANISHED", "DEVICE_APPEARED"):
             assert c.address_before not in gone or not c.address_before
             assert c.address_after not in new or not c.address_after
+
+
+# --- what rests on an IOMMU ----------------------------------------------------------------------
+
+REST_ON_IT = ("GROUP_", "ACS_", "ISOLATION_", "BINDING_")
+
+
+def unremapped(function: PciFunction, group: int | None) -> PciFunction:
+    """As the kernel has it with the IOMMU off; whether it is in no group may not be known."""
+    row = replace(function, group=group)
+    if is_vfio_bound(row) and group is not None and function.group not in (None, NO_GROUP):
+        row = replace(row, driver="", vfio_device=False)
+    if row.config is None or row.config.acs is None:
+        return row
+    return replace(row, config=replace(row.config, acs=replace(row.config.acs, control=0)))
+
+
+@settings(max_examples=20)
+@given(hosts(), st.sampled_from([NO_GROUP, None]))
+def test_what_rests_on_an_iommu_is_not_judged_without_one(
+    snapshot: Snapshot, group: int | None
+) -> None:
+    rows = tuple(unremapped(f, group) for f in snapshot.facts.functions or ())
+    off = with_facts(snapshot, functions=rows, groups=None if group is None else ())
+    for changes in (compare(Host(snapshot), off), compare(off, Host(snapshot))):
+        assert not [c for c in changes if c.code.startswith(REST_ON_IT)]
 
 
 # --- evidence that is missing --------------------------------------------------------------------

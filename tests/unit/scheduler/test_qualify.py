@@ -22,7 +22,7 @@ from tests.fakes.snapshots import (
     virtual_function,
 )
 from tests.unit.scheduler.findings import make, passing
-from vfio_contract.findings import NODE, Verdict
+from vfio_contract.findings import NODE, Evidence, Verdict
 from vfio_contract.host import Host
 from vfio_contract.model import Holder, PciFunction
 from vfio_coordinator.scheduler.gates import ALLOWS, GATES, PASSING, Gate
@@ -293,3 +293,90 @@ def test_the_coordinators_own_reset_history_refuses() -> None:
     )
     assert [(r.stage, r.code) for r in found.refusing] == [("reset", "RESET_WEDGED")]
     assert found.model == "10de:2231"
+
+
+@pytest.mark.parametrize("agent_knows", [True, False])
+@pytest.mark.parametrize("platform", [Verdict.PASS, Verdict.FAIL])
+def test_a_wedged_card_is_told_before_what_cannot_be_read_of_it(
+    agent_knows: bool, platform: Verdict
+) -> None:
+    made = host()
+    (unit,) = survey(made)
+    at = "function:0000:01:00.0"
+    line = "vfio-pci 0000:01:00.0: not ready 65535ms after FLR; giving up"
+    rows = passing(
+        made,
+        {
+            ("iommu-active", NODE): (platform, "IOMMU"),
+            ("interrupt-remapping", NODE): (Verdict.WARN, "UNSAFE_INTERRUPTS"),
+            ("group-isolation", "group:1"): (Verdict.UNKNOWN, "GROUP_UNKNOWN"),
+            ("reset-capability", at): (Verdict.UNKNOWN, "RESET_UNKNOWN"),
+        },
+    )
+    if agent_knows:
+        evidence = (Evidence("/sys", "an address"), Evidence("kernel log", line))
+        told = replace(make("reset-history", at, Verdict.FAIL, "RESET_WEDGED"), evidence=evidence)
+        rows = (*(f for f in rows if (f.check, f.subject) != ("reset-history", at)), told)
+    known = next(identity for identity, _, address in unit.places if address == unit.primary)
+    condemned = {} if agent_knows else {str(known): ("RESET_WEDGED", line)}
+    found = only(qualify((unit,), rows, holders=(), names={}, condemned=condemned))
+    shown = offer(found, {})
+    wedged = f"0000:01:00.0 RESET_WEDGED: power the host off and on; {line}"
+    if platform is Verdict.FAIL:
+        assert [r.code for r in found.refusing][:2] == ["IOMMU", "RESET_WEDGED"]
+        assert shown.shape.refused == ("platform", "reset")
+    else:
+        assert (shown.why, shown.state) == (wedged, "unfit")
+        assert shown.shape.refused == ("reset", "isolation")
+        assert shown.shape.needs == (), "no risk that anybody could accept is in the way"
+    assert [r.reason for r in found.refusing if r.code == "RESET_WEDGED"] == [wedged]
+
+
+@pytest.mark.parametrize(
+    ("check", "subject", "evidence", "reason", "told"),
+    [
+        (
+            "iommu-active",
+            NODE,
+            Evidence("/sys/class/iommu", "empty"),
+            "WHY: /sys/class/iommu: empty",
+            "/sys/class/iommu: empty",
+        ),
+        (
+            "group-isolation",
+            "group:1",
+            Evidence("/sys", "0000:00:02.0 a port"),
+            "group 1 WHY: 0000:00:02.0 a port",
+            "group 1: 0000:00:02.0 a port",
+        ),
+        (
+            "driver-binding",
+            "function:0000:01:00.0",
+            Evidence("/sys", "0000:01:00.0 a card, driver igb"),
+            "0000:01:00.0 WHY: 0000:01:00.0 a card, driver igb",
+            "0000:01:00.0 a card, driver igb",
+        ),
+        (
+            "reset-history",
+            "function:0000:01:00.0",
+            Evidence("kernel log", "timed out"),
+            "0000:01:00.0 WHY: timed out",
+            "0000:01:00.0: timed out",
+        ),
+    ],
+)
+def test_a_reason_says_where_and_what_was_seen_and_the_code_once(
+    check: str, subject: str, evidence: Evidence, reason: str, told: str
+) -> None:
+    made = host()
+    shown = replace(make(check, subject, Verdict.FAIL, "WHY"), evidence=(evidence,))
+    rows = [f for f in passing(made) if (f.check, f.subject) != (check, subject)]
+    (row,) = only(qualify_host(made, (*rows, shown))).refusing
+    assert (row.reason, row.told) == (reason, told)
+
+
+def test_a_reason_without_a_code_is_told_as_it_is() -> None:
+    made = host()
+    rows = [f for f in passing(made) if f.check != "iommu-active"]
+    (row,) = only(qualify_host(made, rows)).refusing
+    assert row.told == row.reason == "node no iommu-active finding"

@@ -2,6 +2,8 @@
 
 Commits go to a `MemoryStore` in order, at once or when the test says so; every step checks the
 invariants. Agents are snapshots with findings. Time passes only by `wait`.
+
+Length: one scene for all tests of the reducer; each method is one thing that happens or is asked.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ from vfio_coordinator.state.events import (
     ObservationReceived,
     Outcome,
     PlaceRequested,
+    PolicySetRequested,
     ReleaseRequested,
     Restored,
     RiskAcceptRequested,
@@ -312,6 +315,11 @@ class Cluster:
     def accept(self, kind: type[Answer], node: str, **changes: Any) -> Answer:
         event = {"node": node, "actor": "ann"} | changes
         return self.ask(kind, lambda t: BaselineAcceptRequested(ticket=t, **event))
+
+    def set_policy(self, kind: type[Answer], *changes: str) -> Answer:
+        """`set_policy(PolicyView, "baseline=auto")`."""
+        pairs = tuple((name, value) for name, _, value in (c.partition("=") for c in changes))
+        return self.ask(kind, lambda t: PolicySetRequested(ticket=t, changes=pairs, actor="root"))
 
     def accept_risk(self, kind: type[Answer], node: str, **changes: str) -> Answer:
         return self.ask(kind, lambda t: risk_request(t, node, **changes))

@@ -8,35 +8,30 @@ from typing import Any
 import pytest
 
 from tests.fakes.snapshots import behind, bridge, nic
+from tests.fakes.vms import make_device, make_vm
 from tests.unit.state.cluster import Agent, Cluster, ask_for
-from tests.unit.state.hosts import accepted, agent, cards, graphics, reboot
-from vfio_contract.artifact import decode, encode
+from tests.unit.state.hosts import accepted, agent, cards, graphics, reboot, snapshot
+from vfio_contract.artifact import encode
 from vfio_contract.baseline_views import BaselineRefusal
+from vfio_contract.codes import GROUP_WIDENED
 from vfio_contract.errors import ErrorCode
 from vfio_contract.findings import Verdict
-from vfio_contract.policy import SETTINGS, PolicyView
+from vfio_contract.policy import PolicyView
 from vfio_contract.views import BaselineView, Decision, NodeView
 from vfio_coordinator.state import keys
 from vfio_coordinator.state.baseline_report import baseline_rows, baseline_view
 from vfio_coordinator.state.effects import Failure
-from vfio_coordinator.state.events import Heartbeat, PolicySetRequested
-from vfio_coordinator.state.model import State
-from vfio_coordinator.state.policy import policy_value, policy_view
-from vfio_coordinator.state.records import LedgerRecord, PolicyRecord
+from vfio_coordinator.state.events import Heartbeat
+from vfio_coordinator.state.records import LedgerRecord
 from vfio_coordinator.store.interface import Put, Txn
 
 CARD = "function:0000:01:00.0"
 
 
-def set_policy(cluster: Cluster, *changes: str, kind: Any = PolicyView) -> Any:
-    pairs = tuple((name, value) for name, _, value in (text.partition("=") for text in changes))
-    return cluster.ask(kind, lambda t: PolicySetRequested(ticket=t, changes=pairs, actor="root"))
-
-
 def automatic(*functions: Any) -> tuple[Cluster, Agent]:
     """A cluster that accepts by itself, and a node that was."""
     cluster = Cluster()
-    set_policy(cluster, "baseline=auto")
+    cluster.set_policy(PolicyView, "baseline=auto")
     one = agent("pve01", *(functions or cards(2)))
     cluster.join(one)
     cluster.observe(one)
@@ -71,6 +66,53 @@ def test_a_gate_that_cannot_be_judged_is_a_problem_too() -> None:
     cluster.join(one)
     refused = cluster.accept(BaselineRefusal, "pve01")
     assert [problem.code for problem in refused.problems] == ["HISTORY_UNKNOWN"]
+
+
+def test_all_that_stands_in_the_way_is_named_worst_first_with_what_to_do() -> None:
+    lines = (make_vm(make_device("0000:03:00.0", line=4)),)
+    cluster = Cluster()
+    one = Agent("pve01", snapshot(*graphics(1, group=1), *cards(3, first_bus=2), vms=lines))
+    cluster.join(one)
+    cluster.accept(BaselineView, "pve01")
+    card, mate, other = (f"function:0000:0{at}" for at in ("1:00.0", "1:00.1", "2:00.0"))
+    one.replaced = {
+        ("reset-history", card): (Verdict.UNKNOWN, "HISTORY_UNKNOWN"),
+        ("reset-capability", card): (Verdict.FAIL, "RESET_NONE"),
+        ("reset-capability", mate): (Verdict.FAIL, "RESET_NONE"),
+        ("driver-binding", other): (Verdict.UNKNOWN, "BINDING_UNKNOWN"),
+        ("host-critical", other): (Verdict.FAIL, "HOST_CRITICAL"),
+    }
+    changed = (
+        *graphics(1, group=1),
+        *cards(1, first_bus=2),
+        *cards(1, first_bus=7),
+        *(replace(f, config=None) if f.is_bridge else f for f in cards(1, first_bus=4)),
+    )
+    one.snapshot = snapshot(*changed, boot=1, vms=lines)
+    cluster.join(one)
+    cluster.observe(one)
+    problems = cluster.accept(BaselineRefusal, "pve01").problems
+    assert [p.code for p in problems] == [
+        "RESET_NONE",
+        "HOST_CRITICAL",
+        "VM_ADDRESS_STALE",
+        "EVIDENCE_LOST",
+        "HISTORY_UNKNOWN",
+        "BINDING_UNKNOWN",
+    ]
+    assert all(f"0000:01:00.{n}: " in problems[0].text for n in (0, 1))
+    asked = [p.next for p in problems]
+    assert asked[:4] == [
+        "what to do about RESET_NONE",
+        "what to do about HOST_CRITICAL",
+        "Edit that line.",
+        "See what is missing: vfioctl check --node pve01",
+    ]
+    widened = tuple(replace(f, group=1) if f.group == 2 else f for f in changed)
+    one.snapshot = snapshot(*widened, boot=2, vms=lines)
+    cluster.join(one)
+    first, *_ = cluster.accept(BaselineRefusal, "pve01").problems
+    assert (first.code, first.next) == ("GROUP_WIDENED", GROUP_WIDENED.decision)
 
 
 def test_harm_against_the_baseline_is_named_with_the_vms() -> None:
@@ -168,7 +210,7 @@ def test_facts_that_no_drift_sees_are_no_news() -> None:
 
 def test_an_unknown_firmware_is_accepted_once_and_not_again_and_again() -> None:
     cluster = Cluster()
-    set_policy(cluster, "baseline=auto")
+    cluster.set_policy(PolicyView, "baseline=auto")
     one = agent("pve01")
     firmware = replace(
         one.snapshot.facts.firmware,
@@ -221,7 +263,7 @@ def test_the_policy_never_ends_a_wait_for_a_person() -> None:
 @pytest.mark.parametrize("verdict", [Verdict.FAIL, Verdict.UNKNOWN])
 def test_the_policy_needs_every_intended_unit_to_pass(verdict: Verdict) -> None:
     cluster = Cluster()
-    set_policy(cluster, "baseline=auto")
+    cluster.set_policy(PolicyView, "baseline=auto")
     one = agent("pve01", *cards(2))
     one.replaced = {("reset-capability", CARD): (verdict, "RESET_NONE")}
     cluster.join(one)
@@ -248,7 +290,7 @@ def test_the_policy_leaves_a_node_alone_that_a_person_cordoned() -> None:
     one = agent("pve01")
     cluster.join(one)
     cluster.cordon(NodeView, "pve01", reason="new BIOS tonight")
-    set_policy(cluster, "baseline=auto")
+    cluster.set_policy(PolicyView, "baseline=auto")
     cluster.observe(one)
     assert cluster.state.nodes["pve01"].baselines == ()
     cluster.uncordon(NodeView, "pve01")
@@ -271,7 +313,7 @@ def proven(cluster: Cluster, *, all_of_them: bool) -> None:
 @pytest.mark.parametrize("all_of_them", [False, True])
 def test_proven_resets_are_asked_of_every_intended_unit(all_of_them: bool) -> None:
     cluster = Cluster()
-    set_policy(cluster, "baseline=auto", "baseline-resets=proven")
+    cluster.set_policy(PolicyView, "baseline=auto", "baseline-resets=proven")
     one = agent("pve01", *cards(2))
     cluster.join(one)
     cluster.observe(one)
@@ -281,83 +323,3 @@ def test_proven_resets_are_asked_of_every_intended_unit(all_of_them: bool) -> No
     cluster.join(one)
     cluster.observe(one)
     assert accepted_by(cluster) == (["auto:POLICY"] if all_of_them else [])
-
-
-# --- settings ------------------------------------------------------------------------------------
-
-
-def test_a_setting_is_durable_and_says_who_and_when() -> None:
-    cluster = Cluster()
-    assert {s.value for s in policy_view(cluster.state).settings} == {"person", "any"}
-    set_policy(cluster, "baseline=auto")
-    before = policy_view(cluster.state)
-    cluster.restart()
-    assert policy_view(cluster.state) == before
-    row = next(e for e in cluster.state.log.values() if e.code == "POLICY_SET")
-    assert (row.subject, row.actor) == ("cluster", "user:root")
-    assert row.text == "baseline=auto (was person)"
-    shown = next(s for s in before.settings if s.name == "baseline")
-    assert (shown.value, shown.by, bool(shown.at), bool(shown.meaning)) == (
-        "auto",
-        "root",
-        True,
-        True,
-    )
-
-
-def test_setting_what_is_so_already_writes_nothing() -> None:
-    cluster = Cluster()
-    before = cluster.codes()
-    set_policy(cluster, "baseline=person")
-    assert cluster.codes() == before
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        ("nonsense=1",),
-        ("baseline=perhaps",),
-        ("baseline=",),
-        ("baseline=auto", "baseline=person"),
-        ("baseline=auto", "baseline-resets=often"),
-    ],
-)
-def test_one_wrong_setting_refuses_all_of_them(changes: tuple[str, ...]) -> None:
-    cluster = Cluster()
-    refused = set_policy(cluster, *changes, kind=Failure)
-    assert refused.code is ErrorCode.BAD_REQUEST
-    assert policies(cluster.state) == {}
-
-
-def policies(state: State) -> dict[str, str]:
-    return {name: held.record.value for name, held in state.policies.items()}
-
-
-def test_a_policy_that_changed_underneath_is_read_before_it_is_set() -> None:
-    cluster = Cluster()
-    key = keys.policy_key("baseline")
-    theirs = PolicyRecord("baseline", "auto", "eve", "t")
-    cluster.store.commit([Txn((), (Put(key, encode(theirs)),))])
-    set_policy(cluster, "baseline=auto")
-    item = cluster.store.get(key)
-    assert item is not None
-    assert decode(PolicyRecord, item.value).by == "eve", "it was so already"
-
-
-def test_a_value_of_a_newer_version_counts_as_the_default() -> None:
-    cluster = Cluster()
-    record = PolicyRecord("baseline", "sometimes", "eve", "t")
-    other = PolicyRecord("what-comes-later", "on", "eve", "t")
-    ops = tuple(Put(keys.policy_key(r.name), encode(r)) for r in (record, other))
-    cluster.store.commit([Txn((), ops)])
-    cluster.restart()
-    assert policy_value(cluster.state, SETTINGS["baseline"]) == "person"
-    assert len(policy_view(cluster.state).settings) == len(SETTINGS)
-    set_policy(cluster, "baseline=auto")
-    assert policy_value(cluster.state, SETTINGS["baseline"]) == "auto"
-
-
-def test_every_setting_has_two_values_that_say_what_they_mean() -> None:
-    for setting in SETTINGS.values():
-        assert len(setting.values) >= 2
-        assert all(meaning for _, meaning in setting.values)

@@ -9,12 +9,13 @@ import pytest
 from tests.fakes.vms import make_device, make_vm
 from tests.unit.state.cluster import Agent, Cluster
 from tests.unit.state.hosts import accepted, agent, cards, graphics, snapshot
-from tests.unit.state.test_acceptance import accepted_by, set_policy
+from tests.unit.state.test_acceptance import accepted_by
 from vfio_contract.address import Address
 from vfio_contract.baseline_views import SHORTEST_DIGEST
 from vfio_contract.errors import ErrorCode
 from vfio_contract.findings import Verdict
 from vfio_contract.model import Snapshot
+from vfio_contract.policy import PolicyView
 from vfio_contract.views import BaselineView
 from vfio_coordinator.state import keys
 from vfio_coordinator.state.baseline_report import baseline_view
@@ -69,7 +70,7 @@ def test_a_second_attempt_is_for_the_facts_of_the_first() -> None:
 @pytest.mark.parametrize("code", ["RESET_ONE_SHOT", "ACS_OVERRIDE"])
 def test_the_policy_carries_no_risk_that_nobody_accepted(code: str) -> None:
     cluster = Cluster()
-    set_policy(cluster, "baseline=auto")
+    cluster.set_policy(PolicyView, "baseline=auto")
     one = agent("pve01", *cards(2))
     check, subject = {
         "RESET_ONE_SHOT": ("reset-history", "function:0000:01:00.0"),

@@ -18,11 +18,12 @@ from vfio_contract.codes import CLUSTER_CODES
 from vfio_contract.errors import ErrorCode
 from vfio_contract.findings import Verdict
 from vfio_contract.model import Snapshot
+from vfio_contract.policy import PolicyView
 from vfio_contract.views import BaselineView, Decision
 from vfio_coordinator.state import keys, report
 from vfio_coordinator.state.baseline_report import baseline_view
 from vfio_coordinator.state.effects import RefuseSession
-from vfio_coordinator.state.events import PolicySetRequested
+from vfio_coordinator.state.events import Heartbeat
 from vfio_coordinator.store.interface import Put, Txn
 
 BLANK = "00000000-0000-0000-0000-000000000000"
@@ -77,10 +78,7 @@ def test_a_baseline_of_another_board_is_not_compared_and_waits_for_a_person() ->
 
 def test_the_policy_never_accepts_another_machine() -> None:
     cluster = Cluster()
-    cluster.ask(
-        object,
-        lambda t: PolicySetRequested(ticket=t, changes=(("baseline", "auto"),), actor="root"),
-    )
+    cluster.set_policy(PolicyView, "baseline=auto")
     one = agent("pve01")
     one.snapshot = on_board(one.snapshot, product_uuid=None, board_name="X570")
     cluster.join(one)
@@ -117,7 +115,7 @@ def test_a_cordon_stays_while_its_baseline_cannot_be_compared() -> None:
 @pytest.mark.parametrize("uuid", [BLANK, "03000200-0400-0500-0006-000700080009", ""])
 def test_boards_whose_uuid_nobody_set_are_no_clones_and_no_strangers(uuid: str) -> None:
     cluster = Cluster()
-    one, two = agent("pve01"), agent("pve02")
+    one, two = agent("pve01"), agent("pve02", boot=2)
     for each in (one, two):
         each.snapshot = on_board(each.snapshot, product_uuid=uuid)
         each.uuid = uuid or "-"
@@ -157,12 +155,17 @@ def test_a_store_that_holds_a_blank_uuid_learns_the_real_one() -> None:
 
 def test_two_nodes_with_one_serial_keep_their_own_baselines() -> None:
     cluster = Cluster()
-    one, two = agent("pve01"), agent("pve02", *cards(3))
+    one, two = agent("pve01"), agent("pve02", *cards(3), boot=1)
     for each in (one, two):
         each.uuid = REAL
         each.snapshot = on_board(each.snapshot, product_uuid=REAL, board_name="X570")
         cluster.join(each)
         cluster.accept(BaselineView, each.name)
+    cluster.seconds += cluster.limits.lost_after_s + 1
+    for each in (one, two):  # heard side by side: two machines
+        cluster.send(Heartbeat(each.name, each.session))
+        cluster.observe(each)
+    cluster.observe(one)
     for name, count in (("pve01", 2), ("pve02", 3)):
         view = cluster.view(name)
         assert (view.state, view.drift, view.units_total) == ("ready", (), count)
@@ -301,8 +304,7 @@ def test_going_back_with_configurations_that_went_back_too_needs_nobody() -> Non
 
 def test_the_policy_never_accepts_with_a_line_to_edit() -> None:
     cluster = Cluster()
-    changes = (("baseline", "auto"),)
-    cluster.ask(object, lambda t: PolicySetRequested(ticket=t, changes=changes, actor="root"))
+    cluster.set_policy(PolicyView, "baseline=auto")
     one = agent("pve01")
     one.snapshot = host_with_vm(1, "0000:01:00.0", boot=0, bios="F10")
     cluster.join(one)

@@ -9,9 +9,12 @@ import pytest
 
 from tests.fakes.snapshots import bridge
 from tests.unit.state.cluster import Cluster
+from tests.unit.state.hosts import cards
 from tests.unit.state.versions import MERGED, accept, ask, boot, fleet, host, place, widened
+from vfio_contract.address import parse_address
 from vfio_contract.errors import ClusterError, ErrorCode
 from vfio_contract.forecast_views import ForecastBoard, ForecastNode, ForecastView
+from vfio_contract.model import PciFunction
 from vfio_contract.views import BaselineView
 
 BOARD = "Supermicro X12DPi"
@@ -66,6 +69,48 @@ def test_a_version_that_widened_a_group_is_known_bad_with_its_code_and_incident(
     assert node(view, "pve02").why == "GROUP_WIDENED on 1"
     assert (node(view, "pve01").outcome, node(view, "pve01").why) == ("fails", "runs it and fails")
     assert view.next == "vfioctl incident show INC-1"
+
+
+def test_a_version_that_only_moved_a_device_of_a_vm_is_not_known_bad() -> None:
+    """What waits is a line that somebody has to edit: that says nothing against the version."""
+    cluster, agents = fleet(pve01=host(), pve02=host())
+    accept(cluster, "pve01")
+    place(cluster, "vm1", "pve01", "nic=2")
+    boot(cluster, agents["pve01"], host(*moved(), bios="F11", boot=1))
+    assert "VM_ADDRESS_STALE" in {reason.code for reason in cluster.view("pve01").reasons}
+    view = ask(cluster, "pve02", bios="F11")
+    board = only_board(view)
+    assert (board.failed, board.unjudged, board.codes) == ((), ("pve01",), ())
+    assert node(view, "pve02").outcome == "unknown"
+
+
+def moved() -> tuple[PciFunction, ...]:
+    """The same cards in the same slots, behind buses with other numbers."""
+    return tuple(
+        replace(f, address=parse_address(f.address.replace("0000:0", "0000:4"))) if f.parent else f
+        for f in cards(2)
+    )
+
+
+def test_what_a_node_that_is_silent_was_accepted_with_is_of_then() -> None:
+    """It does not pass because nobody hears it fail."""
+    cluster, _ = fleet(pve01=host(), pve02=host())
+    accept(cluster, "pve01", "pve02")
+    cluster.wait(10_000)
+    assert cluster.view("pve01").state == "lost"
+    view = ask(cluster, "pve01", bios="F10")
+    assert node(view, "pve01").outcome == "unknown"
+    assert node(view, "pve01").why == "ran it when last heard, nothing vouches for it now"
+
+
+def test_a_node_that_failed_before_it_fell_silent_has_failed() -> None:
+    cluster, agents = fleet(pve01=host(), pve02=host())
+    widened(cluster, agents["pve01"])
+    cluster.wait(10_000)
+    view = ask(cluster, "pve01", bios="F11")
+    assert (only_board(view).outcome, only_board(view).codes) == ("bad", ("GROUP_WIDENED",))
+    assert node(view, "pve01").outcome == "fails"
+    assert node(view, "pve01").why == "failed on it when last heard"
 
 
 def test_both_kinds_of_evidence_are_mixed() -> None:

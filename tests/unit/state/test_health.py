@@ -11,6 +11,7 @@ from vfio_contract.views import ClusterStatus, HealthItem
 from vfio_coordinator.state import report
 from vfio_coordinator.state.effects import Notify
 from vfio_coordinator.state.events import NotifyEnded
+from vfio_coordinator.state.incident_notices import HOLD_S
 from vfio_coordinator.state.notify_trouble import AGAIN_S
 
 CODE = "RESET_WEDGED"
@@ -84,6 +85,7 @@ def test_what_reached_nobody_is_shown_written_once_and_tried_again() -> None:
     cluster = Cluster()
     one = wedged("pve01")
     cluster.join(one)
+    cluster.wait(HOLD_S)
     assert told(cluster) == ["INC-1/1"]
     for tries in (1, 2, 3):
         end(cluster, "INC-1/1", ok=False, detail=f"chat: it answered 50{tries}")
@@ -109,6 +111,7 @@ def test_what_reached_nobody_is_shown_written_once_and_tried_again() -> None:
 def test_a_target_that_was_given_up_while_another_took_it_is_shown_and_nobody_told_twice() -> None:
     cluster = Cluster()
     cluster.join(wedged("pve01"))
+    cluster.wait(HOLD_S)
     end(cluster, "INC-1/1", ok=True, detail="chat: it answered 500")
     cluster.wait(AGAIN_S + 1)
     assert items(cluster)[NOTIFY_FAILED.name].text == "chat: it answered 500"
@@ -118,6 +121,7 @@ def test_a_target_that_was_given_up_while_another_took_it_is_shown_and_nobody_to
 def test_a_restart_tells_again_what_was_not_marked_and_nothing_else() -> None:
     cluster = Cluster()
     cluster.join(wedged("pve01"))
+    cluster.wait(HOLD_S)
     cluster.restart()
     assert told(cluster) == ["INC-1/1", "INC-1/1"]
     end(cluster, "INC-1/1", ok=True)
@@ -127,7 +131,11 @@ def test_a_restart_tells_again_what_was_not_marked_and_nothing_else() -> None:
 
 def test_what_is_muted_is_not_tried_again() -> None:
     cluster = Cluster()
-    cluster.join(wedged("pve01"))
+    one = wedged("pve01")
+    cluster.join(one)
+    cluster.seconds += HOLD_S
+    cluster.observe(one)
+    cluster.wait(0)
     cluster.mute(MuteView, CODE)
     end(cluster, "INC-1/1", ok=False, detail="chat: it answered 500")
     cluster.wait(AGAIN_S + 1)

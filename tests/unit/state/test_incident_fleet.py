@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tests.unit.state.crowd import Crowd, make_kind
 from vfio_coordinator.state.effects import Notify
+from vfio_coordinator.state.events import Now, Tick
+from vfio_coordinator.state.incident_notices import HOLD_S
 from vfio_coordinator.state.incident_report import incident_lines, list_incidents, show_incident
 from vfio_coordinator.state.invariants import check_invariants
 
@@ -56,5 +58,7 @@ def test_three_hundred_of_a_thousand_widen_after_one_kernel() -> None:
     assert line.common == "common: kernel 6.8.12-4 -> 6.8.12-5; 702 peers still on 6.8.12-4"
     rows = [row.code for row in crowd.state.log.values() if row.subject == "incident:INC-1"]
     assert sorted(rows) == ["INCIDENT_NARROWED", "INCIDENT_OPENED"]
+    crowd.now = Now(crowd.now.monotonic_s + HOLD_S, crowd.now.utc)
+    crowd.send(Tick())
     told = [e.stamp for e in crowd.effects if isinstance(e, Notify)]
     assert told == ["INC-1/1", "INC-2/1"]

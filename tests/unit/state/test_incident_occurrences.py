@@ -34,7 +34,8 @@ def later(fleet: Fleet, seconds: float, *, without: tuple[str, ...] = ()) -> Non
 
 
 def drain(fleet: Fleet) -> int:
-    """People take whatever they are told; how many tellings there were so far."""
+    """People take whatever they are told, after its time to wait; how many tellings there were."""
+    fleet.pass_hold()
     while fleet.state.incidents.telling:
         number = next(iter(fleet.state.incidents.telling))
         telling = fleet.state.incidents.held[number].telling
@@ -87,6 +88,7 @@ def test_an_acknowledgement_of_yesterday_silences_nothing_new() -> None:
     fleet.boot("pve02", **KERNEL)
     (one,) = fleet.open()
     assert (one.id, one.acked_by) == ("INC-1", "")
+    fleet.pass_hold()
     assert reasons(fleet)[1:] == [("INC-1/2", "opened again")]
     assert fleet.rows("INCIDENT_WORSE") == ["INC-1 is opened again; ann had acknowledged it before"]
 
@@ -98,6 +100,7 @@ def test_what_was_told_is_still_so_after_a_restart() -> None:
     fleet.heal("pve01")
     later(fleet, 20 * 3600)
     fleet.boot("pve01", **KERNEL)
+    fleet.pass_hold()
     fleet.restart()
     assert reasons(fleet)[1:] == [("INC-1/2", "opened again")] * 2
     drain(fleet)
@@ -139,6 +142,7 @@ def test_one_of_which_most_was_repaired_is_told_as_it_grows_again() -> None:
     fleet.heal(names[1])
     later(fleet, DAY_S)
     fleet.boot(names[4], **KERNEL)
+    fleet.pass_hold()
     assert [reason for _, reason in reasons(fleet, told)] == ["worse: 1 nodes, now 2"]
 
 
@@ -153,6 +157,7 @@ def test_twice_the_vms_are_a_reason() -> None:
     drain(fleet)
     told = drain(fleet)
     fleet.boot(held[1], **KERNEL)
+    fleet.pass_hold()
     assert [reason for _, reason in reasons(fleet, told)] == ["worse: 1 VMs, now 2"]
 
 
@@ -171,6 +176,7 @@ def test_what_passed_and_cannot_be_judged_any_more_is_an_incident() -> None:
     assert (one.code, one.level, one.nodes) == ("EVIDENCE_LOST", "WARN", 2)
     assert one.text.startswith("passed at the baseline and cannot be judged now: ")
     assert one.factors[0].after == "6.8.12-5"
+    fleet.pass_hold()
     assert fleet.told[0].incident.code == "EVIDENCE_LOST"
     assert fleet.view("pve01").state == "revalidating"
     for name in ("pve01", "pve02"):
@@ -186,6 +192,7 @@ def test_what_passed_and_cannot_be_judged_any_more_is_an_incident() -> None:
 def test_one_that_is_being_told_is_not_forgotten() -> None:
     fleet = Fleet("pve01", "pve02", "pve03", limits=Limits(incidents_kept=0))
     fleet.boot("pve01", wide=True, bios="G1")
+    fleet.pass_hold()
     first = fleet.told[0]
     fleet.boot("pve02", wide=True, bios="G2")
     fleet.heal("pve01")
@@ -253,6 +260,7 @@ def test_those_that_wait_are_told_in_their_turn(monkeypatch: pytest.MonkeyPatch)
     fleet = Fleet(*names)
     for name in names:
         fleet.boot(name, wide=True, bios=f"G{name}")
+    fleet.pass_hold()
     assert list(fleet.state.incidents.untold) == [f"{n:010}" for n in range(3, 7)]
     fleet.heal("pve3")
     fleet.send(NotifyEnded(incident="INC-1", stamp="INC-1/1", ok=True, detail=""))

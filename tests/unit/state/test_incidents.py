@@ -12,11 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.state.cluster import Agent
 from tests.unit.state.troubles import Fleet, host
 from vfio_contract.durable import JournalStatus
 from vfio_contract.errors import ErrorCode
 from vfio_contract.findings import Verdict
 from vfio_contract.incident_views import IncidentView
+from vfio_contract.views import BaselineView
 from vfio_coordinator.state.effects import Failure
 from vfio_coordinator.state.incident_matters import shorten
 from vfio_coordinator.state.invariants import check_invariants
@@ -122,15 +124,18 @@ def test_another_code_is_another_incident() -> None:
 
 
 def test_a_finding_that_was_there_at_the_baseline_makes_no_incident() -> None:
+    off = {("iommu-active", "node"): (Verdict.FAIL, "IOMMU_OFF")}
     fleet = Fleet()
-    fleet.add("pve01")
-    fresh = Fleet()
-    one = fleet.agents["pve01"]
-    one.replaced = {("iommu-active", "node"): (Verdict.FAIL, "IOMMU_OFF")}
-    fresh.join(replace(one, session=0))
-    assert fresh.open() == []
+    fleet.agents["pve01"] = one = Agent("pve01", host(), off)
+    fleet.join(one)
+    fleet.accept(BaselineView, "pve01", force=True, reason="not for passthrough yet")
     fleet.observe(one)
+    assert fleet.open() == []
+    fleet.add("pve02")
+    fleet.agents["pve02"].replaced = off
+    fleet.observe(fleet.agents["pve02"])
     assert [view.code for view in fleet.open()] == ["IOMMU_OFF"], "here it is a regression"
+    assert fleet.nodes_of("INC-2") == ["pve02"]
 
 
 def test_silence_is_one_incident_and_suspects_nothing() -> None:
@@ -202,6 +207,17 @@ def test_nodes_that_have_it_and_are_fine_speak_against_it() -> None:
     assert (shown.factors[0].unaffected, shown.factors[0].waiting) == (1, 1)
 
 
+def test_who_has_another_trouble_does_not_speak_against_it() -> None:
+    """Without an IOMMU no group is widened."""
+    fleet = Fleet("pve01", "pve02", "pve03")
+    fleet.agents["pve03"].replaced = {("iommu-active", "node"): (Verdict.FAIL, "IOMMU_OFF")}
+    fleet.boot("pve03", kernel="6.8.12-5")
+    fleet.boot("pve01", "pve02", **KERNEL)
+    number = next(one.id for one in fleet.open() if one.code == "GROUP_WIDENED")
+    shown = fleet.show(number)
+    assert (shown.unaffected, shown.unknown) == ((), ("pve03",))
+
+
 def test_who_is_not_heard_is_neither_fine_nor_waiting_for_certain() -> None:
     fleet = Fleet("pve01", "pve02", "pve03", "pve04")
     fleet.boot("pve03", kernel="6.8.12-5")
@@ -257,8 +273,9 @@ def test_a_node_that_comes_and_goes_makes_no_new_incident_and_tells_nobody_again
     fleet = Fleet("pve01", "pve02")
     for _ in range(5):
         fleet.boot("pve01", **KERNEL)
-        if len(fleet.told) == 1:
+        if not fleet.told:
             fleet.deliver()
+        fleet.pass_hold()
         fleet.heal("pve01")
     assert [view.id for view in fleet.all()] == ["INC-1"]
     assert len(fleet.told) == 1

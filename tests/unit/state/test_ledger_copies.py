@@ -9,10 +9,11 @@ import pytest
 from tests.fakes.snapshots import behind, bridge, config_space, nic
 from tests.unit.state.cluster import Agent, Cluster
 from tests.unit.state.hosts import snapshot
-from tests.unit.state.test_acceptance import accepted_by, set_policy
+from tests.unit.state.test_acceptance import accepted_by
 from vfio_contract.host import Host
 from vfio_contract.ledger import VM_CYCLE
 from vfio_contract.model import PciFunction, ResetEvent, ResetSummary, Snapshot
+from vfio_contract.policy import PolicyView
 from vfio_coordinator.state.reset_history import state_of
 
 CYCLE = ResetEvent(VM_CYCLE, "success", None, None, this_boot=True)
@@ -113,7 +114,7 @@ def test_a_failure_of_this_boot_condemns_whatever_another_journal_counts() -> No
 
 def accepts(cluster: Cluster, one: Agent) -> bool:
     """Whether the policy, asked now, takes the node for known good."""
-    set_policy(cluster, "baseline=auto", "baseline-resets=proven")
+    cluster.set_policy(PolicyView, "baseline=auto", "baseline-resets=proven")
     cluster.observe(one)
     return accepted_by(cluster) == ["auto:POLICY"]
 

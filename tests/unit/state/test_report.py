@@ -14,7 +14,7 @@ from vfio_contract.codes import Code
 from vfio_contract.errors import ClusterError, ErrorCode
 from vfio_contract.findings import Verdict
 from vfio_contract.model import Holder
-from vfio_contract.views import Decision, HealthItem, NodeView, VmView
+from vfio_contract.views import BaselineView, Decision, HealthItem, NodeView, VmView
 from vfio_coordinator.state import report
 from vfio_coordinator.state.baseline_report import baseline_view
 from vfio_coordinator.state.model import Limits
@@ -30,6 +30,35 @@ def status_of(cluster: Cluster) -> tuple[str, Counts, tuple[HealthItem, ...]]:
     }
     assert shown.coordinator == "co1"
     return shown.health, rows, shown.items
+
+
+def test_since_is_the_node_s_own_and_survives_a_restart() -> None:
+    cluster = Cluster()
+    agents = [agent(name, *graphics(1, group=1)) for name in ("pve01", "pve02", "pve03")]
+    cluster.join(*agents)
+    apart = tuple(
+        replace(f, group=2) if f.address.endswith(".1") else f for f in graphics(1, group=1)
+    )
+    wide = (*graphics(1, group=1), *cards(1, first_bus=4))
+    began = {}
+    for one, functions in zip(agents, (apart, apart, wide), strict=True):
+        cluster.accept(BaselineView, one.name)
+        cluster.wait(1.0)
+        began[one.name] = cluster.now.utc
+        reboot(cluster, one, *functions)
+    assert len(set(began.values())) == 3
+
+    def since(name: str, code: str) -> set[str]:
+        return {r.since for r in cluster.view(name).reasons if r.code == code}
+
+    (item,) = [i for i in status_of(cluster)[2] if i.code == "GROUP_SPLIT"]
+    assert item.since == began["pve01"], "a line of health has that of the first node"
+    for _ in range(2):
+        assert since("pve01", "GROUP_SPLIT") == {began["pve01"]}
+        assert since("pve02", "GROUP_SPLIT") == {began["pve02"]}
+        assert since("pve03", "DEVICE_APPEARED") == {""}, "of a flag none is kept"
+        cluster.restart()
+        cluster.join(*agents)
 
 
 def test_an_empty_cluster_is_healthy() -> None:

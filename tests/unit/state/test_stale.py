@@ -10,6 +10,7 @@ from tests.fakes.vms import make_device, make_mapping, make_vm
 from tests.unit.state.cluster import Agent, Cluster
 from tests.unit.state.hosts import cards, snapshot
 from tests.unit.state.test_drift import moved
+from vfio_contract.baseline_views import BaselineRefusal
 from vfio_contract.model import Bar, PciFunction
 from vfio_contract.views import BaselineView, NodeView
 from vfio_coordinator.state import report
@@ -63,6 +64,34 @@ def test_a_renumbered_group_that_a_mapping_names_holds_it_too() -> None:
     assert view.state == "revalidating"
     assert [r.code for r in view.reasons if r.code == "MAPPING_STALE"]
     assert view.stale[0].edit == "iommugroup=1 -> 8"
+
+
+def test_a_vm_that_was_written_after_the_move_is_listed_and_may_be_accepted() -> None:
+    """Its address was another card's at the baseline: nobody but a person knows what it means."""
+    cluster, one = join(*cards(2), vms=VMS)
+    written = make_vm(make_device("0000:02:00.0", line=7), name="105")
+    edited = make_vm(make_device("0000:02:00.0", line=4))
+    swapped = moved(*cards(2), by=1)
+    view = reboot(cluster, one, *swapped, vms=(edited, written))
+    assert view.state == "revalidating"
+    assert [(s.owner, s.line, s.newer) for s in view.stale] == [("vm 105", 7, True)]
+    (reason,) = [r for r in view.reasons if r.code == "VM_ADDRESS_STALE"]
+    assert "or where a line is right vfioctl baseline accept pve01 --force" in reason.text
+    (problem,) = cluster.accept(BaselineRefusal, "pve01").problems
+    assert "unless it means what is there now" in problem.next
+    cluster.accept(BaselineView, "pve01", force=True, reason="105 is new")
+    view = cluster.view("pve01")
+    assert (view.state, view.stale) == ("ready", ())
+
+
+@pytest.mark.parametrize("accepted", [False, True])
+def test_a_line_of_some_acceptance_is_not_newer_than_all(accepted: bool) -> None:
+    cluster, one = join(*cards(2), vms=())
+    reboot(cluster, one, *cards(2), vms=VMS, bios="F11")
+    if accepted:
+        cluster.accept(BaselineView, "pve01")
+    view = reboot(cluster, one, *moved(*cards(2), by=3), vms=VMS)
+    assert [(s.owner, s.newer) for s in view.stale] == [("vm 101", not accepted)]
 
 
 BARS = (Bar(0, 0xE0000000, 1 << 20, 0x200),)

@@ -14,6 +14,7 @@ from tests.unit.state.test_drift import moved
 from vfio_contract.baseline_views import BaselineRefusal
 from vfio_contract.model import PciFunction
 from vfio_contract.views import BaselineView, NodeView
+from vfio_coordinator.state.baseline_report import baseline_view
 
 PORT = "0000:00:01.0"
 
@@ -71,7 +72,10 @@ def test_it_is_broken_for_who_accepts_and_then_known_no_more() -> None:
     booted(cluster, one, *changed(PORT, "config"))
     refused = cluster.accept(BaselineRefusal, "pve01")
     assert [p.subject for p in refused.problems] == [f"ACS bits of {PORT}"]
-    cluster.accept(BaselineView, "pve01", force=True, reason="this firmware hides it")
+    view = baseline_view(cluster.state, "pve01")
+    assert (view.compared, view.unread) == (True, (f"ACS bits of {PORT}",))
+    view = cluster.accept(BaselineView, "pve01", force=True, reason="this firmware hides it")
+    assert view.unread == ()
     assert cluster.view("pve01").state == "ready"
 
 

@@ -16,7 +16,8 @@ from vfio_contract.incident_views import IncidentView
 from vfio_contract.model import Snapshot
 from vfio_contract.views import BaselineView
 from vfio_coordinator.state.effects import Notify
-from vfio_coordinator.state.events import IncidentAckRequested, NotifyEnded
+from vfio_coordinator.state.events import Heartbeat, IncidentAckRequested, NotifyEnded, Tick
+from vfio_coordinator.state.incident_notices import HOLD_S
 from vfio_coordinator.state.incident_report import list_incidents, show_incident
 
 Answer = TypeVar("Answer")
@@ -86,8 +87,16 @@ class Fleet(Cluster):
     def told(self) -> list[Notify]:
         return [e for e in self.effects if isinstance(e, Notify)]
 
+    def pass_hold(self) -> None:
+        """What is to be told has waited long enough; all sessions live on."""
+        self.seconds += HOLD_S
+        for one in self.agents.values():
+            self.send(Heartbeat(node=one.name, session=one.session))
+        self.send(Tick())
+
     def deliver(self, *, ok: bool = True) -> Notify:
-        """The last telling ended."""
+        """The last telling ended, after its time to wait."""
+        self.pass_hold()
         last = self.told[-1]
         detail = "" if ok else "refused"
         self.send(NotifyEnded(incident=last.incident.id, stamp=last.stamp, ok=ok, detail=detail))
