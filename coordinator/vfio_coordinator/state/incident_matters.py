@@ -66,6 +66,8 @@ character is six there."""
 
 _DIGEST = "sha256:"
 
+_ON = " ..."
+
 _MAX_VMS = 32
 """VMs in one node's record."""
 
@@ -90,7 +92,7 @@ def matters_of(state: State, node: Node) -> dict[str, Matter]:
     found = _shown(state, node, judgement)
     if node.baseline is None:
         for code, text in _unaccepted(node, judgement).items():
-            found.setdefault(code, Matter(ERR, text[:MAX_TEXT]))
+            found.setdefault(code, Matter(ERR, _cut(text)))
     if not found:
         return found
     known = state.incidents.membership_of(node.name)
@@ -129,7 +131,12 @@ def told_with(state: State, node: Node, code: str) -> tuple[str, ...]:
 def add_codes(text: str, also: Sequence[str]) -> str:
     """What was seen, and the codes that are told with it."""
     more = f"; with it {' '.join(also)}" if also else ""
-    return text[: MAX_TEXT - len(more)] + more
+    return _cut(text, MAX_TEXT - len(more)) + more
+
+
+def _cut(text: str, most: int = MAX_TEXT) -> str:
+    """No longer than that; one that goes on says so."""
+    return text if len(text) <= most else f"{text[: most - len(_ON)]}{_ON}"
 
 
 def _unaccepted(node: Node, judgement: Judgement) -> dict[str, str]:
@@ -156,10 +163,10 @@ def _shown(state: State, node: Node, judgement: Judgement) -> dict[str, Matter]:
             continue
         vouched = judgement.fresh or condition.code in SILENCE
         if vouched and (known is None or condition.level == ERR):
-            found[condition.code] = Matter(condition.level, _lasting(condition)[:MAX_TEXT])
+            found[condition.code] = Matter(condition.level, _cut(_lasting(condition)))
     intake = state.intakes.get(node.name)
     if intake is not None and intake.status.code in SILENCE:
-        found.setdefault(intake.status.code, Matter(ERR, intake.status.text[:MAX_TEXT]))
+        found.setdefault(intake.status.code, Matter(ERR, _cut(intake.status.text)))
     return found
 
 

@@ -29,7 +29,8 @@ def acknowledge(turn: Turn, event: IncidentAckRequested) -> None:
     if event.reason or not draft.ack_reason:  # who says nothing erases nobody's words
         draft = replace(draft, acked_by=event.actor, acked_at=turn.now.utc, ack_reason=event.reason)
     said = f": {event.reason}" if event.reason else ""
-    text = f"{draft.id} acknowledged, {draft.nodes} nodes{said}"
+    nodes = "1 node" if draft.nodes == 1 else f"{draft.nodes} nodes"
+    text = f"{draft.id} acknowledged, {nodes}{said}"
     remark = Remark("INCIDENT_ACKED", text, f"user:{event.actor}")
     _put(
         turn,

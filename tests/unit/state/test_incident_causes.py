@@ -12,6 +12,7 @@ from vfio_contract.durable import JournalStatus
 from vfio_contract.findings import Verdict
 from vfio_contract.model import PciFunction, Snapshot
 from vfio_contract.views import BaselineView, Decision
+from vfio_coordinator.state.incident_matters import MAX_TEXT, add_codes
 from vfio_coordinator.state.incident_notices import QUIET
 
 OFF = {("iommu-active", "node"): (Verdict.FAIL, "IOMMU_OFF")}
@@ -222,3 +223,10 @@ def test_a_node_without_harm_has_its_lines_as_before() -> None:
     one.snapshot = snapshot(*moved(*cards(2), by=3), vms=VMS, boot=1)
     fleet.join(one)
     assert codes(fleet) == [STALE]
+
+
+def test_a_text_that_is_cut_says_so() -> None:
+    assert add_codes("short", ()) == "short"
+    cut = add_codes("x" * 300, (STALE,))
+    assert len(cut) == MAX_TEXT
+    assert cut.endswith(f"xx ...; with it {STALE}")
