@@ -262,7 +262,7 @@ def _regressions(node: Node, claims: list[Claim], drifted: set[str]) -> Iterator
     same_checks = baseline.record.checks_version == observation.checks_version
     for standing in node.standings:
         unit, accepted = standing.layout.id, node.accepted_id(standing.layout.id)
-        if accepted not in baseline.record.passed or unit in drifted:
+        if not standing.refusing or accepted not in baseline.record.passed or unit in drifted:
             continue
         vms = vms_of(node, claims, (unit,))
         named: set[str] = set()
@@ -273,7 +273,7 @@ def _regressions(node: Node, claims: list[Claim], drifted: set[str]) -> Iterator
                 named.add(key)
                 texts = (row.told for row in standing.refusing if row.code == refusing.code)
                 yield Cause(refusing.code, key, f"{list_texts(texts)}{_affects(vms)}", vms, unit)
-        if standing.refusing and not named:
+        if not named:
             # What failed may be unknown now: that does not lift the cordon.
             for key in sorted(k for k in known if k.endswith(f" {accepted}")):
                 code = key.partition(" ")[0]
@@ -333,13 +333,14 @@ def _at_risk(
     for cause in causes:
         for vm in cause.vms:
             found.setdefault(vm, f"{cause.code}: {cause.text}")
-    for claim in claims:
-        if silence:
+    if silence:
+        for claim in claims:
             found.setdefault(claim.vm, f"{silence[0].code}: {silence[0].text}")
-        for standing in node.standings:
-            own = claim.vm in vms_of(node, [claim], (standing.layout.id,))
-            if standing.verdict is Verdict.FAIL and own:
-                found.setdefault(claim.vm, standing.refusing[0].reason)
+    for standing in node.standings if claims else ():
+        if standing.verdict is Verdict.FAIL:
+            for vm in vms_of(node, claims, (standing.layout.id,)):
+                found.setdefault(vm, standing.refusing[0].reason)
+    for claim in claims:
         for code in claim.risks:
             ended = _ended_risk(node, code)
             if ended:

@@ -17,6 +17,7 @@ Source: Linux Documentation/admin-guide/sysctl/kernel.rst (random/boot_id).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 from immutables import Map
 
@@ -133,12 +134,13 @@ def _rank(node: Node, boot_id: str) -> tuple[bool, str, str]:
 
 def _are_apart(state: State, one: Node, two: Node) -> bool:
     """True for two in unlike boots of which the earlier is still heard when all that was on its
-    way when the later began has long come: a machine is in one boot at a time."""
+    way when the later began has long come: a machine is in one boot at a time. Of two that began in
+    one moment either may be the earlier: both are heard then."""
     if not one.boot_id or not two.boot_id:
         return False
-    earlier, later = sorted((one, two), key=lambda node: (node.boot_since_s, node.name))
-    heard_s = state.heard.get(earlier.name)
-    return heard_s is not None and heard_s > later.boot_since_s + state.limits.lost_after_s
+    rows = [(node.boot_since_s, state.heard.get(node.name, -inf)) for node in (one, two)]
+    (_, heard_s), (began_s, _) = sorted(rows)
+    return heard_s > began_s + state.limits.lost_after_s
 
 
 def twice_reason(state: State, node: Node) -> Reason | None:

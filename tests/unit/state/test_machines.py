@@ -242,6 +242,24 @@ def test_no_unit_is_given_twice_before_a_reboot_is_noticed() -> None:
     assert cluster.view("new").state == "ready"
 
 
+@pytest.mark.parametrize("names", [("old", "new"), ("z-old", "a-new")])
+def test_two_boots_that_begin_in_one_moment_are_apart_once_both_are_heard(
+    names: tuple[str, str],
+) -> None:
+    """The name tells nothing of which came first: the one that is silent holds the units."""
+    cluster, (old, new) = Cluster(), names_of_one(*names)
+    cluster.join(old)
+    assert cluster.place(Decision, ask_for("vm1")).placement is not None
+    new.snapshot = snapshot(*cards(2), boot=1)
+    cluster.join(new)
+    cluster.wait(7 * cluster.limits.lost_after_s)
+    cluster.join(new)
+    assert held_back(cluster, new.name) == [True]
+    cluster.join(old)
+    cluster.wait(1)
+    assert held_back(cluster, new.name) == [False]
+
+
 def test_after_a_restart_the_name_that_stood_waits_for_no_race() -> None:
     cluster = Cluster()
     first, second = names_of_one("pve02", "pve01")
