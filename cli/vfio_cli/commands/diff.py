@@ -17,7 +17,7 @@ from vfio_cli.exits import FAILURE, OK, UNKNOWN, WARNING, Mistake, Stop
 from vfio_cli.help import Taught
 from vfio_cli.look import look, look_at_evidence
 from vfio_cli.output import WITHOUT_NAME, emit, make_document, output_option
-from vfio_cli.screens.diff import DiffView, diff_screen
+from vfio_cli.screens.diff import CODES, DiffView, diff_screen
 from vfio_cli.survey import name_of
 from vfio_cli.verdicts import VerdictChange, compare_verdicts
 from vfio_contract.artifact import (
@@ -188,8 +188,6 @@ def _concerning(
 
 
 def _explain(code: str) -> dict[str, str]:
-    from vfio_cli.screens.diff import CODES
-
     row = CODES[code]
     return {"verdict": str(row.verdict), "meaning": row.meaning, "decision": row.decision}
 
@@ -244,8 +242,6 @@ def _host_of(node: str, facts_zlib: bytes) -> Host:
 
 def exit_code(view: DiffView) -> int:
     """What the screen's second line says, as a number."""
-    from vfio_cli.screens.diff import CODES
-
     if any(c.harms for c in view.changes) or any(v.harms for v in view.verdicts):
         return FAILURE
     if not view.comparable or view.unmatched or view.doubt:
